@@ -1,0 +1,555 @@
+"""RMT: stem, Manhattan self-attention, feed-forward, block, stages, head.
+
+The network of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, arXiv 2309.11523)
+as its authors' weights need it. Maps are channels last, (B, H, W, C), inside; images and the
+feature maps handed out are (B, C, H, W). Parameter names follow timm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerScale, calculate_drop_path_rates, trunc_normal_
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint, named_apply
+from torch import Tensor, nn
+
+from rmt.hub import Pretrained
+from rmt.ops import manhattan_attention
+from rmt.ops.geometry import log_decay_rates, rotate, rotation
+from rmt.variants import Variant, get_variant, variant_overrides
+
+LAYER_SCALE_INIT = 1e-6
+NORM_EPS = 1e-6
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A k×k depth-wise convolution with padding on a channels-last map (B, H, W, C)."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved map, (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ConvStem(nn.Sequential):
+    """Image (B, 3, H, W) to a map (B, H/4, W/4, C): four 3×3 convolutions (paper, fig. 3)."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        half = dim // 2
+        super().__init__(
+            nn.Conv2d(in_chans, half, 3, stride=2, padding=1),
+            nn.BatchNorm2d(half),
+            nn.GELU(),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.BatchNorm2d(half),
+            nn.GELU(),
+            nn.Conv2d(half, dim, 3, stride=2, padding=1),
+            nn.BatchNorm2d(dim),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.BatchNorm2d(dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stride-4 map, channels last; sizes round up."""
+        return super().forward(x).permute(0, 2, 3, 1)
+
+
+class PatchStem(nn.Module):
+    """Image to patches by one strided convolution and a LayerNorm (Table 6, no conv stem)."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map, channels last; an incomplete last patch is filled with zeros."""
+        patch = self.proj.stride[0]
+        x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class ManhattanAttention(nn.Module):
+    """Manhattan self-attention (eq. 3-8): a plug-in for any network with maps (B, H, W, C).
+
+    ``softmax(rot(q) · rot(k·D^-½)ᵀ + |Δ| · log γ) v``, plus a 5×5 depth-wise convolution of v
+    (LCE, eq. 7), then the output projection. It keeps the map's size and has no parameter that
+    depends on it.
+
+    Args:
+        dim: channels C of the map.
+        num_heads: N; ``dim / num_heads`` must be even.
+        decomposed: rows then columns (eq. 6) instead of all pairs.
+        decay_max: b of eq. 8; larger lets the last heads see farther.
+        decay: False for plain softmax attention.
+        lce: local context enhancement.
+        backend: a kernel of :data:`rmt.ops.BACKENDS`, or None to choose by static facts.
+
+    Raises:
+        ValueError: if ``dim`` does not split into heads of even width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        decomposed: bool = True,
+        *,
+        decay_max: float = 8.0,
+        decay: bool = True,
+        lce: bool = True,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads or (dim // num_heads) % 2:
+            raise ValueError(
+                f"{dim} channels on {num_heads} heads: the head width must be a whole even number"
+            )
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.decomposed = decomposed
+        self.backend = backend
+        self.log_decay = log_decay_rates(num_heads, decay_max) if decay else None
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.lce = DepthwiseConv(dim, 5) if lce else None
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended map, (B, H, W, C) as the input.
+
+        Raises:
+            ValueError: if ``x`` has not four axes or not ``dim`` channels.
+        """
+        if x.ndim != 4 or x.shape[-1] != self.q.in_features:
+            raise ValueError(
+                f"expected a map (B, H, W, {self.q.in_features}), got {tuple(x.shape)}"
+            )
+        q, k = self.queries_and_keys(x)
+        v = self.v(x)
+        out = manhattan_attention(
+            q, k, self.heads(v), self.log_decay, decomposed=self.decomposed, backend=self.backend
+        ).flatten(-2)
+        if self.lce is not None:
+            out = out + self.lce(v)
+        return self.proj(out)
+
+    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rotated queries and rotated, scaled keys, each (B, H, W, N, D)."""
+        q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
+        cos, sin = rotation(*x.shape[1:3], self.head_dim, device=q.device, dtype=q.dtype)
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Split channels into heads: (B, H, W, C) -> (B, H, W, N, D)."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim))
+
+
+class FeedForward(nn.Module):
+    """fc1, GELU, h + 3×3 depth-wise convolution of h (release only), fc2."""
+
+    def __init__(self, dim: int, hidden: int, conv: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.conv = DepthwiseConv(hidden, 3) if conv else None
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the input's shape, (B, H, W, C)."""
+        x = F.gelu(self.fc1(x))
+        if self.conv is not None:
+            x = x + self.conv(x)
+        return self.fc2(x)
+
+
+class Block(nn.Module):
+    """One RMT block (paper, fig. 3): positional convolution, attention, feed-forward."""
+
+    def __init__(self, variant: Variant, stage: int, drop_path: float) -> None:
+        super().__init__()
+        dim, heads = variant.dims[stage], variant.heads[stage]
+
+        def scale() -> nn.Module:
+            return LayerScale(dim, LAYER_SCALE_INIT) if variant.layer_scale[stage] else nn.Identity()
+
+        self.cpe = DepthwiseConv(dim, 3) if variant.cpe else None
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = ManhattanAttention(
+            dim,
+            heads,
+            decomposed=not variant.full_attention[stage],
+            decay_max=variant.decay_max[stage],
+            decay=variant.decay,
+            lce=variant.lce,
+        )
+        self.ls1 = scale()
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = FeedForward(dim, int(dim * variant.mlp_ratios[stage]), variant.mlp_conv)
+        self.ls2 = scale()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the input's shape, (B, H, W, C)."""
+        if self.cpe is not None:
+            x = x + self.cpe(x)
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class ConvDownsample(nn.Module):
+    """Halve the map, rounding up: 3×3 convolution of stride 2 and batch norm."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C')."""
+        return self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+class MergeDownsample(nn.Module):
+    """Halve the map by joining 2×2 tokens (Swin, arXiv 2103.14030; Table 6's bodies)."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=NORM_EPS)
+        self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); an odd edge is filled with zeros."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        joined = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
+        return self.reduction(self.norm(torch.cat(joined, dim=-1)))
+
+
+class Stage(nn.Module):
+    """Downsampling (from the second stage on), then the stage's blocks."""
+
+    def __init__(self, variant: Variant, stage: int, drop_path: Sequence[float]) -> None:
+        super().__init__()
+        down = ConvDownsample if variant.downsample == "conv" else MergeDownsample
+        self.downsample = (
+            down(variant.dims[stage - 1], variant.dims[stage]) if stage else nn.Identity()
+        )
+        self.blocks = nn.ModuleList(Block(variant, stage, rate) for rate in drop_path)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stage's map, (B, H, W, C) of its own size and width."""
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x)
+            else:
+                x = block(x)
+        return x
+
+
+class Head(nn.Module):
+    """From the last map to logits.
+
+    The release: Linear, batch norm and SiLU on every token, mean over tokens, Linear. With
+    ``hidden=0`` (Table 6's bodies): LayerNorm on every token, mean over tokens, Linear.
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, num_classes: int, global_pool: str, drop_rate: float
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, hidden) if hidden else nn.Identity()
+        self.norm = nn.BatchNorm1d(hidden) if hidden else nn.LayerNorm(dim, eps=NORM_EPS)
+        self.num_features = hidden or dim
+        self.drop_rate = drop_rate
+        self.reset(num_classes, global_pool)
+
+    def reset(self, num_classes: int, global_pool: str) -> None:
+        """Make a new classifier; 0 classes give features instead of logits."""
+        if global_pool not in ("avg", ""):
+            raise ValueError(f"global_pool is {global_pool!r}; RMT knows 'avg' and '' (no pooling)")
+        self.global_pool = global_pool
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, hidden): what is averaged before the classifier."""
+        if isinstance(self.norm, nn.LayerNorm):
+            return self.norm(x)
+        x = self.proj(x)
+        return F.silu(self.norm(x.flatten(0, 2)).view_as(x))
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, H, W, C) -> logits (B, classes), or a map (B, hidden or classes, H, W) unpooled."""
+        x = self.tokens(x)
+        if self.global_pool:
+            x = x.mean(dim=(1, 2))
+        if not pre_logits:
+            x = self.fc(F.dropout(x, self.drop_rate, self.training))
+        return x if self.global_pool else x.permute(0, 3, 1, 2)
+
+
+class NoHead(nn.Module):
+    """In place of the head of a network that only gives features."""
+
+    global_pool = ""
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, H, W, C) -> (B, C, H, W)."""
+        return x.permute(0, 3, 1, 2)
+
+
+class RMT(Pretrained, nn.Module):
+    """The classification network and backbone, with timm's model protocol.
+
+    Args:
+        variant: the architecture.
+        num_classes: 0 gives pooled features (B, ``head_hidden_size``).
+        in_chans: image channels.
+        global_pool: ``"avg"``, or ``""`` for an unpooled map.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth at the last block; None takes the variant's.
+        token_labels: add the auxiliary head of token labelling (the starred models).
+        aux_width: input width of that head: the last map's channels, or ``head_hidden``, as one
+            file of the release has it; None for the former.
+
+    Raises:
+        ValueError: for a variant or option that does not fit together.
+    """
+
+    task = "classification"
+    #: Arguments of the constructor that are no variant fields.
+    OPTIONS = (
+        "in_chans",
+        "global_pool",
+        "drop_rate",
+        "drop_path_rate",
+        "token_labels",
+        "aux_width",
+    )
+
+    def __init__(
+        self,
+        variant: Variant,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float | None = None,
+        token_labels: bool = False,
+        aux_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.variant = variant
+        self.info: dict[str, Any] = {}
+        self.pretrained_cfg: dict[str, Any] = {}  # timm fills it with the transforms
+        self.in_chans = in_chans
+        self._args = {
+            "in_chans": in_chans,
+            "drop_rate": drop_rate,
+            "drop_path_rate": drop_path_rate,
+            "token_labels": token_labels,
+            "aux_width": aux_width,
+        }
+        self.num_classes = num_classes
+        self.num_features = variant.dims[-1]
+        self.head_hidden_size = variant.head_hidden or self.num_features
+        self.grad_checkpointing = False
+        rate = variant.drop_path_rate if drop_path_rate is None else drop_path_rate
+        rates = iter(calculate_drop_path_rates(rate, sum(variant.depths)))
+        if variant.stem == "conv":
+            self.stem = ConvStem(in_chans, variant.dims[0])
+        else:
+            self.stem = PatchStem(in_chans, variant.dims[0], variant.patch_size)
+        self.stages = nn.ModuleList(
+            Stage(variant, i, list(islice(rates, depth))) for i, depth in enumerate(variant.depths)
+        )
+        self.head = Head(
+            self.num_features, variant.head_hidden, num_classes, global_pool, drop_rate
+        )
+        self.aux_width = (aux_width or self.num_features) if token_labels else 0
+        if self.aux_width not in (0, self.num_features, self.head_hidden_size):
+            raise ValueError(
+                f"aux_width is {aux_width}; the auxiliary head reads the last map "
+                f"({self.num_features}) or the head's tokens ({self.head_hidden_size})"
+            )
+        self.aux_head = self._new_aux_head()
+        self.feature_info = [
+            {"num_chs": dim, "reduction": stride, "module": f"stages.{i}"}
+            for i, (dim, stride) in enumerate(zip(variant.dims, variant.reductions, strict=True))
+        ]
+        self.init_weights()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return what :meth:`from_config` and timm's ``local-dir:`` need to build this model."""
+        return {
+            "architecture": self.variant.name,
+            "num_classes": self.num_classes,
+            "num_features": self.num_features,
+            "model_args": self._args
+            | {"global_pool": self.head.global_pool}
+            | variant_overrides(self.variant),
+            "pretrained_cfg": dict(self.pretrained_cfg) | {"num_classes": self.num_classes},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RMT:
+        """Build the model that :attr:`config` describes, with fresh weights.
+
+        Raises:
+            ValueError: for a variant or option that this version does not know.
+        """
+        args = dict(config["model_args"])
+        own = {key: args.pop(key) for key in tuple(args) if key in cls.OPTIONS}
+        variant = get_variant(config["architecture"], **args)
+        model = cls(variant, num_classes=config["num_classes"], **own)
+        model.pretrained_cfg = dict(config.get("pretrained_cfg", {}))
+        return model
+
+    def init_weights(self) -> None:
+        """Draw weights as the release does: truncated normal 0.02 for linear layers, zero bias."""
+        named_apply(_init_module, self)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Classify images.
+
+        Args:
+            x: (B, in_chans, H, W), normalised; any H, W >= 1.
+
+        Returns:
+            (B, num_classes). With token labels, in training: a pair of those logits and the
+            dense ones (B, h, w, num_classes) of the last map; in evaluation: class logits plus
+            half the maximum of the dense ones over the tokens.
+        """
+        x = self._last_map(x)
+        logits = self.head(x)
+        if self.aux_head is None:
+            return logits
+        dense = self.dense_logits(x)
+        if self.training:
+            return logits, dense
+        best = dense.amax(dim=(1, 2))
+        return logits + 0.5 * (best if self.head.global_pool else best[:, :, None, None])
+
+    def dense_logits(self, x: Tensor) -> Tensor:
+        """Return the auxiliary head's logits of every token of the last map: (B, h, w, classes)."""
+        assert self.aux_head is not None
+        wide = self.aux_width != self.num_features
+        return self.aux_head(self.head.tokens(x) if wide else x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last stage's map, (B, C, h, w)."""
+        return self._last_map(x).permute(0, 3, 1, 2)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits, or with ``pre_logits`` the features before the classifier."""
+        return self.head(x.permute(0, 2, 3, 1), pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NHWC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the maps of chosen stages, and the last one unless only these are wanted.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: stages, negative ones from the end; an int for the last so many; None: all.
+            norm: accepted for timm's protocol; RMT has no norm after its stages.
+            stop_early: do not run stages that nobody asked for.
+            output_fmt: axis order of the maps.
+            intermediates_only: return the list alone.
+
+        Raises:
+            ValueError: for an ``output_fmt`` that does not exist.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt is {output_fmt!r}; choose 'NCHW' or 'NHWC'")
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        x = self.stem(x)
+        maps = []
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in wanted:
+                maps.append(x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x)
+        return maps if intermediates_only else (x.permute(0, 3, 1, 2), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages behind the last wanted one, and the head; return the wanted stages."""
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_head:
+            self.head = NoHead()
+            self.aux_head = None
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier (and the auxiliary one) for ``num_classes`` classes."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, self.head.global_pool if global_pool is None else global_pool)
+        self.aux_head = self._new_aux_head()
+        for layer in (self.head.fc, self.aux_head):
+            if layer is not None:
+                layer.to(self.stages[0].blocks[0].norm1.weight)
+                _init_module(layer)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass: less memory, equal output."""
+        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's layer groups for layer-wise learning-rate decay."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        return {
+            "stem": r"^stem",
+            "blocks": [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^head|^aux_head", (99999,)),
+            ],
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """Return parameters kept from weight decay by name: none but the 1-D ones everybody skips."""
+        return set()
+
+    def _last_map(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def _new_aux_head(self) -> nn.Linear | None:
+        if not (self.aux_width and self.num_classes):
+            return None
+        return nn.Linear(self.aux_width, self.num_classes)
+
+
+def _init_module(module: nn.Module, name: str = "") -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,176 @@
+"""Where tokens stand: decay rates, Manhattan distances and the rotation of queries and keys.
+
+All tables depend only on the map's size, the device and the dtype. Eager calls share them
+through a cache; a traced call (``torch.compile``, ``torch.export``) builds them in its graph,
+so that sizes may stay symbolic. Nothing here is a buffer of a module: ``.half()`` or a
+meta-device initialisation cannot damage a table.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The release stores log γ in float32 as its authors' processor rounded it. Two of the values
+# lie one step from the correctly rounded logarithm; parity to 1e-9 needs the stored ones.
+_RELEASE_ROUNDING = {
+    -0.28768208622932434: -0.28768205642700195,
+    -0.2269798070192337: -0.2269798219203949,
+}
+# A full-attention bias of a large map (0.5 GB for 4,000 tokens) is worth recomputing.
+_CACHED_ELEMENTS = 2**24
+
+
+@functools.lru_cache(maxsize=256)
+def log_decay_rates(num_heads: int, decay_max: float, decay_min: float = 2.0) -> tuple[float, ...]:
+    """Return log γ of each head (eq. 8): γ_i = 1 - 2^(-a - (b - a)·i/N), float32 values.
+
+    Args:
+        num_heads: N.
+        decay_max: b, the exponent that the last head approaches.
+        decay_min: a, the exponent of the first head; 2 in every published model.
+
+    Raises:
+        ValueError: if ``num_heads`` is not positive or an exponent is not positive.
+    """
+    if num_heads < 1:
+        raise ValueError(f"num_heads is {num_heads}; attention needs at least one head")
+    if decay_min <= 0 or decay_max <= 0:
+        raise ValueError(
+            f"decay exponents a={decay_min}, b={decay_max} must be positive: γ = 1 - 2^-a"
+        )
+    f32 = np.float32
+    rates = []
+    for i in range(num_heads):
+        exponent = f32(-decay_min - float(f32((decay_max - decay_min) * i) / f32(num_heads)))
+        gamma = f32(1) - f32(2.0 ** float(exponent))
+        rate = float(f32(math.log(float(gamma))))
+        rates.append(_RELEASE_ROUNDING.get(rate, rate))
+    return tuple(rates)
+
+
+@functools.lru_cache(maxsize=64)
+def rotation_angles(head_dim: int) -> tuple[float, ...]:
+    """Return the D/2 angles 1 / 10000^linspace(0, 1, D/2) in radians a position, float32 values.
+
+    Both ends are included, as in RetNet (arXiv 2307.08621) and the release.
+
+    Raises:
+        ValueError: if ``head_dim`` is odd: channels are turned in pairs.
+    """
+    if head_dim % 2:
+        raise ValueError(f"head width {head_dim} is odd; the rotation turns pairs of channels")
+    pairs = head_dim // 2
+    f32 = np.float32
+    step = float(f32(1) / f32(pairs - 1)) if pairs > 1 else 0.0
+    # Counted from the nearer end, so that the last value is exactly 1.
+    grid = [
+        f32(step * i) if i < pairs // 2 or pairs == 1 else f32(1 - step * (pairs - 1 - i))
+        for i in range(pairs)
+    ]
+    return tuple(float(f32(1) / f32(10000.0 ** float(t))) for t in grid)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of channels (2j, 2j+1) of ``x`` (..., D) by its angle."""
+    turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+    return x * cos + turned * sin
+
+
+def rotation(
+    height: int, width: int, head_dim: int, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin, each (H, W, 1, D), of position y·W + x times the head's angles.
+
+    The position is the flattened index, so it depends on the map's width; the release's
+    weights need it so. Angles are multiplied in float32 or wider, then cast to ``dtype``.
+    """
+    return _cached(_build_rotation, height, width, rotation_angles(head_dim), device, dtype)
+
+
+def line_bias(
+    length: int, log_decay: Sequence[float] | Tensor, *, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return |i - j| · log γ along one axis: (N, L, L)."""
+    return _cached(_build_line_bias, length, _hashable(log_decay), device, dtype)
+
+
+def map_bias(
+    height: int,
+    width: int,
+    log_decay: Sequence[float] | Tensor,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return (|Δy| + |Δx|) · log γ between all tokens of a map: (N, H·W, H·W)."""
+    return _cached(_build_map_bias, height, width, _hashable(log_decay), device, dtype)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which tables and softmax are computed: float64 or else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _hashable(log_decay: Sequence[float] | Tensor) -> tuple[float, ...] | Tensor:
+    return log_decay if isinstance(log_decay, Tensor) else tuple(log_decay)
+
+
+def _build_rotation(height, width, angles, device, dtype):
+    position = torch.arange(height * width, device=device, dtype=wide(dtype))
+    angle = torch.tensor(angles, device=device, dtype=wide(dtype))
+    phase = torch.outer(position, angle).repeat_interleave(2, dim=-1)
+    phase = phase.reshape(height, width, 1, 2 * len(angles))
+    return phase.cos().to(dtype), phase.sin().to(dtype)
+
+
+def _build_line_bias(length, log_decay, device, dtype):
+    at = torch.arange(length, device=device)
+    return _scaled((at[:, None] - at[None, :]).abs(), log_decay, dtype)
+
+
+def _build_map_bias(height, width, log_decay, device, dtype):
+    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+    dy, dx = (y[:, None] - y[None, :]).abs(), (x[:, None] - x[None, :]).abs()
+    distance = dy[:, None, :, None] + dx[None, :, None, :]
+    return _scaled(distance.reshape(height * width, height * width), log_decay, dtype)
+
+
+def _scaled(distance: Tensor, log_decay: tuple[float, ...] | Tensor, dtype: torch.dtype) -> Tensor:
+    # Distances stay integers until this one product: float64 parity is exact.
+    if isinstance(log_decay, Tensor):
+        rate = log_decay.to(distance.device, wide(dtype))
+    else:
+        rate = torch.tensor(log_decay, device=distance.device, dtype=wide(dtype))
+    return (distance.to(rate.dtype) * rate[:, None, None]).to(dtype)
+
+
+def _cached(build: Callable, *key):
+    """Build a table, or take it from the cache where its key is made of plain numbers."""
+    if torch.compiler.is_compiling() or any(isinstance(k, Tensor | torch.SymInt) for k in key):
+        return build(*key)
+    if _elements(build, key) > _CACHED_ELEMENTS:
+        return build(*key)
+    table = _table(build, *key)
+    first = table[0] if isinstance(table, tuple) else table
+    if type(first) is not Tensor:  # a fake tensor of some tracing mode must not stay
+        _table.cache_clear()
+    return table
+
+
+def _elements(build: Callable, key: tuple) -> int:
+    if build is _build_map_bias:
+        return len(key[2]) * (key[0] * key[1]) ** 2
+    return 0
+
+
+@functools.lru_cache(maxsize=256)
+def _table(build: Callable, *key):
+    # A table built inside inference_mode could never be saved for a later backward pass.
+    with torch.inference_mode(False):
+        return build(*key)

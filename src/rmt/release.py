@@ -1,0 +1,128 @@
+"""How the authors' files of June 2024 name things, and what each name is here.
+
+One table a part; a key that no row matches is an error of the caller's to report. Shapes are
+equal but for LayerScale, which the release keeps as (1, 1, 1, C).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rmt.ops.geometry import rotation_angles
+from rmt.variants import Variant
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+_BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
+_OURS = r"stages.\1.blocks.\2."
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    # The release ends a stage with its downsampling; here the next stage begins with it.
+    part = {"reduction": "conv", "norm": "norm"}[match[2]]
+    return f"stages.{int(match[1]) + 1}.downsample.{part}.{match[3]}"
+
+
+#: Backbone: the same names in classification, detection and segmentation files.
+BACKBONE: tuple[Rule, ...] = (
+    (r"patch_embed\.proj\.(\d+)\.(.+)", r"stem.\1.\2"),
+    (_BLOCK + r"retention\.([qkv])_proj\.(.+)", _OURS + r"attn.\3.\4"),
+    (_BLOCK + r"retention\.out_proj\.(.+)", _OURS + r"attn.proj.\3"),
+    (_BLOCK + r"retention\.lepe\.conv\.(.+)", _OURS + r"attn.lce.\3"),
+    (_BLOCK + r"retention_layer_norm\.(.+)", _OURS + r"norm1.\3"),
+    (_BLOCK + r"final_layer_norm\.(.+)", _OURS + r"norm2.\3"),
+    (_BLOCK + r"ffn\.dwconv\.conv\.(.+)", _OURS + r"mlp.conv.\3"),
+    (_BLOCK + r"ffn\.(fc[12])\.(.+)", _OURS + r"mlp.\3.\4"),
+    (_BLOCK + r"pos\.conv\.(.+)", _OURS + r"cpe.\3"),
+    (_BLOCK + r"gamma_([12])", _OURS + r"ls\3.gamma"),
+    (r"layers\.(\d+)\.downsample\.(reduction|norm)\.(.+)", _next_stage),
+)
+#: Classifier on top of the backbone.
+CLASSIFIER: tuple[Rule, ...] = (
+    (r"(proj|norm)\.(.+)", r"head.\1.\2"),
+    (r"head\.(.+)", r"head.fc.\1"),
+    (r"aux_head\.(.+)", r"aux_head.\1"),
+)
+_GEOMETRY = re.compile(r"(?:backbone\.)?layers\.(\d+)\.Relpos\.(angle|decay)")
+
+
+@dataclass
+class Renamed:
+    """Tensors under our names, and an account of every key of the file.
+
+    Attributes:
+        tensors: ours name -> tensor.
+        sources: ours name -> the file's name.
+        dropped: the file's name -> why it is not needed.
+        unknown: names that no rule matches.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
+    """Give each tensor of a release file our name.
+
+    Geometry buffers (``Relpos.*``) are listed as dropped; :func:`check_geometry` compares them.
+    """
+    compiled = [(re.compile(pattern), ours) for pattern, ours in rules]
+    out = Renamed()
+    for key, tensor in state.items():
+        if _GEOMETRY.fullmatch(key):
+            out.dropped[key] = "computed from the variant, and equal to the file's"
+            continue
+        ours = _first_match(key, compiled)
+        if ours is None:
+            out.unknown.append(key)
+            continue
+        out.tensors[ours] = tensor.flatten() if ours.endswith(".gamma") else tensor
+        out.sources[ours] = key
+    return out
+
+
+def check_geometry(
+    state: Mapping[str, Tensor], variant: Variant, log_decay: Mapping[int, tuple[float, ...]]
+) -> None:
+    """Compare the file's rotation angles and decay rates with ours.
+
+    Args:
+        state: the release's tensors, with or without ``backbone.`` before the names.
+        variant: what the file was recognised as.
+        log_decay: log γ of our model's heads by stage.
+
+    Raises:
+        ValueError: naming the first buffer that differs: the file is another model.
+    """
+    for key, tensor in state.items():
+        match = _GEOMETRY.fullmatch(key)
+        if match is None:
+            continue
+        stage = int(match[1])
+        if match[2] == "decay":
+            ours = torch.tensor(log_decay[stage])
+        else:
+            width = variant.dims[stage] // variant.heads[stage]
+            ours = torch.tensor(rotation_angles(width)).repeat_interleave(2)
+        theirs = tensor.float().flatten()
+        # One step of float32 is the spread between processors' logarithms.
+        if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-6, atol=0):
+            raise ValueError(
+                f"{key} of the file is not {variant.name}'s: {theirs[:4].tolist()}… against "
+                f"{ours[:4].tolist()}…; it belongs to a model with another geometry"
+            )
+
+
+def _first_match(key: str, rules: list) -> str | None:
+    for pattern, ours in rules:
+        match = pattern.fullmatch(key)
+        if match:
+            return ours(match) if callable(ours) else match.expand(ours)
+    return None
