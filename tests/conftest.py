@@ -1,0 +1,74 @@
+"""What every test relies on: few threads, no network, a fixed seed, checked annotations.
+
+The environment is set before torch is imported, so that its thread pools and every subprocess
+that a test starts obey it.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import random
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def check_annotations() -> None:
+    """Check the annotations of rmt, jaxtyping shapes included, on each call outside a graph.
+
+    Dynamo cannot trace jaxtyping's `isinstance` checks. The wrapper asks its configuration on each
+    call whether it is disabled, so the answer "while compiling or exporting" leaves the graph
+    clean and every eager call checked.
+    """
+    import jaxtyping
+
+    class Config(type(jaxtyping.config)):
+        @property
+        def jaxtyping_disable(self) -> bool:
+            return self.__dict__["jaxtyping_disable"] or torch.compiler.is_compiling()
+
+        @jaxtyping_disable.setter
+        def jaxtyping_disable(self, value: bool) -> None:
+            self.__dict__["jaxtyping_disable"] = value
+
+    jaxtyping.config.__class__ = Config
+    jaxtyping.install_import_hook(["rmt"], "checked.checked")
+
+
+# Absent on a machine that only has what models and training need; the tests still run there.
+if find_spec("jaxtyping") and find_spec("beartype"):
+    check_annotations()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Start each test from the same random state, whatever ran before it in the same worker."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the global state is what the libraries under test draw from
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let arguments of a wrong type reach rmt's own checks, to test what those say."""
+    if find_spec("jaxtyping"):
+        import jaxtyping
+
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
