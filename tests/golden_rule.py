@@ -4,12 +4,18 @@ Each tensor is drawn from a generator seeded with its own name in the release's 
 golden file stores names, shapes and results, and no weights.
 """
 
+import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
+# A classifier's last layers, which no detector or segmenter has.
+_HEAD = ("proj.", "norm.", "head.", "aux_head.")
 
 # Scale of a weight by the end of its name; first match counts, all others have 1. They keep
 # the residual stream finite over many blocks and make scores and deltas non-trivial.
@@ -26,6 +32,20 @@ _GAINS = {
     "conv_logits.weight": 6,
     "conv_seg.weight": 2,
 }
+
+
+def release_keys(name: str) -> dict[str, list[int]]:
+    """Return the release's name -> shape of one of its models (``golden/keys/NAME.json``).
+
+    A layout may extend another one, or begin with the ``backbone`` of a classifier.
+    """
+    layout = json.loads((GOLDEN / "keys" / f"{name}.json").read_text())
+    base = release_keys(layout["extends"]) if "extends" in layout else {}
+    if "backbone" in layout:
+        classifier = release_keys(layout["backbone"])
+        body = {key: shape for key, shape in classifier.items() if not key.startswith(_HEAD)}
+        base = {f"backbone.{key}": shape for key, shape in body.items()}
+    return base | layout["state_dict"]
 
 
 def golden_state(
