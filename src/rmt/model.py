@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rmt.hub import Pretrained
 from rmt.ops import manhattan_attention
-from rmt.ops.geometry import log_decay_rates, rotate, rotation
+from rmt.ops.geometry import log_decay_rates, rotate, rotation, rotation_angles
 from rmt.variants import Variant, get_variant, variant_overrides
 
 LAYER_SCALE_INIT = 1e-6
@@ -117,6 +117,8 @@ class ManhattanAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.decomposed = decomposed
         self.backend = backend
+        # Plain numbers, not buffers: no cast or meta device can damage them.
+        self.angles = rotation_angles(self.head_dim)
         self.log_decay = log_decay_rates(num_heads, decay_max) if decay else None
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
@@ -146,7 +148,7 @@ class ManhattanAttention(nn.Module):
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return rotated queries and rotated, scaled keys, each (B, H, W, N, D)."""
         q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
-        cos, sin = rotation(*x.shape[1:3], self.head_dim, device=q.device, dtype=q.dtype)
+        cos, sin = rotation(*x.shape[1:3], self.angles, device=q.device, dtype=q.dtype)
         return rotate(q, cos, sin), rotate(k, cos, sin)
 
     def heads(self, x: Tensor) -> Tensor:

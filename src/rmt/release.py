@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rmt.ops.geometry import rotation_angles
-from rmt.variants import Variant
+from rmt.variants import VARIANTS, Variant
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -47,6 +47,48 @@ CLASSIFIER: tuple[Rule, ...] = (
     (r"(proj|norm)\.(.+)", r"head.\1.\2"),
     (r"head\.(.+)", r"head.fc.\1"),
     (r"aux_head\.(.+)", r"aux_head.\1"),
+)
+
+
+def _below(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return the rules for the same names behind a prefix, on either side."""
+
+    def put(rule: str | Callable[[re.Match[str]], str]) -> str | Callable[[re.Match[str]], str]:
+        return (lambda match: ours + rule(match)) if callable(rule) else ours + rule
+
+    return tuple((re.escape(theirs) + pattern, put(rule)) for pattern, rule in rules)
+
+
+#: Backbone of detectors and segmenters, with a norm on each output.
+DENSE_BACKBONE: tuple[Rule, ...] = (
+    *_below("backbone.", "backbone.body.", BACKBONE),
+    (r"backbone\.extra_norms\.(\d)\.(.+)", r"backbone.norms.\1.\2"),
+)
+#: Pyramid of detectors and of Semantic FPN.
+FPN: tuple[Rule, ...] = (
+    (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", r"neck.lateral.\1.\2"),
+    (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", r"neck.output.\1.\2"),
+)
+
+
+def _climb(match: re.Match[str]) -> str:
+    # The release counts the doublings between the convolutions too.
+    return f"head.levels.{match[1]}.{int(match[2]) // 2}.{match[3]}"
+
+
+#: Semantic FPN and UperNet.
+SEGMENTATION: tuple[Rule, ...] = (
+    *DENSE_BACKBONE,
+    *FPN,
+    (r"decode_head\.conv_seg\.(.+)", r"head.classifier.conv.\1"),
+    (r"decode_head\.scale_heads\.(\d)\.(\d)\.(.+)", _climb),
+    (r"decode_head\.psp_modules\.(\d)\.1\.(.+)", r"head.pyramid.pooled.\1.\2"),
+    (r"decode_head\.bottleneck\.(.+)", r"head.pyramid.join.\1"),
+    (r"decode_head\.lateral_convs\.(\d)\.(.+)", r"head.lateral.\1.\2"),
+    (r"decode_head\.fpn_convs\.(\d)\.(.+)", r"head.output.\1.\2"),
+    (r"decode_head\.fpn_bottleneck\.(.+)", r"head.join.\1"),
+    (r"auxiliary_head\.conv_seg\.(.+)", r"aux_head.classifier.conv.\1"),
+    (r"auxiliary_head\.convs\.0\.(.+)", r"aux_head.conv.\1"),
 )
 _GEOMETRY = re.compile(r"(?:backbone\.)?layers\.(\d+)\.Relpos\.(angle|decay)")
 
@@ -126,3 +168,34 @@ def _first_match(key: str, rules: list) -> str | None:
         if match:
             return ours(match) if callable(ours) else match.expand(ours)
     return None
+
+
+def variant_of_release(state: Mapping[str, Tensor]) -> str:
+    """Return the registered variant whose depths and widths a release file has.
+
+    Args:
+        state: the release's tensors of any task, with or without ``backbone.`` before the names.
+
+    Raises:
+        ValueError: if it is the layout of December 2023, or no variant fits; the message says so.
+    """
+    keys = [key.removeprefix("backbone.") for key in state]
+    blocks = sorted({(int(m[1]), int(m[2])) for k in keys if (m := re.match(_BLOCK, k))})
+    if not blocks:
+        raise ValueError("no key of the form layers.I.blocks.J.*: these are not RMT weights")
+    if not any(".ffn.dwconv." in key for key in keys):
+        raise ValueError(
+            "this is the layout of December 2023 to June 2024 (no ffn.dwconv): a different, weaker "
+            "model without rotation, without the convolution in the feed-forward and without the "
+            "1024-wide head. Its weights cannot give the published numbers; use a file of June 2024"
+        )
+    depths = tuple(sum(s == stage for s, _ in blocks) for stage in range(blocks[-1][0] + 1))
+    prefix = "backbone." if any(key.startswith("backbone.") for key in state) else ""
+    dims = tuple(
+        state[f"{prefix}layers.{stage}.blocks.0.final_layer_norm.weight"].numel()
+        for stage in range(len(depths))
+    )
+    for name, variant in VARIANTS.items():
+        if (variant.depths, variant.dims) == (depths, dims):
+            return name
+    raise ValueError(f"no RMT variant has {depths} blocks of {dims} channels")

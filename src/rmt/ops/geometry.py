@@ -83,14 +83,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotation(
-    height: int, width: int, head_dim: int, *, device: torch.device, dtype: torch.dtype
+    height: int,
+    width: int,
+    angles: tuple[float, ...],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, each (H, W, 1, D), of position y·W + x times the head's angles.
+    """Return cos and sin, each (H, W, 1, D), of position y·W + x times :func:`rotation_angles`.
 
     The position is the flattened index, so it depends on the map's width; the release's
     weights need it so. Angles are multiplied in float32 or wider, then cast to ``dtype``.
     """
-    return _cached(_build_rotation, height, width, rotation_angles(head_dim), device, dtype)
+    return _cached(_build_rotation, height, width, angles, device, dtype)
 
 
 def line_bias(

@@ -1,0 +1,234 @@
+"""Files of weights to models: the release's layouts and ours, each key accounted for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rmt.hub import find_weights, info_of, read_safetensors, write_safetensors
+from rmt.model import RMT, ManhattanAttention
+from rmt.release import Renamed, check_geometry, rename, variant_of_release
+from rmt.variants import Variant
+
+Weights = Literal["raw", "ema"]
+_TASKS = ("classification", "detection", "segmentation")
+# Tensors of a training checkpoint of ours (Lightning's file) under these prefixes.
+_OURS = {"raw": "model.", "ema": "ema.module."}
+
+
+def load(
+    source: str | Path | Mapping[str, Any], *, weights: Weights | None = None, **overrides: Any
+) -> nn.Module:
+    """Build the model that some weights belong to, with the weights in it, in eval mode.
+
+    Args:
+        source: a file of the release (classification, detection or segmentation), a
+            ``.safetensors`` or training ``.ckpt`` of ours, a folder of ``save_pretrained`` or of a
+            training run, ``hf-hub:user/name``, or a state dict of the release already in memory.
+        weights: ``"raw"`` or ``"ema"`` where a file holds both; None takes the published choice
+            of a release file (EMA; raw for RMT-T) and the better one of our own.
+        **overrides: arguments of the model to change, such as ``min_size`` of a detector.
+
+    Returns:
+        An :class:`rmt.RMT`, a detector or a segmenter.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, is no RMT, is the layout of December 2023, or has keys
+            that do not fit (all of them are listed).
+    """
+    if isinstance(source, Mapping):
+        return _from_release(source, weights, overrides, "a state dict")
+    path = find_weights(source)
+    if path.suffix == ".safetensors":
+        tensors, description = read_safetensors(path)
+        return _build(tensors, description, overrides, str(path))
+    content = read_pickle(path)
+    if "rmt" in content:
+        return _from_training(content, weights, overrides, str(path))
+    return _from_release(content, weights, overrides, str(path))
+
+
+def save(model: nn.Module, path: str | Path) -> Path:
+    """Write a model of this package to one ``.safetensors`` file with its description.
+
+    Raises:
+        ValueError: if ``path`` has another suffix.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors, the only format that is written")
+    write_safetensors(path, model.state_dict(), model.describe())
+    return path
+
+
+def convert(source: str | Path, destination: str | Path, *, weights: Weights | None = None) -> Path:
+    """Read any file that :func:`load` reads and write it as ``.safetensors`` with metadata."""
+    return save(load(source, weights=weights), destination)
+
+
+def read_pickle(path: str | Path) -> dict[str, Any]:
+    """Read a ``.pth`` or ``.ckpt`` without running any code from it.
+
+    ``argparse.Namespace`` is let in: the release's files keep their command line in one.
+
+    Raises:
+        ValueError: if the file is damaged, or would need more than tensors and plain values.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path} was not read: it is damaged, or it asks to run code on loading "
+            f"({str(error).splitlines()[0]}). Only tensors and plain values are accepted"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    return content
+
+
+def load_body(model: nn.Module, source: str | Path, *, weights: Weights | None = None) -> list[str]:
+    """Copy a classifier's weights into another network's body, as fine-tuning starts.
+
+    Args:
+        model: an :class:`rmt.RMT` of any number of classes, or a detector or segmenter.
+        source: what :func:`load` reads; its task must be classification or equal ``model``'s.
+        weights: as in :func:`load`.
+
+    Returns:
+        The names in ``model`` that kept their fresh values (heads of another shape, necks).
+
+    Raises:
+        ValueError: if the two bodies are of different variants.
+    """
+    donor = load(source, weights=weights)
+    target = model.state_dict()
+    prefix = "" if isinstance(model, RMT) else "backbone.body."
+    if isinstance(donor, RMT):
+        tensors = {prefix + key: value for key, value in donor.state_dict().items()}
+    else:
+        tensors = donor.state_dict()
+    body = [k for k in target if k.removeprefix(prefix).startswith(("stem.", "stages."))]
+    wrong = [k for k in body if k not in tensors or tensors[k].shape != target[k].shape]
+    if wrong or not body:
+        raise ValueError(
+            f"{source} does not fit this model's body: {len(wrong)} of {len(body)} entries are "
+            f"absent or of another shape, first {wrong[:1]}. Choose the variant it was made for"
+        )
+    fitting = {k: v for k, v in tensors.items() if k in target and v.shape == target[k].shape}
+    model.load_state_dict(target | fitting, strict=True)
+    return [key for key in target if key not in fitting]
+
+
+def task_module(task: str) -> ModuleType:
+    """Return the package of a task; imported on demand, since each brings its own libraries."""
+    if task not in _TASKS:
+        raise ValueError(f"unknown task {task!r} (known: {', '.join(_TASKS)})")
+    return importlib.import_module(f"rmt.{task}")
+
+
+def _from_training(content: dict, weights: Weights | None, overrides: dict, name: str) -> nn.Module:
+    kept = content["rmt"]
+    chosen = weights or kept["best_weights"]
+    prefix = _OURS[chosen]
+    state = content["state_dict"]
+    tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not tensors:
+        raise ValueError(f"{name} holds no {chosen!r} weights: its run kept no weight average")
+    return _build(tensors, kept["description"] | {"weights": chosen}, overrides, name)
+
+
+def _from_release(
+    content: Mapping[str, Any], weights: Weights | None, overrides: dict, name: str
+) -> nn.Module:
+    state, chosen = _choose_weights(content, weights, name)
+    meta = content.get("meta", {}) if isinstance(content.get("meta"), dict) else {}
+    for task in map(task_module, _TASKS):
+        config = task.config_of_release(state, meta)
+        if config is not None:
+            break
+    else:
+        raise ValueError(f"{name}: its keys are of no known model, first {list(state)[:3]}")
+    renamed = rename(state, task.RULES)
+    description = config | {"source": Path(name).name, "weights": chosen}
+    model = _build(renamed.tensors, description, overrides, name, renamed)
+    check_geometry(state, *_geometry(model))
+    return model
+
+
+def _choose_weights(
+    content: Mapping[str, Any], weights: Weights | None, name: str
+) -> tuple[Mapping[str, Tensor], str]:
+    """Pick a state dict out of a release file, and say which it is."""
+    if "state_dict" in content:  # detection and segmentation
+        return content["state_dict"], "raw"
+    holds = {"raw": content.get("model"), "ema": content.get("model_ema")}
+    if not any(holds.values()):
+        bad = [key for key, value in content.items() if not isinstance(value, Tensor)]
+        if bad or not content:
+            raise ValueError(
+                f"{name} holds no weights: neither 'model', 'model_ema' nor 'state_dict' is among "
+                f"its entries {list(content)[:8]}, and they are no tensors"
+            )
+        return content, weights or "raw"
+    # The published number is the best EMA epoch, but for RMT-T, whose average stayed behind.
+    tiny = variant_of_release(next(state for state in holds.values() if state)) == "rmt_t"
+    chosen = weights or ("raw" if tiny or not holds["ema"] else "ema")
+    if not holds[chosen]:
+        has = [kind for kind, state in holds.items() if state]
+        raise ValueError(f"{name} holds no {chosen!r} weights; it has {has}")
+    return holds[chosen], chosen
+
+
+def _build(
+    tensors: dict[str, Tensor],
+    description: dict[str, Any],
+    overrides: dict[str, Any],
+    name: str,
+    renamed: Renamed | None = None,
+) -> nn.Module:
+    config = dict(description)
+    config["model_args"] = description["model_args"] | overrides
+    model = task_module(description["task"]).from_config(config)
+    _account(tensors, model.state_dict(), name, renamed or Renamed())
+    model.load_state_dict(tensors, strict=True)
+    model.info = info_of(description)
+    return model.eval()
+
+
+def _account(
+    given: dict[str, Tensor], wanted: dict[str, Tensor], name: str, renamed: Renamed
+) -> None:
+    """Raise with the list of all keys that are too many (+), missing (−) or of another shape."""
+    lines = [f"+ {key}" for key in renamed.unknown]
+    lines += [f"+ {renamed.sources.get(key, key)}" for key in given if key not in wanted]
+    lines += [f"− {key}" for key in wanted if key not in given]
+    lines += [
+        f"≠ {key}: {tuple(given[key].shape)} in the file, {tuple(wanted[key].shape)} here"
+        for key in given
+        if key in wanted and given[key].shape != wanted[key].shape
+    ]
+    if lines:
+        shown = "\n  ".join(lines[:40]) + (f"\n  … {len(lines) - 40} more" if lines[40:] else "")
+        raise ValueError(f"{name} does not fit the model it looks like:\n  {shown}")
+
+
+def _geometry(model: nn.Module) -> tuple[Variant, dict[int, tuple[float, ...]]]:
+    """Return the variant of a model's body and log γ of each stage's heads."""
+    body = model if isinstance(model, RMT) else model.backbone.body
+    rates = {
+        i: next(m for m in stage.modules() if isinstance(m, ManhattanAttention)).log_decay
+        for i, stage in enumerate(body.stages)
+    }
+    return body.variant, rates

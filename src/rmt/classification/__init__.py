@@ -1,0 +1,46 @@
+"""Image classification: data, losses, and what a release file of a classifier looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rmt.model import RMT
+from rmt.registry import default_cfgs
+from rmt.release import BACKBONE, CLASSIFIER, variant_of_release
+
+TASK = "classification"
+RULES = BACKBONE + CLASSIFIER
+from_config = RMT.from_config
+
+
+def config_of_release(
+    state: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the configuration of a release classifier, or None if ``state`` is no classifier.
+
+    A file may carry the auxiliary head of token labelling; its input width tells whether it reads
+    the last map or the head's tokens.
+
+    Raises:
+        ValueError: if it is an RMT of the layout of December 2023, or of no known size.
+    """
+    if not any(key.startswith("layers.") for key in state):
+        return None
+    name = variant_of_release(state)
+    aux = state.get("aux_head.weight")
+    tag = "in1k" if aux is None else "token_label_in1k"
+    classes = state["head.bias"].shape[0] if "head.bias" in state else 0
+    return {
+        "task": TASK,
+        "architecture": name,
+        "num_classes": classes,
+        "model_args": {
+            "in_chans": state["patch_embed.proj.0.weight"].shape[1],
+            "token_labels": aux is not None,
+            "aux_width": None if aux is None else aux.shape[1],
+        },
+        "pretrained_cfg": default_cfgs[name].cfgs[tag].to_dict(),
+    }
