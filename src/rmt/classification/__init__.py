@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rmt.classification.recipe import ClassificationRecipe
 from rmt.model import RMT
 from rmt.registry import default_cfgs
 from rmt.release import BACKBONE, CLASSIFIER, variant_of_release
 
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
+
+    from rmt.engine import Engine
+
 TASK = "classification"
 RULES = BACKBONE + CLASSIFIER
+RECIPE = ClassificationRecipe
 from_config = RMT.from_config
 
 
@@ -44,3 +51,25 @@ def config_of_release(
         },
         "pretrained_cfg": default_cfgs[name].cfgs[tag].to_dict(),
     }
+
+
+def default_recipe(model: RMT) -> dict[str, Any]:
+    """Return a recipe to judge a model that brings none: the transforms of its weights."""
+    cfg = model.pretrained_cfg
+    keys = ("crop_pct", "interpolation", "mean", "std")
+    data = {key: cfg[key] for key in keys if key in cfg}
+    if "input_size" in cfg:
+        data["input_size"] = cfg["input_size"][-1]
+    return {"task": TASK, "model": {"name": model.variant.name}, "data": data}
+
+
+def make(
+    recipe: ClassificationRecipe, *, model: RMT | None = None
+) -> tuple[Engine, LightningDataModule]:
+    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
+    # Imported here: loading weights needs neither data nor Lightning.
+    from rmt.classification.data import ClassificationData
+    from rmt.classification.task import ClassificationTask
+
+    data = ClassificationData(recipe)
+    return ClassificationTask(recipe, data.classes, model=model), data

@@ -1,0 +1,109 @@
+"""What a classification recipe may say, with its defaults; no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rmt.recipes.schema import Recipe
+
+
+@dataclass(kw_only=True)
+class Model:
+    """The network.
+
+    Attributes:
+        name: a registered variant.
+        checkpoint: start from these weights (anything ``rmt.load`` reads); the head is fresh if
+            the number of classes differs.
+        drop_path_rate: stochastic depth; null takes the variant's.
+        drop_rate: dropout before the classifier.
+        token_labels: the starred form.
+        freeze: parameters whose names begin with one of these stay as they are.
+    """
+
+    name: str = "rmt_s"
+    checkpoint: str | None = None
+    drop_path_rate: float | None = None
+    drop_rate: float = 0.0
+    token_labels: bool = False
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Where the images are, how they are split and how large they are shown.
+
+    Attributes:
+        format: ``folder`` (class folders), ``csv`` (columns path, label and maybe split),
+            ``digits``, ``fashion-mnist``, or ``auto`` to look at ``root``.
+        root: folder, CSV file, or the folder of Fashion-MNIST's IDX files.
+        download: let torchvision fetch Fashion-MNIST into ``root``.
+        val_fraction: share of the training images held out, class by class, where the data brings
+            no split of its own.
+        input_size: side of the square shown to the network, in pixels.
+        crop_pct: at test, the side of the crop over the short side of the resized image.
+        interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
+        mean: per channel, of images scaled to 0..1.
+        std: likewise.
+        batch: images a device and a step.
+        workers: loading processes a device; -1 takes the spare cores.
+        repeats: show each image so many times in one pass (repeated augmentation).
+        max_errors: unreadable training images tolerated in a pass; each is named in the log.
+    """
+
+    format: Literal["auto", "folder", "csv", "digits", "fashion-mnist"] = "auto"
+    root: str = ""
+    download: bool = False
+    val_fraction: float = 0.1
+    input_size: int = 224
+    crop_pct: float = 0.875
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    batch: int = 64
+    workers: int = -1
+    repeats: int = 1
+    max_errors: int = 100
+
+
+@dataclass(kw_only=True)
+class Augment:
+    """How a training image is varied; timm's operations.
+
+    Attributes:
+        crop: ``random`` (a part of ``scale`` of the area, of ``ratio``), ``shift`` (pad by an
+            eighth and cut back, for small images) or ``none``.
+        scale: smallest and largest area of the random crop.
+        ratio: smallest and largest width over height of it.
+        flip: probability of a mirror image.
+        rand_augment: timm's RandAugment string; empty for none.
+        color_jitter: strength, used where ``rand_augment`` is empty.
+        erasing: probability of random erasing.
+        mixup: alpha; 0 for none.
+        cutmix: alpha; 0 for none.
+        switch: probability of CutMix where both are on.
+        smoothing: label smoothing.
+    """
+
+    crop: Literal["random", "shift", "none"] = "random"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333333333333333)
+    flip: float = 0.5
+    rand_augment: str = ""
+    color_jitter: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch: float = 0.5
+    smoothing: float = 0.1
+
+
+@dataclass(kw_only=True)
+class ClassificationRecipe(Recipe):
+    """A whole classification run."""
+
+    task: str = "classification"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)

@@ -1,0 +1,237 @@
+"""The training of one model, whatever its task: optimizer, schedule, weight average, randomness.
+
+A task derives from :class:`Engine` and says what its losses and metrics are. Everything that a
+step draws at random is a function of (seed, step, rank), so that a resumed run equals one that
+was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from rmt.loading import mix, seed_all
+from rmt.recipes import as_dict
+from rmt.recipes.schema import Recipe, Schedule
+
+
+class Engine(L.LightningModule):
+    """What every task's training has in common.
+
+    Args:
+        model: the network; its ``describe()`` travels in each checkpoint.
+        recipe: of the task.
+
+    Attributes:
+        key: the metric that decides which weights are best; larger is better.
+        history: one record an evaluation, kept through interruptions.
+        best_weights: ``"raw"`` or ``"ema"``, whichever was better at the best evaluation.
+    """
+
+    key: ClassVar[str]
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        average = recipe.average
+        self.ema = None
+        if average.decay:
+            self.ema = ModelEmaV3(model, decay=average.decay, use_warmup=average.warmup)
+            self.ema.requires_grad_(False)
+        self.history: list[dict[str, float]] = []
+        self.best_weights = "raw"
+        self.best_score = -math.inf
+        self._network = torch.compile(model) if recipe.trainer.compile else model
+        if recipe.trainer.checkpointing:
+            body = model if hasattr(model, "set_grad_checkpointing") else model.backbone.body
+            body.set_grad_checkpointing()
+
+    # What a task says.
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Return the named losses of a training batch; their sum is minimised."""
+        raise NotImplementedError
+
+    def score(self, weights: str, model: nn.Module, batch: Any) -> None:
+        """Judge one evaluation batch with ``model`` into the metrics kept for ``weights``."""
+        raise NotImplementedError
+
+    def metrics(self, weights: str) -> dict[str, float]:
+        """Return the metrics kept for ``weights`` over the whole set, and start anew."""
+        raise NotImplementedError
+
+    # The loop's hooks.
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to train, compiled if the recipe says so."""
+        return self._network
+
+    def kept_weights(self) -> dict[str, nn.Module]:
+        """Return the networks that are evaluated: raw, and their average if there is one."""
+        return {"raw": self.model} | ({"ema": self.ema.module} if self.ema else {})
+
+    def global_batch(self) -> int:
+        """Return images a step over all devices and machines."""
+        run = self.recipe.trainer
+        return self.recipe.data.batch * run.accumulate * self.trainer.world_size
+
+    def peak_lr(self) -> float:
+        """Return the peak learning rate for this global batch."""
+        optimizer = self.recipe.optimizer
+        share = self.global_batch() / optimizer.reference_batch if optimizer.reference_batch else 1
+        return optimizer.lr * share
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with the release's parameter groups, and the schedule as a step function."""
+        recipe = self.recipe.optimizer
+        peak = self.peak_lr()
+        groups = parameter_groups(self.model, recipe.weight_decay, recipe.layer_decay)
+        for group in groups:
+            group["lr"] = peak * group.get("lr_scale", 1.0)
+        optimizer = torch.optim.AdamW(groups, lr=peak, betas=recipe.betas, eps=recipe.eps)
+        steps = self.steps_per_epoch()
+
+        def share(step: int) -> float:
+            return learning_rate(self.recipe.schedule, peak, step, steps) / peak
+
+        rule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rule, "interval": "step"}}
+
+    def steps_per_epoch(self) -> int:
+        """Return optimizer steps an epoch."""
+        batches = self.trainer.estimated_stepping_batches  # also makes the loop set up its data
+        if self.trainer.max_epochs and self.trainer.max_epochs > 0 and self.recipe.schedule.epochs:
+            return max(1, math.ceil(batches / self.trainer.max_epochs))
+        return max(1, math.ceil(self.trainer.num_training_batches / self.recipe.trainer.accumulate))
+
+    def on_fit_start(self) -> None:
+        """Raise the average's decay to the share that this global batch is of the reference."""
+        average = self.recipe.average
+        if self.ema and average.reference_batch:
+            self.ema.decay = average.decay ** (self.global_batch() / average.reference_batch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed this batch's randomness, whatever came before it."""
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        seed_all(mix(self.recipe.seed, batches, self.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the sum of the losses and log each."""
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"the loss became {total.item()} at step {self.global_step} "
+                f"({ {k: v.item() for k, v in losses.items()} }): lower optimizer.lr, set "
+                "optimizer.clip_grad, or train in 32-true"
+            )
+        self.log("loss", total, prog_bar=True)
+        if len(losses) > 1:
+            self.log_dict({f"loss/{name}": value for name, value in losses.items()})
+        return total
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema:
+            self.ema.update(self.model, step=self.global_step)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Judge raw weights and their average."""
+        for weights, model in self.kept_weights().items():
+            self.score(weights, model, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log all metrics, and remember whether the raw weights or their average were better."""
+        values = {weights: self.metrics(weights) for weights in self.kept_weights()}
+        if self.trainer.sanity_checking:
+            return
+        best = max(values, key=lambda weights: values[weights][self.key])
+        record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
+        self.log_dict(record, sync_dist=False)
+        self.log(f"val/{self.key}", values[best][self.key], prog_bar=True)
+        if values[best][self.key] > self.best_score:
+            self.best_score, self.best_weights = values[best][self.key], best
+        if self.trainer.state.fn == "fit":
+            loss = self.trainer.callback_metrics.get("loss")
+            record |= {"epoch": self.current_epoch, "step": self.global_step}
+            self.history.append(record | ({"loss": float(loss)} if loss is not None else {}))
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put into the file what is needed to use and to resume it, as plain values."""
+        checkpoint["rmt"] = {
+            "description": self.model.describe() | {"recipe": as_dict(self.recipe)},
+            "best_weights": self.best_weights,
+            "best_score": self.best_score,
+            "history": self.history,
+        }
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take up the history of the run that is resumed."""
+        kept = checkpoint["rmt"]
+        self.history = list(kept["history"])
+        self.best_weights, self.best_score = kept["best_weights"], kept["best_score"]
+
+
+def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of an optimizer step.
+
+    Args:
+        schedule: of the recipe.
+        peak: the rate behind the warm-up.
+        step: optimizer steps done.
+        steps_per_epoch: of this run.
+    """
+    if schedule.by_epoch:
+        epoch = max(step // steps_per_epoch - schedule.lag, 0)
+        at, unit = float(epoch), 1.0
+    else:
+        at, unit = float(step), float(steps_per_epoch)
+    total = schedule.epochs * unit if schedule.epochs else float(schedule.steps)
+    warm = max(schedule.warmup_epochs * unit, 0 if schedule.by_epoch else schedule.warmup_steps)
+    low = schedule.warmup_lr or peak * schedule.warmup_ratio
+    if at < warm:
+        return low + (peak - low) * at / warm
+    if schedule.shape == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * min(at / total, 1.0)))
+        return schedule.min_lr + (peak - schedule.min_lr) * fall
+    if schedule.shape == "poly":
+        fall = (1 - min(at / total, 1.0)) ** schedule.power
+        return schedule.min_lr + (peak - schedule.min_lr) * fall
+    if schedule.shape == "step":
+        return peak * schedule.factor ** sum(at >= m * unit for m in schedule.milestones)
+    return peak
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
+
+    Biases and norms do not decay. LayerScale does: the release keeps it as (1, 1, 1, C), which its
+    rule of one-dimensional parameters does not catch.
+    """
+    if layer_decay < 1:
+        return param_groups_layer_decay(model, weight_decay, layer_decay=layer_decay)
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 or name.endswith(".gamma")
+            (decay if decays else rest).append(parameter)
+    groups = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,114 @@
+"""Experiments as data: one small YAML a published row, checked against typed records."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rmt.recipes.schema import Recipe
+from rmt.variants import nearest
+
+FOLDER = Path(__file__).parent
+R = TypeVar("R", bound=Recipe)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes, such as ``imagenet/rmt_s``."""
+    return sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml"))
+
+
+def read(name: str | Path) -> dict[str, Any]:
+    """Read a shipped recipe by name, or a YAML file by path, as it is written.
+
+    Raises:
+        ValueError: if there is none (the nearest shipped one is named), or it is no recipe.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name}.yaml"
+        if not path.is_file():
+            raise ValueError(
+                f"no recipe {str(name)!r}{nearest(str(name), list_recipes())}; "
+                "`rmt train --list` shows all, and a file is named with its .yaml"
+            )
+    if not path.is_file():
+        raise ValueError(f"no recipe file {str(path)!r}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict) or "task" not in content:
+        raise ValueError(f"{path} is no recipe: it must be a mapping with the key 'task'")
+    return content
+
+
+def resolve(kind: type[R], content: Mapping[str, Any], overrides: Sequence[str] = ()) -> R:
+    """Fill a recipe's defaults, apply overrides and check every type.
+
+    Args:
+        kind: the task's recipe record.
+        content: what the file says.
+        overrides: command-line words, ``--data.root DIR`` or ``--data.root=DIR``.
+
+    Raises:
+        ValueError: for an unknown key (the nearest is named) or a value of a wrong type.
+    """
+    content = _merged(content, overrides)
+    _known_keys(kind, content)
+    # Imported here: models and training run where jsonargparse is missing.
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--recipe", type=kind)
+    try:
+        return parser.instantiate(parser.parse_object({"recipe": content})).recipe
+    except ArgumentError as error:
+        raise ValueError(f"wrong value in the recipe: {error}".replace('"recipe.', '"')) from error
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain JSON values, every field written out."""
+    return _plain(dataclasses.asdict(recipe))
+
+
+def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> None:
+    fields = typing.get_type_hints(kind)
+    for key, value in content.items():
+        if key not in fields:
+            raise ValueError(f"unknown recipe key {prefix + str(key)!r}{nearest(str(key), fields)}")
+        if dataclasses.is_dataclass(fields[key]) and isinstance(value, Mapping):
+            _known_keys(fields[key], value, f"{prefix}{key}.")
+
+
+def _merged(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe with command-line words put in; values stay text for the type check."""
+    merged = copy.deepcopy(dict(content))
+    words = iter(overrides)
+    for word in words:
+        if not word.startswith("--"):
+            raise ValueError(f"expected --key.sub value, got {word!r}")
+        path, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            value = next(words, None)
+            if value is None:
+                raise ValueError(f"--{path} has no value")
+        at = merged
+        *parents, last = path.split(".")
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                raise ValueError(f"unknown recipe key {path!r}: {parent} has no parts")
+        at[last] = value
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
