@@ -1,0 +1,39 @@
+"""What both segmentation heads are made of: a normalised convolution, a resize, a classifier."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DROP_RATE = 0.1
+
+
+class ConvNormReLU(nn.Module):
+    """A k×k convolution without bias, batch norm and ReLU; the map keeps its size."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        return F.relu(self.bn(self.conv(x)))
+
+
+class PixelClassifier(nn.Sequential):
+    """Channel dropout, then a 1×1 convolution to one logit a class."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.drop = nn.Dropout2d(DROP_RATE)
+        self.conv = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+        nn.init.zeros_(self.conv.bias)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, C, H, W) to ``size`` bilinearly, corners not aligned."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

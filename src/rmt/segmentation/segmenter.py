@@ -1,0 +1,176 @@
+"""Backbone, neck and head as one model: images to logits, or with labels to losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt.hub import Pretrained
+from rmt.necks import FPN, Backbone
+from rmt.segmentation.blocks import resize
+from rmt.segmentation.semantic_fpn import SemanticFPNHead
+from rmt.segmentation.upernet import AuxiliaryHead, UperNetHead
+from rmt.variants import nearest
+
+#: Head -> its published width.
+HEADS = {"semantic_fpn": 128, "upernet": 512}
+IGNORED = 255
+AUX_WEIGHT = 0.4
+
+
+class Segmenter(Pretrained, nn.Module):
+    """A semantic segmenter; see :func:`create_segmenter` for its arguments."""
+
+    task = "segmentation"
+
+    def __init__(
+        self,
+        head: str,
+        backbone: str,
+        *,
+        num_classes: int,
+        in_chans: int = 3,
+        channels: int | None = None,
+        drop_path_rate: float | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"unknown segmentation head {head!r}{nearest(head, HEADS)}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}; count the background too: at least 2")
+        self.architecture = head
+        self.num_classes = num_classes
+        self.info: dict[str, Any] = {}
+        self._args = {
+            "backbone": backbone,
+            "in_chans": in_chans,
+            "channels": channels,
+            "drop_path_rate": drop_path_rate,
+            "backbone_options": dict(backbone_options or {}),
+        }
+        self.backbone = Backbone(
+            backbone,
+            in_chans=in_chans,
+            drop_path_rate=drop_path_rate,
+            **self._args["backbone_options"],
+        )
+        dims = self.backbone.channels
+        width = channels or HEADS[head]
+        if head == "semantic_fpn":
+            self.neck = FPN(dims, 2 * width)
+            self.head = SemanticFPNHead(2 * width, num_classes, channels=width)
+            self.aux_head = None
+        else:
+            self.neck = nn.Identity()
+            self.head = UperNetHead(dims, num_classes, channels=width)
+            self.aux_head = AuxiliaryHead(dims[2], num_classes, channels=width // 2)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return what :meth:`from_config` needs to build this model again."""
+        options = self._args["backbone_options"]
+        # Weights come from the file, never from a second download.
+        kept = {key: value for key, value in options.items() if key != "pretrained"}
+        return {
+            "architecture": self.architecture,
+            "num_classes": self.num_classes,
+            "model_args": self._args | {"backbone_options": kept},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Segmenter:
+        """Build the model that :attr:`config` describes, with fresh weights."""
+        args = dict(config["model_args"])
+        backbone = args.pop("backbone")
+        return cls(config["architecture"], backbone, num_classes=config["num_classes"], **args)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        """Segment images, or with labels return the training losses.
+
+        Args:
+            images: (B, C, H, W), normalised; any H, W >= 1.
+            labels: (B, H, W) class of each pixel as integers; 255 is ignored.
+
+        Returns:
+            Logits (B, K, H, W); with labels a dict of scalar losses that add up to the total, the
+            same in training and evaluation mode.
+
+        Raises:
+            ValueError: if the labels have another size than the images.
+        """
+        maps = self.backbone(images)
+        logits = self.head(self.neck(maps))
+        if labels is None:
+            return resize(logits, images.shape[2:])
+        expected = (len(images), *images.shape[2:])
+        if labels.shape != expected:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}")
+        losses = {"loss_seg": pixel_loss(logits, labels)}
+        if self.aux_head is not None:
+            losses["loss_aux"] = AUX_WEIGHT * pixel_loss(self.aux_head(maps[2]), labels)
+        return losses
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the backbone's blocks in the backward pass: less memory, equal output."""
+        self.backbone.body.set_grad_checkpointing(enable)
+
+
+def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of logits, resized to the labels, averaged over **all** pixels.
+
+    Ignored pixels (255) add nothing but are counted, as in mmseg 0.13 that the release trains
+    with. So a batch without any labelled pixel has loss 0 instead of a division by zero.
+
+    Args:
+        logits: (B, K, h, w); half precision is widened to float32.
+        labels: (B, H, W), integers.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = resize(logits, labels.shape[1:])
+    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
+    return total / labels.numel()
+
+
+def create_segmenter(
+    head: str,
+    backbone: str = "rmt_s",
+    num_classes: int = 150,
+    *,
+    in_chans: int = 3,
+    channels: int | None = None,
+    drop_path_rate: float | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> Segmenter:
+    """Make a semantic segmenter with fresh weights.
+
+    Args:
+        head: ``"semantic_fpn"`` (FPN of 256 channels, head of 128; arXiv 1901.02446) or
+            ``"upernet"`` (512 channels, auxiliary head on stage 3 in training; arXiv 1807.10221).
+        backbone: an RMT variant, or any timm model with maps of stride 4, 8, 16 and 32.
+        num_classes: K, background included.
+        in_chans: image channels.
+        channels: width of the head, with twice that in Semantic FPN's pyramid and half in
+            UperNet's auxiliary head; None takes the published one.
+        drop_path_rate: stochastic depth of the backbone; None takes its own.
+        backbone_options: further arguments of the backbone's factory.
+
+    Returns:
+        A module: ``s(images)`` gives logits (B, K, H, W), ``s(images, labels)`` a dict of losses.
+
+    Raises:
+        ValueError: for an unknown head or backbone, naming the nearest, or one that lacks maps.
+    """
+    return Segmenter(
+        head,
+        backbone,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        channels=channels,
+        drop_path_rate=drop_path_rate,
+        backbone_options=backbone_options,
+    )

@@ -1,0 +1,53 @@
+"""Semantic FPN's head (arXiv 1901.02446): every pyramid level climbs to stride 4, then they add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt.segmentation.blocks import ConvNormReLU, PixelClassifier, resize
+
+
+class Climb(nn.ModuleList):
+    """``steps`` times a 3×3 convolution and a doubling; without steps one convolution."""
+
+    def __init__(self, in_channels: int, channels: int, *, steps: int) -> None:
+        super().__init__(
+            ConvNormReLU(in_channels if i == 0 else channels, channels)
+            for i in range(max(1, steps))
+        )
+        self.steps = steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H · 2^steps, W · 2^steps)."""
+        for conv in self:
+            x = conv(x)
+            if self.steps:
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return x
+
+
+class SemanticFPNHead(nn.Module):
+    """Four pyramid levels to logits at stride 4.
+
+    A level of stride 8, 16 or 32 is doubled once, twice or three times, and brought to the
+    finest level's exact size at the end (odd sizes overshoot).
+
+    Args:
+        in_channels: width of each level.
+        num_classes: K.
+        channels: width of the head.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 128) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(Climb(in_channels, channels, steps=i) for i in range(4))
+        self.classifier = PixelClassifier(channels, num_classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C, Hᵢ, Wᵢ), finest first -> (B, K, H₀, W₀)."""
+        size = maps[0].shape[2:]
+        climbed = [level(x) for level, x in zip(self.levels, maps, strict=True)]
+        return self.classifier(sum(resize(x, size) for x in climbed[1:]) + climbed[0])

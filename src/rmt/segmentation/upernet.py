@@ -1,0 +1,89 @@
+"""UperNet's head (arXiv 1807.10221) and the auxiliary head that helps to train it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt.segmentation.blocks import ConvNormReLU, PixelClassifier, resize
+
+POOL_SIZES = (1, 2, 3, 6)
+
+
+class PyramidPooling(nn.Module):
+    """The coarsest map next to its averages over 1, 4, 9 and 36 regions (arXiv 1612.01105)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.pooled = nn.ModuleList(
+            ConvNormReLU(in_channels, channels, kernel_size=1) for _ in POOL_SIZES
+        )
+        self.join = ConvNormReLU(in_channels + len(POOL_SIZES) * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W).
+
+        Raises:
+            ValueError: in training with one image: its average has no batch statistics.
+        """
+        norm = self.pooled[0].bn
+        if norm.training and type(norm) is nn.BatchNorm2d and x.shape[0] == 1:
+            raise ValueError(
+                "UperNet's whole-image average cannot be batch-normalised over 1 image; "
+                "train with at least 2 images a step, or convert the model to SyncBatchNorm"
+            )
+        averages = [
+            resize(conv(F.adaptive_avg_pool2d(x, size)), x.shape[2:])
+            for size, conv in zip(POOL_SIZES, self.pooled, strict=True)
+        ]
+        return self.join(torch.cat([x, *averages], dim=1))
+
+
+class UperNetHead(nn.Module):
+    """Pyramid pooling on top, a normalised bilinear FPN below, all levels joined at stride 4.
+
+    Args:
+        in_channels: width of each backbone map, finest first.
+        num_classes: K.
+        channels: width of the head.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], num_classes: int, *, channels: int = 512
+    ) -> None:
+        super().__init__()
+        *lower, top = in_channels
+        self.pyramid = PyramidPooling(top, channels)
+        self.lateral = nn.ModuleList(ConvNormReLU(dim, channels, kernel_size=1) for dim in lower)
+        self.output = nn.ModuleList(ConvNormReLU(channels, channels) for _ in lower)
+        self.join = ConvNormReLU(len(in_channels) * channels, channels)
+        self.classifier = PixelClassifier(channels, num_classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, Cᵢ, Hᵢ, Wᵢ), finest first -> (B, K, H₀, W₀)."""
+        *lower, top = maps
+        tops = [lateral(x) for lateral, x in zip(self.lateral, lower, strict=True)]
+        tops.append(self.pyramid(top))
+        for i in range(len(tops) - 1, 0, -1):
+            tops[i - 1] = tops[i - 1] + resize(tops[i], tops[i - 1].shape[2:])
+        levels = [output(x) for output, x in zip(self.output, tops[:-1], strict=True)]
+        levels.append(tops[-1])
+        size = levels[0].shape[2:]
+        joined = torch.cat([levels[0], *(resize(x, size) for x in levels[1:])], dim=1)
+        return self.classifier(self.join(joined))
+
+
+class AuxiliaryHead(nn.Module):
+    """One 3×3 convolution and a classifier on the stride-16 map (FCN, arXiv 1411.4038)."""
+
+    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256) -> None:
+        super().__init__()
+        self.conv = ConvNormReLU(in_channels, channels)
+        self.classifier = PixelClassifier(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H, W)."""
+        return self.classifier(self.conv(x))

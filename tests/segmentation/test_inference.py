@@ -1,0 +1,114 @@
+"""Windows, scales and mirrors: each against a plain computation of what it should be."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rmt.segmentation import create_segmenter
+from rmt.segmentation.blocks import resize
+from rmt.segmentation.inference import (
+    MULTI_SCALE,
+    Inference,
+    normalise,
+    probabilities,
+    resize_photo,
+    segment,
+    sliding,
+)
+
+
+class Position(nn.Module):
+    """Logits that tell where in its window a pixel was: (B, 2, h, w) of row and column."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        return torch.stack(grid).float()[None].expand(len(images), -1, -1, -1)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return create_segmenter("semantic_fpn", "rmt_nano", 4, channels=16).eval()
+
+
+def photo(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def test_windows_are_averaged_by_count() -> None:
+    """Length 10, window 6, stride 3: windows at 0, 3 and, moved back, 4."""
+    logits = sliding(Position(), torch.zeros(1, 3, 6, 10), window=6, stride=3)
+    starts = [0, 3, 4]
+    columns = [
+        torch.tensor([x - s for s in starts if s <= x < s + 6]).float().mean() for x in range(10)
+    ]
+    assert torch.equal(logits[0, 1, 0], torch.stack(columns))
+    assert torch.equal(logits[0, 0, :, 0], torch.arange(6.0))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((5, 4), 1), ((6, 6), 1), ((6, 7), 2), ((13, 12), 9)]
+)
+def test_number_of_windows(size: tuple[int, int], expected: int) -> None:
+    seen = []
+
+    class Count(Position):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.shape[2:])
+            return super().forward(images)
+
+    assert sliding(Count(), torch.zeros(1, 3, *size), window=6, stride=5).shape[2:] == size
+    assert len(seen) == expected
+
+
+def test_one_window_is_the_whole_image(model: nn.Module) -> None:
+    images = torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        windowed = segment(model, images, Inference(window=64, stride=32))
+        torch.testing.assert_close(windowed, model(images))
+
+
+@pytest.mark.parametrize("size", [(37, 61), (1, 1), (90, 30)])
+def test_probabilities_have_the_photos_size(model: nn.Module, size: tuple[int, int]) -> None:
+    ours = probabilities(model, photo(*size), Inference(short=48, long=96))
+    assert ours.shape == (4, *size)
+    torch.testing.assert_close(ours.sum(dim=0), torch.ones(size))
+
+
+@torch.no_grad()
+def test_scales_and_mirror_average_probabilities(model: nn.Module) -> None:
+    image = photo(45, 70)
+    options = Inference(short=64, long=128, scales=(0.5, 1.0, 1.25), flip=True)
+    views = []
+    for height, width in ((32, 50), (64, 100), (80, 124)):  # 0.5 and 1.25 of 64; ratio kept
+        scaled = resize_photo(image, options, scale=height / 64)
+        assert scaled.shape == (3, height, width)
+        x = normalise(scaled, options.mean, options.std)[None]
+        views.append(resize(model(x), (45, 70)).softmax(dim=1))
+        views.append(resize(model(x.flip(3)), (45, 70)).softmax(dim=1).flip(3))
+    torch.testing.assert_close(probabilities(model, image, options), torch.cat(views).mean(dim=0))
+
+
+def test_release_test_size() -> None:
+    """Short side 512 unless the long one would pass 2048."""
+    assert resize_photo(photo(300, 451), Inference()).shape == (3, 512, 770)
+    assert resize_photo(photo(30, 451), Inference()).shape == (3, 136, 2048)
+    assert resize_photo(photo(30, 45), Inference(short=0)).shape == (3, 30, 45)
+    assert MULTI_SCALE == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": 64}, "stride 0 with window 64"),
+        ({"window": 64, "stride": 65}, "stride 65 with window 64"),
+        ({"scales": ()}, "at least one"),
+        ({"scales": (1.0, 0.0)}, "positive"),
+        ({"short": 512, "long": 256}, "short 512, long 256"),
+    ],
+)
+def test_mistakes_in_options(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Inference(**options)
