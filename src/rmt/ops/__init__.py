@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from rmt.ops import plain, reference, sdpa
+from rmt.ops import plain, reference, sdpa, sliced
+from rmt.ops.geometry import wide
+from rmt.ops.tables import LIMIT_ONE
 
 __all__ = ["BACKENDS", "explain", "manhattan_attention"]
 
 #: Each backend is a module with ``attend`` and ``why_not``.
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "plain": plain, "sdpa": sdpa}
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "plain": plain,
+    "sdpa": sdpa,
+    "sliced": sliced,
+}
+#: Tokens from which the fused kernel is the faster one for lines in full precision on the CPU.
+LONG_LINE = 64
 
 
 def manhattan_attention(
@@ -38,7 +48,8 @@ def manhattan_attention(
             decay off (plain softmax attention).
         decomposed: along the width, then along the height of that result: linear in H·W for
             lines of constant length.
-        backend: ``"reference"``, ``"plain"`` or ``"sdpa"``; None picks by static facts.
+        backend: a name of :data:`BACKENDS`; None picks by static facts, and by size where the
+            call is not traced.
 
     Returns:
         (B, H, W, N, Dv), in the dtype of ``v``.
@@ -48,7 +59,7 @@ def manhattan_attention(
     """
     _check(q, k, v, log_decay)
     if backend is None:
-        backend = _choose(q, decomposed)
+        backend = _choose(q, k, v, decomposed)
     elif backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     elif reason := BACKENDS[backend].why_not(q, k, v, decomposed=decomposed):
@@ -58,7 +69,7 @@ def manhattan_attention(
 
 def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict[str, str]:
     """Say of every backend whether it can run on these tensors, and which would be chosen."""
-    chosen = _choose(q, decomposed)
+    chosen = _choose(q, k, v, decomposed)
     lines = {}
     for name, module in BACKENDS.items():
         reason = module.why_not(q, k, v, decomposed=decomposed)
@@ -66,15 +77,22 @@ def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict
     return lines
 
 
-def _choose(q: Tensor, decomposed: bool) -> str:
+def _choose(q: Tensor, k: Tensor, v: Tensor, decomposed: bool) -> str:
     """Pick a backend from facts that do not change inside a traced graph.
 
-    On the CPU the fused kernel loses to plain products on the short lines of a decomposed map
-    and wins on a whole map; on an accelerator it saves the scores' memory traffic in both.
+    Measured with benchmarks/attention_backends.py: on the CPU the fused kernel wins on whole maps
+    and loses to plain products on short lines; on an accelerator it saves the memory traffic of
+    the scores in both. Only eager calls look at sizes, which a traced graph may leave open.
     """
-    if q.device.type == "cpu" and decomposed:
+    if sdpa.why_not(q, k, v, decomposed=decomposed):
         return "plain"
-    return "sdpa"
+    eager = not torch.compiler.is_compiling()
+    _, height, width, heads, _ = q.shape
+    if decomposed:
+        fused = eager and max(height, width) >= LONG_LINE and q.dtype == wide(q.dtype)
+        return "sdpa" if fused or q.device.type != "cpu" else "plain"
+    bias_bytes = heads * (height * width) ** 2 * q.element_size()
+    return "sliced" if eager and bias_bytes > LIMIT_ONE else "sdpa"
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Sequence[float] | Tensor | None) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rmt.ops.tables import cached
 
 # The release stores log γ in float32 as its authors' processor rounded it. Two of the values
 # lie one step from the correctly rounded logarithm; parity to 1e-9 needs the stored ones.
@@ -22,8 +24,6 @@ _RELEASE_ROUNDING = {
     -0.28768208622932434: -0.28768205642700195,
     -0.2269798070192337: -0.2269798219203949,
 }
-# A full-attention bias of a large map (0.5 GB for 4,000 tokens) is worth recomputing.
-_CACHED_ELEMENTS = 2**24
 
 
 @functools.lru_cache(maxsize=256)
@@ -95,14 +95,14 @@ def rotation(
     The position is the flattened index, so it depends on the map's width; the release's
     weights need it so. Angles are multiplied in float32 or wider, then cast to ``dtype``.
     """
-    return _cached(_build_rotation, height, width, angles, device, dtype)
+    return cached(_build_rotation, height, width, angles, device, dtype)
 
 
 def line_bias(
     length: int, log_decay: Sequence[float] | Tensor, *, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Return |i - j| · log γ along one axis: (N, L, L)."""
-    return _cached(_build_line_bias, length, _hashable(log_decay), device, dtype)
+    return cached(_build_line_bias, length, _hashable(log_decay), device, dtype)
 
 
 def map_bias(
@@ -114,7 +114,21 @@ def map_bias(
     dtype: torch.dtype,
 ) -> Tensor:
     """Return (|Δy| + |Δx|) · log γ between all tokens of a map: (N, H·W, H·W)."""
-    return _cached(_build_map_bias, height, width, _hashable(log_decay), device, dtype)
+    key = (0, height, height, width, _hashable(log_decay), device, dtype)
+    return cached(_build_rows_bias, *key)
+
+
+def rows_bias(
+    rows: range,
+    height: int,
+    width: int,
+    log_decay: Sequence[float] | Tensor,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return some rows' part of :func:`map_bias`, never cached: (N, len(rows)·W, H·W)."""
+    return _build_rows_bias(rows.start, rows.stop, height, width, log_decay, device, dtype)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -136,14 +150,14 @@ def _build_rotation(height, width, angles, device, dtype):
 
 def _build_line_bias(length, log_decay, device, dtype):
     at = torch.arange(length, device=device)
-    return _scaled((at[:, None] - at[None, :]).abs(), log_decay, dtype)
+    return _scaled((at[:, None] - at).abs(), log_decay, dtype)
 
 
-def _build_map_bias(height, width, log_decay, device, dtype):
+def _build_rows_bias(first, last, height, width, log_decay, device, dtype):
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    dy, dx = (y[:, None] - y[None, :]).abs(), (x[:, None] - x[None, :]).abs()
+    dy, dx = (y[first:last, None] - y).abs(), (x[:, None] - x).abs()
     distance = dy[:, None, :, None] + dx[None, :, None, :]
-    return _scaled(distance.reshape(height * width, height * width), log_decay, dtype)
+    return _scaled(distance.flatten(2).flatten(0, 1), log_decay, dtype)
 
 
 def _scaled(distance: Tensor, log_decay: tuple[float, ...] | Tensor, dtype: torch.dtype) -> Tensor:
@@ -152,30 +166,4 @@ def _scaled(distance: Tensor, log_decay: tuple[float, ...] | Tensor, dtype: torc
         rate = log_decay.to(distance.device, wide(dtype))
     else:
         rate = torch.tensor(log_decay, device=distance.device, dtype=wide(dtype))
-    return (distance.to(rate.dtype) * rate[:, None, None]).to(dtype)
-
-
-def _cached(build: Callable, *key):
-    """Build a table, or take it from the cache where its key is made of plain numbers."""
-    if torch.compiler.is_compiling() or any(isinstance(k, Tensor | torch.SymInt) for k in key):
-        return build(*key)
-    if _elements(build, key) > _CACHED_ELEMENTS:
-        return build(*key)
-    table = _table(build, *key)
-    first = table[0] if isinstance(table, tuple) else table
-    if type(first) is not Tensor:  # a fake tensor of some tracing mode must not stay
-        _table.cache_clear()
-    return table
-
-
-def _elements(build: Callable, key: tuple) -> int:
-    if build is _build_map_bias:
-        return len(key[2]) * (key[0] * key[1]) ** 2
-    return 0
-
-
-@functools.lru_cache(maxsize=256)
-def _table(build: Callable, *key):
-    # A table built inside inference_mode could never be saved for a later backward pass.
-    with torch.inference_mode(False):
-        return build(*key)
+    return (distance * rate[:, None, None]).to(dtype)

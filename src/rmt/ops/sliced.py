@@ -1,0 +1,70 @@
+"""Full Manhattan attention on large maps, a few rows of queries at a time.
+
+The bias of all pairs of tokens grows with the square of the map: 0.5 GB for 50 × 80 tokens and
+8 heads in float32, kept by every block for the backward pass. Here each slice of queries has its
+own part of the bias, made when needed and made again in the backward pass; the softmax of a query
+needs no other query, so values and gradients are those of the whole. Memory is linear in the
+number of tokens, at the price of one more forward pass in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rmt.ops import sdpa
+from rmt.ops.geometry import rows_bias, wide
+from rmt.ops.tables import inside_transform
+
+#: Elements of the bias of one slice: 32 MB in float32.
+SLICE = 2**23
+
+
+def why_not(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
+    """Return why this backend cannot take the tensors, or None."""
+    if decomposed:
+        return "rows and columns are attended one by one already; slices are for full attention"
+    return sdpa.why_not(q, k, v, decomposed=decomposed)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Sequence[float] | Tensor | None,
+    *,
+    decomposed: bool,
+) -> Tensor:
+    """Attend over a map; shapes as in :func:`rmt.ops.manhattan_attention`."""
+    _, height, width, heads, _ = q.shape
+    step = max(1, SLICE // (heads * width * height * width))
+    # torch.func has no hooks on saved tensors, which recomputation needs.
+    recompute = torch.is_grad_enabled() and not inside_transform()
+    # Their gradients are sums over slices: added up in float32 also in half precision.
+    k, v = k.to(wide(k.dtype)), v.to(wide(v.dtype))
+    slices = []
+    for first in range(0, height, step):
+        rows = range(first, min(first + step, height))
+        inputs = (q[:, rows.start : rows.stop], k, v, log_decay, rows)
+        if recompute:
+            part = checkpoint(_rows, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            part = _rows(*inputs)
+        slices.append(part)
+    return torch.cat(slices, dim=1)
+
+
+def _rows(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Sequence[float] | Tensor | None, rows: range
+) -> Tensor:
+    _, height, width, _, _ = k.shape
+    bias = None
+    if log_decay is not None:
+        bias = rows_bias(rows, height, width, log_decay, device=q.device, dtype=q.dtype)[None]
+    q, k, v = (t.to(q.dtype).flatten(1, 2).transpose(1, 2) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    return out.transpose(1, 2).unflatten(1, (len(rows), width))

@@ -1,0 +1,71 @@
+"""Tables kept between eager calls: the most recently used ones, up to a number of bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: For all tables together: images of ever changing size must not fill the memory. One pass of a
+#: detector over an 800 × 1333 image needs some 100 MB of them.
+LIMIT_BYTES = 2**28
+#: One table: a larger one would push out the others, and is cheap next to the products it serves.
+LIMIT_ONE = LIMIT_BYTES // 4
+
+_tables: OrderedDict[tuple, Tensor | tuple[Tensor, ...]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def cached(build: Callable, *key):
+    """Return ``build(*key)``, from the cache where the key is made of plain numbers.
+
+    A traced call builds in its own graph, so that sizes may stay symbolic; fake tensors and the
+    wrappers of ``torch.func`` are at home in one call only and are never kept.
+    """
+    if torch.compiler.is_compiling() or not _plain(key):
+        return build(*key)
+    key = (build, *key)
+    with _lock:
+        if key in _tables:
+            _tables.move_to_end(key)
+            return _tables[key]
+    # A table made inside inference_mode could never be saved for a later backward pass.
+    with torch.inference_mode(False):
+        table = build(*key[1:])
+    if size_of(table) <= LIMIT_ONE:
+        _keep(key, table)
+    return table
+
+
+def size_of(table: Tensor | tuple[Tensor, ...]) -> int:
+    """Return the bytes of one tensor or of a tuple of them."""
+    return sum(t.nbytes for t in (table if isinstance(table, tuple) else (table,)))
+
+
+def clear() -> None:
+    """Drop every table."""
+    with _lock:
+        _tables.clear()
+
+
+def _keep(key: tuple, table: Tensor | tuple[Tensor, ...]) -> None:
+    with _lock:
+        _tables[key] = table
+        while sum(map(size_of, _tables.values())) > LIMIT_BYTES:
+            _tables.popitem(last=False)
+
+
+def _plain(key: tuple) -> bool:
+    if any(isinstance(part, Tensor | torch.SymInt) for part in key) or inside_transform():
+        return False
+    return type(torch.empty(0, device="cpu")) is Tensor  # and not some mode's fake tensor
+
+
+def inside_transform() -> bool:
+    """Return whether ``torch.func`` wraps new tensors here (grad, jvp, functionalize)."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(torch.empty(0, device="cpu"))
