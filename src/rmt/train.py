@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rmt import recipes
 from rmt.checkpoints import Weights, load, load_body, task_module
 from rmt.engine import Engine
 from rmt.hub import write_atomically
-from rmt.recipes.schema import Recipe
+from rmt.recipes.schema import Recipe, WeightAverage
 
 _ADVICE = (
     ".*does not have many workers.*",
@@ -90,15 +91,17 @@ def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, A
     text = yaml.safe_dump(recipes.as_dict(recipe), sort_keys=False)
     write_atomically(out / "recipe.yaml", lambda path: path.write_text(text))
     L.seed_everything(recipe.seed, verbose=False)
+    if recipe.trainer.threads:
+        torch.set_num_threads(recipe.trainer.threads)
     engine, data = task_module(recipe.task).make(recipe)
     if recipe.model.checkpoint and not resume:
         fresh = load_body(engine.model, recipe.model.checkpoint)
         print(f"started from {recipe.model.checkpoint}; fresh: {', '.join(fresh) or 'nothing'}")
         if engine.ema:
             engine.ema.set(engine.model)
-    trainer = _trainer(recipe, out, engine.key)
     started = time.monotonic()
     with quiet():
+        trainer = _trainer(recipe, out, engine.key)
         trainer.fit(engine, data, ckpt_path=last if resume else None, weights_only=True)
     seconds = time.monotonic() - started
     trainer.strategy.barrier()
@@ -143,20 +146,20 @@ def evaluate(
         content = model.info.get("recipe") or task.default_recipe(model)
         content = {key: value for key, value in content.items() if key != "trainer"}
         recipe = recipes.resolve(task.RECIPE, content, overrides)
-    recipe.average.decay = 0.0  # the average is a matter of training
+    recipe = replace(recipe, average=WeightAverage())  # a matter of training
     engine, data = task.make(recipe, model=model)
-    trainer = L.Trainer(
-        accelerator=recipe.trainer.accelerator,
-        devices=recipe.trainer.devices,
-        num_nodes=recipe.trainer.num_nodes,
-        precision=recipe.trainer.precision,
-        callbacks=[Progress()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
     was_training = model.training
     with quiet():
+        trainer = L.Trainer(
+            accelerator=recipe.trainer.accelerator,
+            devices=recipe.trainer.devices,
+            num_nodes=recipe.trainer.num_nodes,
+            precision=recipe.trainer.precision,
+            callbacks=[Progress()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
         found = trainer.test(engine, data, verbose=False)
     model.train(was_training)
     return {key.removeprefix("raw/"): value for key, value in found[0].items() if "raw/" in key}

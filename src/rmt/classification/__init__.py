@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from rmt.release import BACKBONE, CLASSIFIER, variant_of_release
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
+    from PIL import Image
 
     from rmt.engine import Engine
 
@@ -73,3 +75,43 @@ def make(
 
     data = ClassificationData(recipe)
     return ClassificationTask(recipe, data.classes, model=model), data
+
+
+def predictor(model: RMT, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from a picture to plain values; see :mod:`rmt.classification.predict`."""
+    from rmt.classification.predict import predictor
+
+    return predictor(model, **options)
+
+
+def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
+    """Write the pictures of a test; see :mod:`rmt.classification.pictures`."""
+    from rmt.classification.pictures import draw
+
+    return draw(model, recipe, folder)
+
+
+def pixels(model: RMT, picture: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
+    from rmt.classification.predict import pixels
+
+    return pixels(model, picture)
+
+
+def example(recipe: ClassificationRecipe) -> Image.Image:
+    """Return one test image of the recipe's data."""
+    from rmt.classification.sources import open_splits
+
+    splits = open_splits(recipe.data)
+    return (splits.test or splits.val).image(0)
+
+
+def save_prediction(
+    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+) -> dict[str, Any]:
+    """Write the picture with its answer into ``out`` (if given); return the JSON record."""
+    from rmt.classification.predict import caption
+
+    if out is not None:
+        caption(picture, result).save(out / f"{stem}.png")
+    return result

@@ -14,6 +14,7 @@ class Model:
 
     Attributes:
         name: a registered variant.
+        num_classes: for ``--dry-run``, which does not look at the data; null takes the data's.
         checkpoint: start from these weights (anything ``rmt.load`` reads); the head is fresh if
             the number of classes differs.
         drop_path_rate: stochastic depth; null takes the variant's.
@@ -23,6 +24,7 @@ class Model:
     """
 
     name: str = "rmt_s"
+    num_classes: int | None = None
     checkpoint: str | None = None
     drop_path_rate: float | None = None
     drop_rate: float = 0.0

@@ -94,6 +94,8 @@ class ClassificationTask(Engine):
 def new_model(recipe: ClassificationRecipe, classes: tuple[str, ...]) -> RMT:
     """Return the recipe's network with fresh weights."""
     wanted = recipe.model
+    if wanted.num_classes not in (None, len(classes)):
+        raise ValueError(f"model.num_classes is {wanted.num_classes}; the data has {len(classes)}")
     model = create_model(
         wanted.name,
         len(classes),

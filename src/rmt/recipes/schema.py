@@ -106,6 +106,8 @@ class Run:
         devices: number of devices of this machine, or ``auto``.
         num_nodes: machines.
         accelerator: ``auto``, ``cpu``, ``gpu``, ...
+        threads: CPU threads a process; 0 leaves torch's choice. Networks of small maps are fastest
+            with one.
         strategy: Lightning's name: ``auto``, ``ddp``, ``fsdp2`` ...
         precision: Lightning's name: ``32-true``, ``bf16-mixed``, ``64-true``.
         accumulate: batches a step.
@@ -122,6 +124,7 @@ class Run:
     devices: int | Literal["auto"] = "auto"
     num_nodes: int = 1
     accelerator: str = "auto"
+    threads: int = 0
     strategy: str = "auto"
     precision: str = "32-true"
     accumulate: int = 1

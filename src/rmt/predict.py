@@ -1,0 +1,145 @@
+"""Pictures in, plain typed results out, whatever the model's task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from rmt.checkpoints import load, task_module
+from rmt.images import find_images, read_image, to_rgb
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Predictor:
+    """A model with its transforms: one image in, one plain dict out, in original pixels.
+
+    Args:
+        model: any model of this package; put into eval mode.
+        device: where to run.
+        options: the task's own, such as ``top`` (classification) or ``score`` (detection).
+
+    Raises:
+        ValueError: for an option that the task does not have.
+    """
+
+    def __init__(self, model: nn.Module, *, device: str = "cpu", **options: Any) -> None:
+        self.model = model.to(device).eval()
+        self.device = torch.device(device)
+        self._predict = task_module(model.task).predictor(model, **options)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> Self:
+        """Read anything that :func:`rmt.load` reads."""
+        return cls(load(path), device=device, **options)
+
+    def __call__(self, image: Picture) -> dict[str, Any]:
+        """Predict one image.
+
+        Args:
+            image: a path, a PIL picture, or an array (H, W) or (H, W, 3) of 8 bits, RGB.
+
+        Returns:
+            Plain values, as ``rmt predict --json`` writes them; masks and label maps as arrays.
+
+        Raises:
+            ValueError: if the image cannot be read; the message names it.
+        """
+        with torch.inference_mode():
+            return self._predict(as_picture(image))
+
+    def stream(self, images: Iterable[Picture]) -> Iterator[dict[str, Any]]:
+        """Predict one image after the other; an unreadable one gives ``{"image", "error"}``."""
+        for image in images:
+            name = str(image) if isinstance(image, str | Path) else "array"
+            try:
+                yield {"image": name} | self(image)
+            except (ValueError, FileNotFoundError) as error:
+                yield {"image": name, "error": str(error)}
+
+
+def as_picture(image: Picture) -> Image.Image:
+    """Return a picture as upright RGB.
+
+    Raises:
+        ValueError: for an array that is no 8-bit picture, or a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ValueError(
+                f"expected an array of uint8, (H, W) or (H, W, 3), got {image.dtype} {image.shape}"
+            )
+        image = Image.fromarray(image)
+    return to_rgb(image)
+
+
+def predict_files(
+    sources: Iterable[str | Path],
+    checkpoint: str | Path,
+    *,
+    out: str | Path | None = None,
+    top: int = 5,
+    score: float = 0.05,
+    device: str = "cpu",
+) -> Iterator[dict[str, Any]]:
+    """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
+
+    Args:
+        sources: what :func:`rmt.images.find_images` takes.
+        checkpoint: what :func:`rmt.load` reads.
+        out: folder for pictures (and label maps of a segmenter).
+        top: classes to name, for a classifier.
+        score: least score of a detection, for a detector.
+        device: where to run.
+
+    Yields:
+        The JSON record of each image, in order; ``{"image", "error"}`` for an unreadable one.
+    """
+    paths = find_images(sources)
+    model = load(checkpoint)
+    task = task_module(model.task)
+    options = {"classification": {"top": top}, "detection": {"score": score}}.get(model.task, {})
+    predictor = Predictor(model, device=device, **options)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    for stem, path in zip(_stems(paths), paths, strict=True):
+        record = {"image": str(path)}
+        try:
+            picture = read_image(path)
+            result = predictor(picture)
+        except (ValueError, FileNotFoundError) as error:
+            yield record | {"error": str(error)}
+            continue
+        yield record | task.save_prediction(result, picture, folder, stem)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """Return one readable line of a record of :func:`predict_files`."""
+    name = record["image"]
+    if "error" in record:
+        return f"{name}  ERROR {record['error']}"
+    if "top" in record:
+        best = "  ".join(f"{top['name']} {100 * top['score']:.1f} %" for top in record["top"])
+        return f"{name}  {best}"
+    if "detections" in record:
+        count = Counter(found["name"] for found in record["detections"])
+        listed = ", ".join(f"{n} {kind}" for kind, n in count.most_common())
+        return f"{name}  {len(record['detections'])} objects: {listed or 'none'}"
+    shares = sorted(record["classes"].items(), key=lambda item: -item[1]["share"])
+    return f"{name}  " + ", ".join(f"{kind} {100 * c['share']:.1f} %" for kind, c in shares[:5])
+
+
+def _stems(paths: list[Path]) -> list[str]:
+    """Return a file name for each picture; equal names in different folders get a number."""
+    seen = Counter(path.stem for path in paths)
+    return [p.stem if seen[p.stem] == 1 else f"{p.stem}_{i}" for i, p in enumerate(paths)]

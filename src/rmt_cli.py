@@ -1,0 +1,207 @@
+"""The command ``rmt``: one verb, one public function.
+
+This module lies beside the package because ``import rmt`` brings torch and timm, and help must not
+wait for them: each verb imports what it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_TRAIN_HELP = """\
+RECIPE is a shipped recipe (rmt train --list) or a YAML file. Any key of it can be changed:
+
+  rmt train small/digits
+  rmt train small/folder --data.root DIR          a folder of class folders
+  rmt train imagenet/rmt_s --data.root DIR --trainer.devices 8 --trainer.num_nodes 4
+  rmt train small/folder --data.root DIR --model.checkpoint rmt_s.pth      fine-tune
+
+--print_config shows every key with its value. Ctrl-C and SIGTERM finish the running step, save
+and exit with 130 and 143; the same command with --resume continues exactly there.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit status (2 for a mistake in the call)."""
+    parser = argparse.ArgumentParser(
+        prog="rmt",
+        description="RMT vision backbones: train, evaluate, predict, explain, convert.",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for add in (_models, _train, _eval, _predict, _convert, _explain, _demo):
+        add(verbs)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not getattr(args, "takes_overrides", False):
+        parser.error(f"unknown words: {' '.join(rest)}")
+    args.overrides = rest
+    try:
+        return args.run(args) or 0
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"rmt: {error}", file=sys.stderr)
+        return 2
+
+
+def _verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], summary: str, **kw: Any
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # else --data.root could pass for an option of ours
+        **kw,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _models(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.flops import format_table, model_table
+
+        table = model_table()
+        print(format_table(table))
+        _write(args.json, table)
+
+    parser = _verb(verbs, "models", run, "List the models with parameters, FLOPs and accuracy.")
+    _json_option(parser)
+
+
+def _train(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        if args.list or args.recipe is None:
+            from rmt.recipes import list_recipes
+
+            print("\n".join(list_recipes()))
+        elif args.print_config or args.dry_run:
+            from rmt.plan import plan, show
+
+            described = plan(args.recipe, args.overrides)
+            print(show(described, only_recipe=args.print_config))
+            _write(args.json, described)
+        else:
+            from rmt.runs import train
+
+            return train(args.recipe, overrides=args.overrides, out=args.out, resume=args.resume)
+        return 0
+
+    parser = _verb(verbs, "train", run, "Train what a recipe describes.", epilog=_TRAIN_HELP)
+    parser.set_defaults(takes_overrides=True)
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--list", action="store_true", help="list the shipped recipes")
+    parser.add_argument("--print_config", action="store_true", help="show every key and stop")
+    parser.add_argument("--dry-run", action="store_true", help="build and describe, do not train")
+    _json_option(parser, "with --dry-run: also write it here")
+
+
+def _eval(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.train import evaluate
+
+        metrics = evaluate(args.checkpoint, overrides=args.overrides, weights=args.weights)
+        print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics.items()))
+        _write(args.json, {"checkpoint": str(args.checkpoint), "metrics": metrics})
+
+    parser = _verb(verbs, "eval", run, "Judge weights on the test part of a data set.")
+    parser.set_defaults(takes_overrides=True)
+    parser.epilog = "Recipe keys such as --data.root DIR or --data.batch 32 may follow."
+    _checkpoint_option(parser)
+    parser.add_argument("--weights", choices=("raw", "ema"), help="where a file holds both")
+    _json_option(parser)
+
+
+def _predict(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from rmt.predict import describe, predict_files
+
+        records = []
+        for record in predict_files(
+            args.images,
+            args.checkpoint,
+            out=args.out,
+            top=args.top,
+            score=args.score,
+            device=args.device,
+        ):
+            print(describe(record), flush=True)
+            records.append(record)
+        _write(args.json, records)
+        return int(any("error" in record for record in records))
+
+    parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
+    _checkpoint_option(parser)
+    parser.add_argument("--top", type=int, default=5, help="classes to name (classifier)")
+    parser.add_argument("--score", type=float, default=0.05, help="least score (detector)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--out", type=Path, help="folder for pictures")
+    _json_option(parser)
+
+
+def _convert(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.checkpoints import convert
+
+        print(convert(args.source, args.destination, weights=args.weights))
+
+    parser = _verb(verbs, "convert", run, "Turn a checkpoint into .safetensors with metadata.")
+    parser.add_argument("source", help="a file of the release or of ours")
+    parser.add_argument("destination", help="the .safetensors to write")
+    parser.add_argument("--weights", choices=("raw", "ema"), help="default: the published ones")
+
+
+def _explain(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.explain import explain
+
+        y, _, x = args.at.partition(",")
+        for path in explain(
+            args.image, args.checkpoint, args.out, at=(float(y), float(x))
+        ).values():
+            print(path)
+
+    parser = _verb(verbs, "explain", run, "Draw what a place of an image attends to.")
+    parser.add_argument("image", help="image file")
+    _checkpoint_option(parser)
+    parser.add_argument("--at", default="0.5,0.5", help="place y,x as shares of the image")
+    parser.add_argument("--out", type=Path, default=Path("explain"), help="folder for pictures")
+
+
+def _demo(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from rmt.demo import run_demo
+
+        return run_demo(args.out)
+
+    parser = _verb(verbs, "demo", run, "Train, test and predict on real images in minutes.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+
+
+def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help=".pth of the release, .safetensors, .ckpt, folder of a run, or hf-hub:user/name",
+    )
+
+
+def _json_option(parser: argparse.ArgumentParser, text: str = "also write it here") -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help=text)
+
+
+def _write(path: Path | None, content: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
