@@ -1,0 +1,115 @@
+"""Object detection and instance segmentation: three heads on RMT or any body with four maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rmt.detection.detector import Detector
+from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
+from rmt.detection.retinanet import RetinaNet
+from rmt.release import DETECTION, variant_of_release
+from rmt.variants import nearest
+
+TASK = Detector.task
+#: Name in ``create_detector`` -> class.
+HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
+    kind.architecture: kind for kind in (RetinaNet, MaskRCNN, CascadeMaskRCNN)
+}
+#: The release's names of a detector's tensors, and ours.
+RULES = DETECTION
+# A key that only this head has; its length tells the number of classes.
+_SENTINELS = {
+    "retinanet": "bbox_head.retina_cls.weight",
+    "mask_rcnn": "roi_head.mask_head.conv_logits.weight",
+    "cascade_mask_rcnn": "roi_head.mask_head.0.conv_logits.weight",
+}
+_RETINA_ANCHORS = 9
+
+
+def create_detector(
+    head: str,
+    backbone: str = "rmt_s",
+    *,
+    num_classes: int = 80,
+    min_size: int = 800,
+    max_size: int = 1333,
+    drop_path_rate: float | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> Detector:
+    """Make an object detector with fresh weights.
+
+    Args:
+        head: ``"retinanet"`` (arXiv 1708.02002), ``"mask_rcnn"`` (arXiv 1703.06870) or
+            ``"cascade_mask_rcnn"`` (arXiv 1712.00726).
+        backbone: an RMT variant, or any timm model with maps of stride 4, 8, 16 and 32.
+        num_classes: K, without background; labels run from 0 to K - 1.
+        min_size: images are resized to this short side,
+        max_size: or less, so that the long side stays within this.
+        drop_path_rate: stochastic depth of the backbone; None takes its own.
+        backbone_options: further arguments of the backbone's factory.
+
+    Returns:
+        A module: ``d(images)`` gives a list of dicts with ``boxes``, ``scores``, ``labels`` and for
+        the mask heads ``masks``; ``d(images, targets)`` a dict of losses.
+
+    Raises:
+        ValueError: for an unknown head or backbone, naming the nearest, or a bad number.
+    """
+    if head not in HEADS:
+        raise ValueError(f"unknown detection head {head!r}{nearest(head, HEADS)}")
+    return HEADS[head](
+        backbone,
+        num_classes=num_classes,
+        min_size=min_size,
+        max_size=max_size,
+        drop_path_rate=drop_path_rate,
+        backbone_options=backbone_options,
+    )
+
+
+def from_config(config: Mapping[str, Any]) -> Detector:
+    """Build the detector that a ``config`` of one describes, with fresh weights.
+
+    Raises:
+        ValueError: if its architecture is no head of this version.
+    """
+    head = config["architecture"]
+    if head not in HEADS:
+        raise ValueError(f"unknown detection head {head!r}{nearest(head, HEADS)}")
+    return HEADS[head].from_config(dict(config))
+
+
+def config_of_release(
+    state: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return what a release file is, or None if it holds no detector.
+
+    Args:
+        state: the file's ``state_dict``.
+        meta: the file's ``meta``; ``CLASSES`` gives the labels their names.
+
+    Raises:
+        ValueError: if its body is none of RMT's, or its class names are not one a class.
+    """
+    found = [head for head, sentinel in _SENTINELS.items() if sentinel in state]
+    if not found:
+        return None
+    head = found[0]
+    outputs = len(state[_SENTINELS[head]])
+    config: dict[str, Any] = {
+        "task": TASK,
+        "architecture": head,
+        "num_classes": outputs // _RETINA_ANCHORS if head == "retinanet" else outputs,
+        "model_args": {"backbone": variant_of_release(state)},
+    }
+    names = meta.get("CLASSES")
+    if names:
+        if len(names) != config["num_classes"]:
+            raise ValueError(
+                f"meta['CLASSES'] has {len(names)} names for {config['num_classes']} classes"
+            )
+        config["label_names"] = [str(name) for name in names]
+    return config

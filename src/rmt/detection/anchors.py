@@ -1,0 +1,93 @@
+"""Anchors: reference boxes on a regular grid, and which of them an image may use.
+
+The centre of cell (i, j) is (j·stride, i·stride), without half a stride of offset, and base boxes
+are not rounded (torchvision rounds them to whole pixels). Values are float32 in any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AnchorGrid:
+    """The anchors of all pyramid levels.
+
+    Attributes:
+        strides: pixels between neighbouring cells of each level; also the base size.
+        scales: factors on the base size.
+        ratios: height over width.
+    """
+
+    strides: tuple[int, ...]
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    @property
+    def per_cell(self) -> int:
+        """Return how many anchors a cell has: channel a·K + k of a head is anchor a, class k."""
+        return len(self.scales) * len(self.ratios)
+
+    def base(self, stride: int, device: torch.device | None = None) -> Tensor:
+        """Return the anchors of the cell at the origin, (A, 4): ratio by ratio, then scales."""
+        ratios = torch.tensor(self.ratios, device=device).sqrt()
+        scales = torch.tensor(self.scales, device=device)
+        width = (stride * (1 / ratios)[:, None] * scales).flatten() * 0.5
+        height = (stride * ratios[:, None] * scales).flatten() * 0.5
+        return torch.stack([-width, -height, width, height], dim=1)
+
+    def __call__(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return each level's anchors, (H·W·A, 4): rows, columns, then the cell's own.
+
+        Args:
+            maps: one tensor (B, C, H, W) a level; only size and device are read.
+        """
+        return [
+            self._level(*map_.shape[2:], stride, map_.device)
+            for map_, stride in zip(maps, self.strides, strict=True)
+        ]
+
+    def _level(self, height: int, width: int, stride: int, device: torch.device) -> Tensor:
+        y = torch.arange(height, device=device, dtype=torch.float32) * stride
+        x = torch.arange(width, device=device, dtype=torch.float32) * stride
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+        return (shifts + self.base(stride, device)).flatten(0, 1)
+
+    def usable(
+        self,
+        maps: Sequence[Tensor],
+        *,
+        padded: tuple[int, int],
+        size: tuple[int, int],
+        inside: bool,
+    ) -> Tensor:
+        """Return which anchors of all levels an image takes part with in training.
+
+        Args:
+            maps: as in a call.
+            padded: the image's own padded height and width; the batch's may be larger.
+            size: height and width without padding.
+            inside: leave out anchors that reach over the border of ``size``.
+        """
+        flags = []
+        for map_, stride in zip(maps, self.strides, strict=True):
+            height, width = map_.shape[2:]
+            y = torch.arange(height, device=map_.device) < -(-padded[0] // stride)
+            x = torch.arange(width, device=map_.device) < -(-padded[1] // stride)
+            flags.append((y[:, None] & x).flatten().repeat_interleave(self.per_cell))
+        usable = torch.cat(flags)
+        if inside:
+            x1, y1, x2, y2 = torch.cat(self(maps)).unbind(1)
+            usable &= (x1 >= 0) & (y1 >= 0) & (x2 < size[1]) & (y2 < size[0])
+        return usable
+
+
+def by_anchor(map_: Tensor, per_cell: int) -> Tensor:
+    """Return a head's map (B, A·K, H, W) as a row of K values for each anchor, (B, H·W·A, K)."""
+    batch, channels = map_.shape[:2]
+    return map_.permute(0, 2, 3, 1).reshape(batch, -1, channels // per_cell)

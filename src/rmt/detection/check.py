@@ -1,0 +1,79 @@
+"""What a caller may hand to a detector; everything else is named and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rmt.detection.transform import Target
+
+
+def check_images(images: Sequence[Tensor] | Tensor) -> list[Tensor]:
+    """Return the images as a list, each a (3, h, w) tensor of floats in 0..1.
+
+    Raises:
+        ValueError: naming the image by its place, with its shape, dtype or largest value.
+    """
+    if isinstance(images, Tensor) and images.ndim == 3:
+        raise ValueError("a detector takes a list of images; put a single one in a list: [image]")
+    if not len(images):
+        raise ValueError("a detector needs at least one image, got an empty list")
+    for i, image in enumerate(images):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise ValueError(f"image {i} has shape {tuple(image.shape)}; expected (3, h, w)")
+        if not image.is_floating_point():
+            raise ValueError(f"image {i} is {image.dtype}; divide by 255 to get floats in 0..1")
+        if image.max() > 1 or image.min() < 0 or image.isnan().any():
+            raise ValueError(
+                f"image {i} has values from {image.min():.3g} to {image.max():.3g}; expected 0..1, "
+                "not normalised"
+            )
+    return list(images)
+
+
+def check_targets(
+    images: Sequence[Tensor], targets: Sequence[Target], *, num_classes: int, masks: bool
+) -> None:
+    """Raise unless there is a fitting target for each image.
+
+    Args:
+        images: already checked.
+        targets: one mapping an image.
+        num_classes: labels run from 0 to one less.
+        masks: whether masks are needed.
+
+    Raises:
+        ValueError: naming the image by its place and the entry that is wrong.
+    """
+    if len(images) != len(targets):
+        raise ValueError(f"{len(images)} images but {len(targets)} targets; each needs one")
+    wanted = ("boxes", "labels", "masks") if masks else ("boxes", "labels")
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        for name in wanted:
+            if name not in target:
+                raise ValueError(f"target {i} has no {name!r}; it has {sorted(target)}")
+        boxes, labels = target["boxes"], target["labels"]
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+            raise ValueError(
+                f"target {i}: boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}; "
+                "expected (N, 4) and (N,)"
+            )
+        if not len(boxes):
+            continue
+        if not torch.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+            raise ValueError(
+                f"target {i} has a box without area or with NaN; boxes are x1, y1, x2, y2 in "
+                "pixels with x1 < x2 and y1 < y2"
+            )
+        if labels.is_floating_point() or not 0 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(
+                f"target {i} has labels {labels.unique().tolist()[:5]}; expected integers from 0 "
+                f"to {num_classes - 1}"
+            )
+        if masks and target["masks"].shape != (len(boxes), *image.shape[1:]):
+            raise ValueError(
+                f"target {i}: masks {tuple(target['masks'].shape)} for {len(boxes)} boxes in an "
+                f"image {tuple(image.shape)}; expected (N, h, w)"
+            )

@@ -1,0 +1,116 @@
+"""Regions of interest: from which level they are cut, and the heads that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from rmt.ops.geometry import wide
+
+#: Strides of the levels that regions are cut from; the RPN's fifth level is not among them.
+STRIDES = (4, 8, 16, 32)
+# A region of this side (geometric mean) up to twice as much belongs to the finest level.
+_FINEST = 56
+BOX_SIZE, MASK_SIZE = 7, 14
+
+
+def to_rois(boxes: Sequence[Tensor]) -> Tensor:
+    """Return each image's boxes (n, 4) as one table (N, 5) with the image's index in front."""
+    return torch.cat([F.pad(own, (1, 0), value=float(i)) for i, own in enumerate(boxes)])
+
+
+def levels_of(rois: Tensor) -> Tensor:
+    """Return the level of each region (N, 5): 0 for the map of stride 4, to 3."""
+    size = rois[:, 3:] - rois[:, 1:3]
+    level = ((size[:, 0] * size[:, 1]).sqrt() / _FINEST + 1e-6).log2().floor()
+    return level.clamp(0, len(STRIDES) - 1).long()
+
+
+def cut(maps: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
+    """Return RoIAlign's features of each region, (N, C, size, size).
+
+    Aligned by half a pixel, with as many samples as the region needs (torchvision's own detectors:
+    not aligned, two samples).
+
+    Args:
+        maps: four maps (B, C, H, W), finest first.
+        rois: (N, 5), index of the image and box in its pixels.
+        size: cells of a side.
+    """
+    level = levels_of(rois)
+    dtype = wide(maps[0].dtype)
+    out = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size, dtype=dtype)
+    for i, stride in enumerate(STRIDES):
+        own = (level == i).nonzero()[:, 0]
+        part = roi_align(maps[i].to(dtype), rois[own].to(dtype), size, 1 / stride, 0, aligned=True)
+        out = out.index_copy(0, own, part.to(dtype))
+    return out.to(maps[0].dtype)
+
+
+class BoxHead(nn.Module):
+    """Features of regions to class logits and class-specific deltas.
+
+    Two hidden linear layers (Mask R-CNN); or four 3×3 convolutions with batch norm and one linear
+    layer (Cascade). The background is the last class.
+
+    Args:
+        channels: of the features.
+        num_classes: K, without background.
+        convs: how many convolutions.
+        linears: how many hidden linear layers.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, convs: int, linears: int) -> None:
+        super().__init__()
+        hidden = 1024
+        widths = [channels * BOX_SIZE**2] + [hidden] * linears
+        self.convs = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+            )
+            for _ in range(convs)
+        )
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.cls = nn.Linear(hidden, num_classes + 1)
+        self.reg = nn.Linear(hidden, num_classes * 4)
+        for block in self.convs:
+            nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
+        for linear in self.linears:
+            nn.init.xavier_uniform_(linear.weight)
+        nn.init.normal_(self.cls.weight, std=0.01)
+        nn.init.normal_(self.reg.weight, std=0.001)
+        for linear in (*self.linears, self.cls, self.reg):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, 7, 7) -> logits (N, K + 1) and deltas (N, K, 4)."""
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        x = x.flatten(1)
+        for linear in self.linears:
+            x = F.relu(linear(x))
+        return self.cls(x), self.reg(x).unflatten(1, (-1, 4))
+
+
+class MaskHead(nn.Module):
+    """Features of regions to a 28×28 mask for each class (arXiv 1703.06870)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+        for conv in (*self.convs, self.upsample, self.logits):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, 14, 14) -> logits (N, K, 28, 28)."""
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return self.logits(F.relu(self.upsample(x)))

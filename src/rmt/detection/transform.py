@@ -1,0 +1,128 @@
+"""From images of any size to one normalised batch, and targets with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmt.resize import keep_ratio, resize_bytes
+
+# On grey levels, as the release's pipelines count: ImageNet's mean and deviation.
+_MEAN = (123.675, 116.28, 103.53)
+_STD = (58.395, 57.12, 57.375)
+_DIVISOR = 32
+
+Target = Mapping[str, Tensor]
+
+
+@dataclass
+class Batch:
+    """Normalised images on one canvas, and what each was before.
+
+    Attributes:
+        pixels: (B, 3, H, W), zero right of and below each image.
+        sizes: (B, 2), height and width of each resized image.
+        padded: (B, 2), the same rounded up to whole multiples of 32.
+        originals: (B, 2), height and width of the image as given.
+        scales: (B, 4), resized over original size for x, y, x, y; float32.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    padded: Tensor
+    originals: Tensor
+    scales: Tensor
+
+
+class Transform:
+    """Resize, normalise and pad as the release's COCO test pipeline.
+
+    Images are brought to whole grey levels first and resized as OpenCV does, so that a picture
+    read from a file gives the release's tensor bit for bit.
+
+    Args:
+        min_size: length of the short side after resizing.
+        max_size: the long side stays within it.
+    """
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        if not 1 <= min_size <= max_size:
+            raise ValueError(
+                f"min_size {min_size} and max_size {max_size} must be positive, min not above max"
+            )
+        self.min_size, self.max_size = min_size, max_size
+
+    def size_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
+        """Return height and width that ``image`` (3, h, w) gets."""
+        height, width = image.shape[1:]
+        if not resize:
+            return height, width
+        return keep_ratio(height, width, short=self.min_size, long=self.max_size)
+
+    def canvas_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
+        """Return the same rounded up to whole multiples of 32."""
+        height, width = self.size_of(image, resize=resize)
+        return -(-height // _DIVISOR) * _DIVISOR, -(-width // _DIVISOR) * _DIVISOR
+
+    def batch(self, images: Sequence[Tensor], *, like: Tensor, resize: bool = True) -> Batch:
+        """Put images on one canvas, as large as the largest needs.
+
+        Args:
+            images: each (3, h, w), RGB floats in 0..1.
+            like: a tensor of the batch's dtype and device.
+            resize: False where a data pipeline has chosen the sizes.
+        """
+        sizes = [self.size_of(x, resize=resize) for x in images]
+        padded = [self.canvas_of(x, resize=resize) for x in images]
+        height, width = (max(sides) for sides in zip(*padded, strict=True))
+        pixels = torch.stack(
+            [
+                F.pad(normalise(x.to(like.device), size), (0, width - size[1], 0, height - size[0]))
+                for x, size in zip(images, sizes, strict=True)
+            ]
+        )
+        device = like.device
+        sizes_ = torch.tensor(sizes, device=device)
+        originals = torch.tensor([x.shape[1:] for x in images], device=device)
+        # Divided in float64, kept in float32: so the release holds its scale factors.
+        scales = (sizes_.double() / originals).float().flip(1).repeat(1, 2)
+        padded_ = torch.tensor(padded, device=device)
+        return Batch(pixels.to(like.dtype), sizes_, padded_, originals, scales)
+
+    def targets(self, targets: Sequence[Target], batch: Batch) -> list[dict[str, Tensor]]:
+        """Scale boxes and masks from the given images to the batch's pixels.
+
+        Args:
+            targets: ``boxes`` (N, 4), ``labels`` (N,) and maybe ``masks`` (N, h, w).
+            batch: of the images that they belong to.
+        """
+        scaled = []
+        for i, target in enumerate(targets):
+            height, width = batch.sizes[i].tolist()
+            limit = torch.tensor([width, height] * 2, device=batch.scales.device)
+            boxes = target["boxes"].to(batch.scales) * batch.scales[i]
+            new = {
+                "boxes": boxes.clamp(min=0).minimum(limit.to(boxes.dtype)),
+                "labels": target["labels"].to(limit.device, torch.long),
+            }
+            if "masks" in target:
+                masks = target["masks"].to(limit.device, torch.uint8)[None]
+                if masks.shape[2:] != (height, width) and masks.numel():
+                    masks = F.interpolate(masks, size=(height, width), mode="nearest")
+                bottom, right = batch.padded[i, 0] - height, batch.padded[i, 1] - width
+                new["masks"] = F.pad(masks[0], (0, int(right), 0, int(bottom)))
+            scaled.append(new)
+        return scaled
+
+
+def normalise(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return ``image`` (3, h, w), floats in 0..1, resized to ``size``, normalised, float32."""
+    levels = (image * 255).round().clamp(0, 255).byte()
+    levels = resize_bytes(levels, *size).float()
+    mean = torch.tensor(_MEAN, device=image.device)[:, None, None]
+    std = torch.tensor(_STD, device=image.device)[:, None, None]
+    return (levels - mean) / std

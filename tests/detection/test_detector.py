@@ -1,0 +1,212 @@
+"""What any detector must do, whatever its head: shapes, batches, empty targets, bad input."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rmt.checkpoints import load
+from rmt.detection import HEADS, Detector, create_detector, from_config
+from rmt.detection.assign import Sampler
+
+CLASSES = 3
+
+
+@pytest.fixture(scope="module", params=list(HEADS))
+def detector(request: pytest.FixtureRequest) -> Detector:
+    torch.manual_seed(0)
+    model = create_detector(
+        request.param, "rmt_nano", num_classes=CLASSES, min_size=64, max_size=128
+    )
+    if hasattr(model, "rpn"):  # fewer regions: quicker, and as good here
+        model.rpn.limits = (40, 20)
+        model.sampler = Sampler(64, 0.25)
+    model.score_threshold = 0.0
+    model.max_detections = 15
+    return model.eval()
+
+
+def target(boxes: list[list[float]], labels: list[int], size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return a target whose masks fill their boxes."""
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = True
+    return {
+        "boxes": torch.tensor(boxes).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.long),
+        "masks": masks,
+    }
+
+
+def assert_trains(detector: Detector, images: list[Tensor], targets: list[dict]) -> None:
+    """Assert finite losses and gradients."""
+    losses = detector(images, targets)
+    total = sum(losses.values())
+    assert all(value.ndim == 0 for value in losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+    detector.zero_grad()
+
+
+@torch.no_grad()
+def test_detections_lie_in_each_image(detector: Detector) -> None:
+    images = [torch.rand(3, 50, 70), torch.rand(3, 90, 40)]
+    for image, found in zip(images, detector(images), strict=True):
+        height, width = image.shape[1:]
+        count = len(found["scores"])
+        assert 0 < count <= 15
+        assert found["boxes"].shape == (count, 4)
+        assert found["boxes"].min() >= 0
+        assert found["boxes"][:, 0::2].max() <= width + 1e-3
+        assert found["boxes"][:, 1::2].max() <= height + 1e-3
+        assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
+        assert set(found["labels"].tolist()) <= set(range(CLASSES))
+        if detector.has_masks:
+            assert found["masks"].shape == (count, height, width)
+            assert found["masks"].dtype == torch.bool
+        else:
+            assert "masks" not in found
+
+
+@torch.no_grad()
+def test_a_list_gives_what_its_images_give(detector: Detector) -> None:
+    images = [torch.rand(3, 50, 70), torch.rand(3, 90, 40), torch.rand(3, 50, 70)]
+    for together, image in zip(detector(images), images, strict=True):
+        (alone,) = detector([image])
+        torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(together["scores"], alone["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_losses_are_the_same_in_both_modes(detector: Detector) -> None:
+    # Up to drop path and batch statistics, which training mode is for; so only the names.
+    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 96)]
+    targets = [target([[4, 4, 40, 40]], [2], (64, 64)), target([], [], (64, 96))]
+    names = detector(images, targets).keys()
+    detector.train()
+    assert detector(images, targets).keys() == names
+    detector.eval()
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [],
+        [[10.0, 10, 11, 11]],
+        [[0.0, 0, 64, 64], [63.0, 63, 64, 64], [0.0, 0, 1, 1]],
+        [[float(x), y, x + 8, y + 8] for x in range(0, 50, 2) for y in range(0, 40, 2)],
+    ],
+    ids=["none", "one pixel", "on the border", "five hundred"],
+)
+def test_targets_train(detector: Detector, boxes: list) -> None:
+    labels = [i % CLASSES for i in range(len(boxes))]
+    assert_trains(detector, [torch.rand(3, 64, 64)], [target(boxes, labels, (64, 64))])
+
+
+@torch.no_grad()
+def test_a_tensor_is_a_list_of_equal_sizes(detector: Detector) -> None:
+    images = torch.rand(2, 3, 40, 40)
+    for one, two in zip(detector(images), detector(list(images)), strict=True):
+        assert torch.equal(one["boxes"], two["boxes"])
+
+
+@torch.no_grad()
+def test_nothing_found(detector: Detector) -> None:
+    detector.score_threshold = 1.0
+    (found,) = detector([torch.rand(3, 30, 40)])
+    detector.score_threshold = 0.0
+    assert found["boxes"].shape == (0, 4)
+    if detector.has_masks:
+        assert found["masks"].shape == (0, 30, 40)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (200, 3)])
+def test_images_of_any_size(detector: Detector, size: tuple[int, int]) -> None:
+    (found,) = detector([torch.rand(3, *size)])
+    assert torch.isfinite(found["boxes"]).all()
+
+
+def test_saved_and_read_back(detector: Detector, tmp_path) -> None:
+    detector.info = {"label_names": ["a", "b", "c"]}
+    detector.save_pretrained(tmp_path)
+    again = type(detector).from_pretrained(tmp_path)
+    assert again.info["label_names"] == ["a", "b", "c"]
+    assert again.config == detector.config
+    for key, value in detector.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    assert type(from_config(detector.config)) is type(detector)
+    assert type(load(tmp_path)) is type(detector)
+
+
+def test_target_masks_and_boxes_are_scaled_together(detector: Detector) -> None:
+    given = target([[10, 10, 30, 20]], [1], (32, 50))
+    batch = detector.batch([torch.rand(3, 32, 50)])
+    (scaled,) = detector.transform.targets([given], batch)
+    assert batch.sizes.tolist() == [[64, 100]]
+    assert scaled["boxes"].tolist() == [[20, 20, 60, 40]]
+    assert scaled["masks"].shape == (1, 64, 128)
+    y, x = scaled["masks"][0].nonzero().unbind(1)
+    assert (x.min(), y.min(), x.max(), y.max()) == (20, 20, 61, 41)
+
+
+GOOD = torch.rand(3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([], "at least one image"),
+        (GOOD, "put a single one in a list"),
+        ([GOOD, torch.rand(1, 32, 32)], r"image 1 has shape \(1, 32, 32\)"),
+        ([torch.zeros(3, 8, 8, dtype=torch.uint8)], "divide by 255"),
+        ([torch.rand(3, 8, 8) * 255], "expected 0..1"),
+        ([torch.full((3, 8, 8), torch.nan)], "expected 0..1"),
+    ],
+)
+def test_bad_images(detector: Detector, images: list, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        detector(images)
+
+
+def test_bad_targets(detector: Detector) -> None:
+    good = target([[1, 1, 9, 9]], [0], (32, 32))
+    wrong = [
+        ([good, good], "1 images but 2 targets"),
+        ([{"boxes": good["boxes"]}], "target 0 has no 'labels'"),
+        ([good | {"boxes": torch.zeros(1, 5)}], r"expected \(N, 4\)"),
+        ([good | {"boxes": torch.tensor([[5.0, 5, 5, 9]])}], "without area"),
+        ([good | {"labels": torch.tensor([CLASSES])}], "integers from 0 to 2"),
+    ]
+    if detector.has_masks:
+        wrong.append(([good | {"masks": torch.zeros(1, 8, 8)}], r"expected \(N, h, w\)"))
+    for targets, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            detector([GOOD], targets)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="did you mean 'mask_rcnn'"):
+        create_detector("mask-rcnn", "rmt_nano")
+    with pytest.raises(ValueError, match="num_classes is 0"):
+        create_detector("retinanet", "rmt_nano", num_classes=0)
+    with pytest.raises(ValueError, match="min not above max"):
+        create_detector("retinanet", "rmt_nano", min_size=900, max_size=100)
+
+
+def test_another_backbone() -> None:
+    model = create_detector("retinanet", "resnet18", num_classes=2, min_size=64, max_size=64)
+    (found,) = model.eval()([torch.rand(3, 64, 64)])
+    assert found["boxes"].shape[1] == 4
+
+
+def test_half_precision_under_autocast(detector: Detector) -> None:
+    images, targets = [torch.rand(3, 64, 64)], [target([[4, 4, 40, 40]], [2], (64, 64))]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = detector(images, targets)
+        with torch.no_grad():
+            (found,) = detector(images)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
