@@ -11,9 +11,11 @@ from skimage import data
 from torch import Tensor, nn
 
 from golden_rule import GOLDEN, golden_state, release_keys
+from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.release import rename
 from rmt.segmentation import RULES, Segmenter, create_segmenter
-from rmt.segmentation.inference import Inference, normalise, probabilities
+from rmt.segmentation.inference import normalise, probabilities
+from rmt.segmentation.recipe import Inference
 
 TOLERANCE = 1e-9
 LAYOUTS = {
@@ -72,8 +74,7 @@ def photo() -> Tensor:
 
 @pytest.fixture(scope="module")
 def image(photo: Tensor) -> Tensor:
-    options = Inference()
-    return normalise(photo, options.mean, options.std)[None].double()
+    return normalise(photo, IMAGENET_MEAN, IMAGENET_STD)[None].double()
 
 
 @torch.no_grad()

@@ -8,13 +8,13 @@ from rmt.segmentation import create_segmenter
 from rmt.segmentation.blocks import resize
 from rmt.segmentation.inference import (
     MULTI_SCALE,
-    Inference,
     normalise,
     probabilities,
     resize_photo,
     segment,
     sliding,
 )
+from rmt.segmentation.recipe import Inference
 
 
 class Position(nn.Module):
@@ -85,7 +85,7 @@ def test_scales_and_mirror_average_probabilities(model: nn.Module) -> None:
     for height, width in ((32, 50), (64, 100), (80, 124)):  # 0.5 and 1.25 of 64; ratio kept
         scaled = resize_photo(image, options, scale=height / 64)
         assert scaled.shape == (3, height, width)
-        x = normalise(scaled, options.mean, options.std)[None]
+        x = normalise(scaled, *model.channel_statistics)[None]
         views.append(resize(model(x), (45, 70)).softmax(dim=1))
         views.append(resize(model(x.flip(3)), (45, 70)).softmax(dim=1).flip(3))
     torch.testing.assert_close(probabilities(model, image, options), torch.cat(views).mean(dim=0))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.release import SEGMENTATION, variant_of_release
+from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter, create_segmenter
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
+    from PIL import Image
+
+    from rmt.engine import Engine
 
 __all__ = ["RULES", "TASK", "Segmenter", "config_of_release", "create_segmenter", "from_config"]
 
 TASK = Segmenter.task
 RULES = SEGMENTATION
+RECIPE = SegmentationRecipe
 from_config = Segmenter.from_config
 
 # A key that only this head has.
@@ -57,6 +66,63 @@ def config_of_release(
         "pretrained_cfg": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         **_names_and_colours(meta, num_classes),
     }
+
+
+def default_recipe(model: Segmenter) -> dict[str, Any]:
+    """Return a recipe to judge a model that brings none: the release's test, its transforms."""
+    mean, std = model.channel_statistics
+    wanted = {"head": model.architecture, "backbone": model.config["model_args"]["backbone"]}
+    return {"task": TASK, "model": wanted, "data": {"mean": list(mean), "std": list(std)}}
+
+
+def make(
+    recipe: SegmentationRecipe, *, model: Segmenter | None = None
+) -> tuple[Engine, LightningDataModule]:
+    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
+    # Imported here: loading weights needs neither data nor Lightning.
+    from rmt.segmentation.data import SegmentationData
+    from rmt.segmentation.task import SegmentationTask
+
+    data = SegmentationData(recipe)
+    return SegmentationTask(recipe, data.classes, model=model), data
+
+
+def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from a picture to plain values; see :mod:`rmt.segmentation.predict`."""
+    from rmt.segmentation.predict import predictor
+
+    return predictor(model, **options)
+
+
+def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str, str]:
+    """Write the pictures of a test; see :mod:`rmt.segmentation.pictures`."""
+    from rmt.segmentation.pictures import draw
+
+    return draw(model, recipe, folder)
+
+
+def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
+    from rmt.segmentation.predict import pixels
+
+    return pixels(model, picture)
+
+
+def example(recipe: SegmentationRecipe) -> Image.Image:
+    """Return one test image of the recipe's data."""
+    from rmt.segmentation.sources import open_splits
+
+    splits = open_splits(recipe.data)
+    return (splits.test or splits.val).image(0)
+
+
+def save_prediction(
+    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+) -> dict[str, Any]:
+    """Write the label map and the overlay into ``out`` (if given); return the JSON record."""
+    from rmt.segmentation.predict import save_prediction
+
+    return save_prediction(result, picture, out, stem)
 
 
 def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.resize import keep_ratio, resize_bytes
 from rmt.segmentation.blocks import resize
+from rmt.segmentation.recipe import Inference
+from rmt.segmentation.segmenter import Segmenter
 
 #: Scales of the usual multi-scale test.
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
-@dataclass(frozen=True)
-class Inference:
-    """How images are brought to a segmenter; the defaults are the release's test on ADE20K.
-
-    Attributes:
-        short: pixels of the shorter side after resizing; 0 keeps the image's size.
-        long: upper bound of the longer side.
-        window: side of square windows, overlapping, whose logits are averaged; 0 for the whole
-            image at once.
-        stride: pixels between windows.
-        scales: factors on ``short`` and ``long``; probabilities are averaged over them.
-        flip: average with the mirrored image too.
-        mean: of each channel, for values in 0..1.
-        std: likewise.
-    """
-
-    short: int = 512
-    long: int = 2048
-    window: int = 0
-    stride: int = 0
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        if self.window and not 0 < self.stride <= self.window:
-            raise ValueError(
-                f"stride {self.stride} with window {self.window}: it must be 1 to the window's "
-                "side, else pixels are left out"
-            )
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales {self.scales}: give at least one positive factor")
-        if self.short < 0 or (self.short and self.long < self.short):
-            raise ValueError(f"short {self.short}, long {self.long}: expected 0 <= short <= long")
-
-
 @torch.no_grad()
-def probabilities(model: nn.Module, image: Tensor, options: Inference | None = None) -> Tensor:
+def probabilities(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
     """Return the probability of each class at each pixel of an image.
 
     Logits go to the resized image's size and from there to the original one, two bilinear steps
     as in mmseg 0.13; then softmax.
 
     Args:
-        model: a segmenter, in eval mode.
+        model: in eval mode; it knows the mean and spread of its channels.
         image: (C, H, W), uint8.
         options: how to go about it.
 
@@ -72,16 +35,19 @@ def probabilities(model: nn.Module, image: Tensor, options: Inference | None = N
     options = options or Inference()
     weight = next(model.parameters())
     size = image.shape[1:]
-    total, views = 0, 0
+    total: Tensor | None = None
+    views = 0
     for scale in options.scales:
         scaled = resize_photo(image, options, scale=scale)
-        x = normalise(scaled.to(weight.device), options.mean, options.std).to(weight.dtype)[None]
+        x = normalise(scaled.to(weight.device), *model.channel_statistics).to(weight.dtype)[None]
         for flipped in (False, True) if options.flip else (False,):
             logits = segment(model, x.flip(3) if flipped else x, options)
             seen = resize(logits, size).softmax(dim=1)
-            total = total + (seen.flip(3) if flipped else seen)
+            seen = seen.flip(3) if flipped else seen
+            total = seen if total is None else total.add_(seen)
             views += 1
-    return (total / views)[0]
+    assert total is not None
+    return total.div_(views)[0]
 
 
 def segment(model: nn.Module, images: Tensor, options: Inference) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rmt.hub import Pretrained
 from rmt.necks import FPN, Backbone
+from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.segmentation.blocks import resize
 from rmt.segmentation.semantic_fpn import SemanticFPNHead
 from rmt.segmentation.upernet import AuxiliaryHead, UperNetHead
@@ -81,6 +82,12 @@ class Segmenter(Pretrained, nn.Module):
             "num_classes": self.num_classes,
             "model_args": self._args | {"backbone_options": kept},
         }
+
+    @property
+    def channel_statistics(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of each channel, of images scaled to 0..1."""
+        cfg = self.info.get("pretrained_cfg", {})
+        return cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Segmenter:

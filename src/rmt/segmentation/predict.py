@@ -1,0 +1,110 @@
+"""A segmenter's answer to one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rmt.segmentation.classes import ADE20K, colours
+from rmt.segmentation.inference import normalise, probabilities, resize_photo
+from rmt.segmentation.overlay import draw_overlay, save_labels
+from rmt.segmentation.recipe import Inference
+from rmt.segmentation.segmenter import Segmenter
+
+
+def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from a picture to its label map and the area of each class.
+
+    The function gives ``{"size": [h, w], "labels": (h, w) uint8, "classes": {name: {"label",
+    "pixels", "share", "colour"}}}``, classes by falling area, those that do not occur left out.
+
+    Args:
+        model: in eval mode.
+        **options: fields of :class:`rmt.segmentation.recipe.Inference` to change, such as
+            ``window=512, stride=341`` or ``scales=(0.5, 1.0, 1.5), flip=True``; the others are
+            those that the weights were judged with.
+
+    Raises:
+        ValueError: for an option that does not exist, or of a value that makes no sense.
+    """
+    how = test_options(model, **options)
+    names, shades = label_names(model), palette(model)
+
+    def predict(image: Image.Image) -> dict[str, Any]:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        labels = probabilities(model, pixels, how).argmax(dim=0).byte().cpu().numpy()
+        present, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {
+            "size": list(labels.shape),
+            "labels": labels,
+            "classes": {
+                names[label]: {
+                    "label": int(label),
+                    "pixels": int(count),
+                    "share": round(float(count / labels.size), 6),
+                    "colour": shades[label].tolist(),
+                }
+                for label, count in zip(present[order], counts[order], strict=True)
+            },
+        }
+
+    return predict
+
+
+def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    image = resize_photo(image, test_options(model))
+    shown = Image.fromarray(image.permute(1, 2, 0).numpy())
+    return normalise(image, *model.channel_statistics), shown
+
+
+def test_options(model: Segmenter, **options: Any) -> Inference:
+    """Return how the weights were judged, with some fields changed."""
+    kept = model.info.get("recipe", {}).get("test", {})
+    try:
+        return replace(Inference(**kept), **options)
+    except TypeError as error:
+        known = ", ".join(Inference.__dataclass_fields__)
+        raise ValueError(f"unknown option of a segmenter: {error} (known: {known})") from error
+
+
+test_options.__test__ = False  # type: ignore[attr-defined]  # no pytest function
+
+
+def label_names(model: Segmenter) -> list[str]:
+    """Return class names: the weights' own, ADE20K's for 150 classes, else numbers."""
+    if names := model.info.get("label_names"):
+        return list(names)
+    return list(ADE20K) if model.num_classes == 150 else [str(i) for i in range(model.num_classes)]
+
+
+def palette(model: Segmenter) -> np.ndarray:
+    """Return a colour (K, 3) for each class: the weights' own, or distinct ones."""
+    own = model.info.get("palette")
+    return np.array(own, dtype=np.uint8) if own else colours(model.num_classes)
+
+
+def save_prediction(
+    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+) -> dict[str, Any]:
+    """Write the label map and the overlay into ``out`` (if given); return the JSON record."""
+    record = {"size": result["size"], "labels_png": None, "classes": result["classes"]}
+    if out is None:
+        return record
+    found = result["classes"]
+    size = 1 + max(entry["label"] for entry in found.values())
+    names, shades = [""] * size, np.zeros((size, 3), dtype=np.uint8)
+    for name, entry in found.items():
+        names[entry["label"]], shades[entry["label"]] = name, entry["colour"]
+    record["labels_png"] = str(save_labels(result["labels"], out / f"{stem}_labels.png", shades))
+    draw_overlay(picture, result["labels"], out / f"{stem}.png", names=names, palette=shades)
+    return record

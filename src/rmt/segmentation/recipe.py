@@ -1,0 +1,127 @@
+"""What a segmentation recipe may say, with its defaults; no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rmt.recipes.schema import Recipe
+
+
+@dataclass(kw_only=True)
+class Model:
+    """The network.
+
+    Attributes:
+        head: ``semantic_fpn`` or ``upernet``.
+        backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
+        checkpoint: start from these weights (anything ``rmt.load`` reads): a classifier's for the
+            backbone, or a segmenter's for everything that fits.
+        channels: width of the head; null takes the published one.
+        drop_path_rate: stochastic depth; null takes the variant's.
+        freeze: parameters whose names begin with one of these stay as they are.
+    """
+
+    head: str = "semantic_fpn"
+    backbone: str = "rmt_s"
+    checkpoint: str | None = None
+    channels: int | None = None
+    drop_path_rate: float | None = None
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Where images and masks are, and how they are shown.
+
+    Attributes:
+        format: ``ade20k``, ``cityscapes``, ``voc`` (their published layouts), ``folder``
+            (``images/``, ``masks/`` and ``classes.txt``), or ``auto`` to look at ``root``.
+        root: folder of the data set.
+        zero_is_unlabelled: in the ``folder`` layout, mask value 0 is ignored and 1 is the first
+            class, as in ADE20K.
+        val_fraction: share of the training images held out where the data brings no split.
+        crop: side of the square shown to the network in training, in pixels.
+        mean: per channel, of images scaled to 0..1.
+        std: likewise.
+        batch: images a device and a step.
+        workers: loading processes a device; -1 takes the spare cores.
+        repeats: show each training image so many times in one pass, cut and varied anew; for few
+            images that are larger than the crop.
+        max_errors: unreadable training images tolerated in a pass; each is named in the log.
+    """
+
+    format: Literal["auto", "ade20k", "cityscapes", "voc", "folder"] = "auto"
+    root: str = ""
+    zero_is_unlabelled: bool = False
+    val_fraction: float = 0.1
+    crop: int = 512
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    batch: int = 16
+    workers: int = -1
+    repeats: int = 1
+    max_errors: int = 100
+
+
+@dataclass(kw_only=True)
+class Augment:
+    """How a training image and its mask are varied; the defaults are the release's.
+
+    Attributes:
+        scale: smallest and largest factor on the test size (``test.short``, ``test.long``).
+        one_class_at_most: share of a crop that one class may fill; ten tries are made.
+        flip: probability of a mirror image.
+        flip_vertical: probability of turning it upside down.
+        photometric: vary brightness, contrast, saturation and hue, each with probability ½.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    one_class_at_most: float = 0.75
+    flip: float = 0.5
+    flip_vertical: float = 0.0
+    photometric: bool = True
+
+
+@dataclass(kw_only=True, frozen=True)
+class Inference:
+    """How a whole image is segmented; the defaults are the release's test on ADE20K.
+
+    Attributes:
+        short: pixels of the shorter side after resizing; 0 keeps the image's size.
+        long: upper bound of the longer side.
+        window: side of square windows, overlapping, whose logits are averaged; 0 for the whole
+            image at once.
+        stride: pixels between windows.
+        scales: factors on the test size; probabilities are averaged over them.
+        flip: average with the mirrored image too.
+    """
+
+    short: int = 512
+    long: int = 2048
+    window: int = 0
+    stride: int = 0
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window and not 0 < self.stride <= self.window:
+            raise ValueError(
+                f"stride {self.stride} with window {self.window}: it must be 1 to the window's "
+                "side, else pixels are left out"
+            )
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales {self.scales}: give at least one positive factor")
+        if self.short < 0 or (self.short and self.long < self.short):
+            raise ValueError(f"short {self.short}, long {self.long}: expected 0 <= short <= long")
+
+
+@dataclass(kw_only=True)
+class SegmentationRecipe(Recipe):
+    """A whole segmentation run."""
+
+    task: str = "segmentation"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    test: Inference = field(default_factory=Inference)
