@@ -111,6 +111,8 @@ class Run:
         strategy: Lightning's name: ``auto``, ``ddp``, ``fsdp2`` ...
         precision: Lightning's name: ``32-true``, ``bf16-mixed``, ``64-true``.
         accumulate: batches a step.
+        global_batch: images a step over all devices; batches are accumulated up to it, on however
+            few devices, and ``accumulate`` is not used. 0 leaves it to the other numbers.
         compile: run the network through ``torch.compile``.
         checkpointing: recompute blocks in the backward pass to save memory.
         sync_batchnorm: one batch norm over all devices.
@@ -128,6 +130,7 @@ class Run:
     strategy: str = "auto"
     precision: str = "32-true"
     accumulate: int = 1
+    global_batch: int = 0
     compile: bool = False
     checkpointing: bool = False
     sync_batchnorm: bool = True
