@@ -1,0 +1,233 @@
+"""What a recipe would do, found without touching its data: size, cost, schedule, memory."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from rmt.engine import accumulation, learning_rate, peak_lr
+from rmt.model import Block
+from rmt.recipes import as_dict
+from rmt.recipes.schema import Recipe, Schedule
+from rmt.train import load_recipe
+
+# Where the data are not looked at: classes, and training images of ImageNet-1K, COCO 2017 (those
+# with a box) and ADE20K.
+_CLASSES = {"classification": 1000, "detection": 80, "segmentation": 150}
+_IMAGES = {"classification": 1_281_167, "detection": 117_266, "segmentation": 20_210}
+_GIB = 2**30
+
+
+def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe a run as plain JSON values.
+
+    Args:
+        name: a shipped recipe or a YAML file.
+        overrides: ``--key.sub value`` words.
+
+    Returns:
+        ``params``; ``macs``, multiply-accumulates of one forward pass of ``input`` (``macs_of``
+        says of what: a detector's regions depend on the image, so its body and neck are counted);
+        ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its first step) or ``steps`` and
+        ``lr_per_step``; ``batch``, images a step over all devices, and ``devices``,
+        ``accumulated``, ``peak_lr``; ``memory_gib`` a device (see :func:`memory`); ``assumed``,
+        what was taken for what only the data or the machine know; ``recipe``, every field.
+
+    Raises:
+        ValueError: for a mistake in the recipe.
+    """
+    recipe = load_recipe(name, overrides)
+    run = recipe.trainer
+    world = (1 if run.devices == "auto" else run.devices) * run.num_nodes
+    accumulated = accumulation(recipe, world)
+    batch = recipe.data.batch * world * accumulated
+    classes = getattr(recipe.model, "num_classes", None) or _CLASSES[recipe.task]
+    task = importlib.import_module(f"rmt.{recipe.task}.task")
+    with torch.device("meta"):
+        model = task.new_model(recipe, tuple(map(str, range(classes))))
+    measured, size = _part_to_measure(model, recipe)
+    return {
+        "title": recipe.title,
+        "params": sum(p.numel() for p in model.parameters()),
+        "macs": macs(measured, size),
+        "macs_of": "all" if measured is model else "body and neck",
+        "input": list(size),
+        "batch": batch,
+        "devices": world,
+        "accumulated": accumulated,
+        "peak_lr": peak_lr(recipe, batch),
+        **_schedule(recipe, peak_lr(recipe, batch), max(1, _IMAGES[recipe.task] // batch)),
+        "memory_gib": memory(model, measured, size, recipe),
+        "assumed": _assumptions(recipe, classes),
+        "published": dict(recipe.published.numbers),
+        "recipe": as_dict(recipe),
+    }
+
+
+def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
+    """Return :func:`plan`'s answer as text; ``only_recipe`` gives its YAML, as a file may hold."""
+    recipe = yaml.safe_dump(described["recipe"], sort_keys=False)
+    if only_recipe:
+        return recipe
+    length = "epochs" if "epochs" in described else "steps"
+    rates = described["lr_per_epoch" if length == "epochs" else "lr_per_step"]
+    height, width = described["input"]
+    one = described["recipe"]["data"]["batch"]
+    kept = described["memory_gib"]
+    parts = ", ".join(f"{key} {value:.2f}" for key, value in kept.items() if key != "total")
+    return "\n".join(
+        [
+            described["title"],
+            f"parameters  {described['params']:,}",
+            f"MACs        {described['macs'] / 1e9:.3f} G for one image of {height}x{width} "
+            f"({described['macs_of']})",
+            f"batch       {described['batch']} images a step = {one} x {described['devices']} devices "
+            f"x {described['accumulated']} accumulated",
+            f"{length:<11} {described[length]}",
+            f"peak rate   {described['peak_lr']:.6g}",
+            f"memory      {kept['total']:.1f} GiB a device: {parts}",
+            "            (an estimate: tensors counted, no workspace, no fragmentation)",
+            f"assumed     {'; '.join(described['assumed']) or 'nothing'}",
+            "",
+            picture(list(rates.values()), f"learning rate over {described[length]} {length}"),
+            "",
+            recipe,
+        ]
+    )
+
+
+@torch.no_grad()
+def macs(model: nn.Module, size: tuple[int, int]) -> int:
+    """Return multiply-accumulates of one image of ``size``, by torch's counter.
+
+    Matrix products and convolutions count, the two products of attention included; norms,
+    activations and softmax do not.
+    """
+    was_training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(_image(model, size))
+    model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def memory(
+    model: nn.Module, measured: nn.Module, size: tuple[int, int], recipe: Recipe
+) -> dict[str, float]:
+    """Estimate what a training step holds on each device, in GiB.
+
+    Weights with gradients, AdamW's two moments and the weight average are four bytes a number.
+    Activations are those that autograd would keep for one image of ``size`` (caught by its hooks
+    while ``measured`` runs on shapes alone, in two bytes a number where the precision is 16 bits),
+    times the batch; with checkpointing, the blocks' inputs instead of what is inside them. Sharding
+    over devices and the workspace of kernels are left out.
+    """
+    numbers = sum(p.numel() for p in model.parameters())
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parts = {
+        "weights": 4 * numbers,
+        "gradients": 4 * learned,
+        "optimizer": 8 * learned,
+        "average": 4 * numbers if recipe.average.decay else 0,
+        "activations": _activations(model, measured, size, recipe) * recipe.data.batch,
+    }
+    parts["total"] = sum(parts.values())
+    return {name: round(value / _GIB, 3) for name, value in parts.items()}
+
+
+def picture(values: Sequence[float], title: str, *, width: int = 60, height: int = 8) -> str:
+    """Return a text curve of ``values``, the title above it."""
+    count = len(values)
+    width = min(width, count)
+    columns = [values[(i * count) // width] for i in range(width)]
+    top = max(values) or 1.0
+    levels = [math.ceil(value / top * height) for value in columns]
+    rows = [
+        f"{top * row / height:>10.2e} |" + "".join("█" if at >= row else " " for at in levels)
+        for row in range(height, 0, -1)
+    ]
+    return "\n".join([title, *rows, " " * 11 + "+" + "-" * width])
+
+
+def _part_to_measure(model: nn.Module, recipe: Recipe) -> tuple[nn.Module, tuple[int, int]]:
+    """Return what has a cost that no image decides, and the size of the image it is shown."""
+    if recipe.task == "detection":
+        return nn.Sequential(model.backbone, model.neck), (800, 1280)  # as the paper counts
+    side = recipe.data.input_size if recipe.task == "classification" else recipe.data.crop
+    return model, (side, side)
+
+
+def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:
+    schedule: Schedule = recipe.schedule
+    if bool(schedule.epochs) == bool(schedule.steps):
+        raise ValueError(
+            f"schedule.epochs is {schedule.epochs} and schedule.steps {schedule.steps}: "
+            "exactly one of them must say how long the run is"
+        )
+    if schedule.epochs:
+        unit, count, shown = steps_per_epoch, schedule.epochs, range(schedule.epochs)
+    else:
+        unit, count = 1, schedule.steps
+        shown = range(0, count, max(1, count // 320))
+    rates = {str(at): learning_rate(schedule, peak, at * unit, steps_per_epoch) for at in shown}
+    if schedule.epochs:
+        return {"epochs": count, "lr_per_epoch": rates}
+    return {"steps": count, "lr_per_step": rates}
+
+
+def _assumptions(recipe: Recipe, classes: int) -> list[str]:
+    assumed = []
+    if not getattr(recipe.model, "num_classes", None):
+        assumed.append(f"{classes} classes")
+    if recipe.trainer.devices == "auto":
+        assumed.append("one device a machine for trainer.devices auto")
+    if recipe.schedule.epochs and recipe.schedule.warmup_steps:
+        assumed.append(f"{_IMAGES[recipe.task]:,} training images")
+    return assumed
+
+
+def _activations(
+    model: nn.Module, measured: nn.Module, size: tuple[int, int], recipe: Recipe
+) -> int:
+    """Return bytes that autograd keeps for one image."""
+    width = 2 if "16" in recipe.trainer.precision else 8 if "64" in recipe.trainer.precision else 4
+    owned = {id(p) for p in measured.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # a storage's address names it as long as it lives
+    inputs = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in owned and tensor.is_floating_point():
+            # A tensor kept twice, by the operation before and behind it, exists once.
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes() // tensor.element_size() * width
+            alive.append(tensor)
+        return tensor
+
+    def count_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal inputs
+        inputs += args[0].numel() * width
+
+    if recipe.trainer.checkpointing:
+        model.set_grad_checkpointing()
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.register_forward_pre_hook(count_input)
+    measured.train()
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        measured(_image(measured, size, batch=2))
+    # Two images, since batch norm in training refuses one where a map has a single token.
+    return (sum(kept.values()) + inputs) // 2
+
+
+def _image(model: nn.Module, size: tuple[int, int], *, batch: int = 1) -> Tensor:
+    return torch.zeros(batch, 3, *size, device=next(model.parameters()).device)

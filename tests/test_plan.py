@@ -1,0 +1,92 @@
+"""`rmt train RECIPE --dry-run` and `--print_config`: every shipped recipe, and the numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import rmt
+import rmt_cli
+from rmt import plan as planning
+from rmt.plan import plan, show
+from rmt.recipes import list_recipes
+
+LOGS = json.loads((Path(__file__).parent / "golden" / "lr_schedule.json").read_text())
+
+
+QUICK = ("imagenet/rmt_t", "small/", "ade20k/semantic_fpn_rmt_t", "coco/retinanet_rmt_t")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name.startswith(QUICK) else pytest.mark.slow)
+        for name in list_recipes()
+    ],
+)
+def test_every_recipe_is_described_without_its_data(name: str) -> None:
+    described = plan(name, ["--data.root", "/nowhere"])
+    assert described["recipe"]["data"]["root"] == "/nowhere"
+    assert described["params"] > 1e5
+    assert described["macs"] > 1e6
+    assert described["memory_gib"]["total"] > 0
+    assert yaml.safe_load(show(described, only_recipe=True)) == described["recipe"]
+    text = show(described)
+    assert f"{described['params']:,}" in text
+    assert json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.parametrize(
+    ("row", "params"),
+    [("rmt_t", 14_334_216), ("rmt_s_tl", 27_480_240)],
+)
+def test_rows_as_the_command_writes_them(row: str, params: int, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    assert rmt_cli.main(["train", f"imagenet/{row}", "--dry-run", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["params"] == params
+    assert found["batch"] == 2048
+    assert found["epochs"] == len(found["lr_per_epoch"])
+    for epoch, logged in enumerate(LOGS[row]):
+        if logged is not None:
+            assert found["lr_per_epoch"][str(epoch)] == pytest.approx(logged, rel=1e-9, abs=0)
+
+
+def test_devices_and_machines_multiply() -> None:
+    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch 32 --trainer.global_batch 0"
+    found = plan("imagenet/rmt_t", words.split())
+    assert (found["devices"], found["batch"]) == (16, 512)
+    assert found["peak_lr"] == 5e-4
+    assert "one device" not in " ".join(found["assumed"])
+
+
+def test_macs_count_the_same_on_every_kernel() -> None:
+    model = rmt.create_model("rmt_nano", 10).train()
+    on_cpu = planning.macs(model, (64, 64))
+    assert model.training
+    with torch.device("meta"):
+        assert planning.macs(rmt.create_model("rmt_nano", 10), (64, 64)) == on_cpu
+    linear = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1, groups=1))
+    assert planning.macs(linear, (10, 10)) == 10 * 10 * 8 * 27
+
+
+def test_checkpointing_and_half_precision_need_less() -> None:
+    words = ["--model.name", "rmt_nano", "--trainer.precision"]
+    whole, half = (plan("imagenet/rmt_t", [*words, p]) for p in ("32-true", "bf16-mixed"))
+    ahead = plan("imagenet/rmt_t", [*words, "32-true", "--trainer.checkpointing", "true"])
+    kept = [found["memory_gib"]["activations"] for found in (whole, half, ahead)]
+    assert kept[1] == pytest.approx(kept[0] / 2, abs=2e-3)
+    assert kept[2] < 0.5 * kept[0]
+    assert whole["memory_gib"]["average"] == whole["memory_gib"]["weights"]
+
+
+def test_a_run_without_a_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"schedule\.epochs is 300 and schedule\.steps 7"):
+        plan("imagenet/rmt_t", ["--schedule.steps", "7"])
+
+
+def test_the_picture_has_the_curve() -> None:
+    lines = planning.picture([0.0, 1.0, 2.0], "title", height=2).splitlines()
+    assert lines == ["title", "  2.00e+00 |  █", "  1.00e+00 | ██", "           +---"]
