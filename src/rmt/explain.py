@@ -147,7 +147,7 @@ def draw_attention(
             share[None, None].float(), size=(image.height, image.width), mode="bilinear"
         )[0, 0]
         axis.imshow(image.convert("L"), cmap="gray")
-        axis.imshow(heat / heat.max().clamp_min(1e-12), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+        axis.imshow((heat / heat.max().clamp_min(1e-12)).numpy(), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
         axis.set_title(f"{name}: {share.shape[0]}x{share.shape[1]}")
     for axis in axes:
         axis.set_axis_off()
@@ -165,7 +165,7 @@ def draw_decay(model: nn.Module, path: str | Path, *, size: int = 15) -> Path:
         for column, axis in enumerate(axes[row]):
             axis.set_axis_off()
             if column < attn.num_heads:
-                axis.imshow(maps[column], vmin=0, vmax=1, cmap="viridis")
+                axis.imshow(maps[column].numpy(), vmin=0, vmax=1, cmap="viridis")
                 gamma = torch.tensor(attn.log_decay[column]).exp()
                 axis.set_title(f"γ={gamma:.3f}", fontsize=7)
     figure.suptitle(f"decay with Manhattan distance, {size}x{size} tokens; a row a stage")
