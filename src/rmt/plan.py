@@ -90,8 +90,8 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
             f"parameters  {described['params']:,}",
             f"MACs        {described['macs'] / 1e9:.3f} G for one image of {height}x{width} "
             f"({described['macs_of']})",
-            f"batch       {described['batch']} images a step = {one} x {described['devices']} devices "
-            f"x {described['accumulated']} accumulated",
+            f"batch       {described['batch']} images a step = {one} x {described['devices']} "
+            f"devices x {described['accumulated']} accumulated",
             f"{length:<11} {described[length]}",
             f"peak rate   {described['peak_lr']:.6g}",
             f"memory      {kept['total']:.1f} GiB a device: {parts}",
