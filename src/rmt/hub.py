@@ -5,6 +5,7 @@ The folder of a classifier is also what timm reads (``timm.create_model("local-d
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import tempfile
@@ -47,6 +48,11 @@ class Pretrained:
         """Return task, config, info and package version: everything but the weights."""
         from_us = {"task": self.task, "rmt_version": __version__}
         return from_us | self.config | getattr(self, "info", {})
+
+    def fuse(self) -> Self:
+        """Return the exact inference form of this model, folded by :func:`rmt.deploy.fuse`."""
+        # By name: the folding knows the models, and they are built on this class.
+        return importlib.import_module("rmt.deploy").fuse(self)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if absent."""
@@ -94,7 +100,10 @@ class Pretrained:
             self.save_pretrained(folder)
             (Path(folder) / "README.md").write_text(model_card(self.describe()))
             commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
             )
         return str(commit)
 
