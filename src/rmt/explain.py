@@ -147,7 +147,8 @@ def draw_attention(
             share[None, None].float(), size=(image.height, image.width), mode="bilinear"
         )[0, 0]
         axis.imshow(image.convert("L"), cmap="gray")
-        axis.imshow((heat / heat.max().clamp_min(1e-12)).numpy(), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+        heat = (heat / heat.max().clamp_min(1e-12)).numpy()
+        axis.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1)
         axis.set_title(f"{name}: {share.shape[0]}x{share.shape[1]}")
     for axis in axes:
         axis.set_axis_off()
