@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +68,10 @@ def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]
 
 def test_options(model: Segmenter, **options: Any) -> Inference:
     """Return how the weights were judged, with some fields changed."""
-    kept = model.info.get("recipe", {}).get("test", {})
+    kept = model.info.get("recipe", {}).get("test", {})  # JSON made lists of tuples
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in (kept | options).items()}
     try:
-        return replace(Inference(**kept), **options)
+        return Inference(**fields)
     except TypeError as error:
         known = ", ".join(Inference.__dataclass_fields__)
         raise ValueError(f"unknown option of a segmenter: {error} (known: {known})") from error

@@ -1,0 +1,254 @@
+"""Train rmt_nano + Semantic FPN from a cold start on two small real sets, next to another network.
+
+The other one is segmentation-models-pytorch's FPN with timm's regnetx_002: as many multiply-
+accumulates in the encoder (0.15 G against 0.19 G at 192²), 3.6 times its parameters. Both have
+128-channel pyramids and 64-channel heads; data, augmentation, loss, optimizer, schedule, weight
+average and number of steps are equal, weights are random at the start, and the weights of the last
+step (averaged) are judged: nothing is chosen on test data.
+
+Data (made by this program from packages on this machine):
+  nuclei   stardist 0.9.2's 512x512 microscope image; left half for training, right half for test.
+           --nuclei FOLDER_OR_WHEEL (default: the installed package)
+  colin27  one head MRI, axial slices, with 116 AAL regions merged into 16 and background; slabs of
+           10 slices are left out for validation and test, with 2 unused slices around each.
+           Debian's package mricron-data.
+
+Run: python benchmarks/segmentation.py nuclei [--epochs 200] [--out runs/nuclei]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gzip
+import importlib.util
+import json
+import platform
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rmt.recipes import as_dict
+from rmt.segmentation.data import SegmentationData
+from rmt.segmentation.pictures import draw
+from rmt.segmentation.segmenter import pixel_loss
+from rmt.segmentation.task import SegmentationTask
+from rmt.train import load_recipe, quiet
+
+RESULTS = Path(__file__).parent / "results"
+MRICRON = Path("/usr/share/mricron/templates")
+ENCODER = "tu-regnetx_002"
+# AAL region names by their beginnings, first match first.
+REGIONS = {
+    "precentral": ("Precentral",),
+    "frontal": ("Frontal", "Olfactory", "Rectus", "Supp_Motor", "Rolandic"),
+    "insula": ("Insula",),
+    "cingulate": ("Cingulum",),
+    "medial temporal": ("Hippocampus", "ParaHippocampal", "Amygdala"),
+    "occipital": ("Calcarine", "Cuneus", "Lingual", "Occipital"),
+    "fusiform": ("Fusiform",),
+    "postcentral": ("Postcentral", "Paracentral"),
+    "parietal": ("Parietal", "SupraMarginal", "Angular"),
+    "precuneus": ("Precuneus",),
+    "caudate": ("Caudate",),
+    "putamen, pallidum": ("Putamen", "Pallidum"),
+    "thalamus": ("Thalamus",),
+    "temporal": ("Heschl", "Temporal"),
+    "cerebellum": ("Cerebelum",),
+    "vermis": ("Vermis",),
+}
+SLAB, GAP = 10, 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", choices=("nuclei", "colin27"))
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--nuclei", help="stardist wheel or package folder")
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    args = parser.parse_args()
+    out = args.out or Path("runs") / args.data
+    if args.data == "nuclei":
+        root = write_nuclei(out / "data", args.nuclei)
+        keys = {"data.crop": 128, "data.repeats": 32, "data.batch": 8, "augment.flip_vertical": 0.5}
+        epochs = args.epochs or 60
+    else:
+        root = write_colin27(out / "data")
+        keys = {"data.crop": 192, "data.batch": 8, "augment.scale": [0.8, 1.25], "augment.flip": 0}
+        epochs = args.epochs or 60
+    keys |= {"data.root": root, "model.backbone": "rmt_nano", "schedule.epochs": epochs}
+    keys |= {"trainer.evaluate_every": max(1, epochs // 10), "data.workers": 0}
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    recipe = load_recipe("small/segmentation", words)
+    rows = {}
+    for name in ("rmt_nano + Semantic FPN", f"smp FPN, {ENCODER}"):
+        rows[name] = run(recipe, out, None if name.startswith("rmt") else SmpFPN)
+        print(name, json.dumps({k: v for k, v in rows[name].items() if k != "history"}), flush=True)
+    record = {
+        "what": f"semantic segmentation from a cold start, {args.data}",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
+        "note": args.note,
+        "versions": {
+            module: importlib.import_module(module).__version__
+            for module in ("rmt", "torch", "timm", "lightning", "segmentation_models_pytorch")
+        },
+        "recipe": as_dict(recipe) | {"data": as_dict(recipe)["data"] | {"root": args.data}},
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"segmentation_{args.data}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def run(recipe, out: Path, kind: type[nn.Module] | None) -> dict:
+    """Train and test one network; return its numbers."""
+    L.seed_everything(recipe.seed, verbose=False)
+    data = SegmentationData(recipe)
+    model = None if kind is None else kind(len(data.classes))
+    task = SegmentationTask(recipe, data.classes, model=model)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=recipe.schedule.epochs,
+        check_val_every_n_epoch=recipe.trainer.evaluate_every,
+        gradient_clip_val=recipe.optimizer.clip_grad,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    started = time.monotonic()
+    with quiet():
+        trainer.fit(task, data)
+        seconds = time.monotonic() - started
+        found = trainer.test(task, data, verbose=False)[0]
+    test = {key.removeprefix("ema/"): value for key, value in found.items() if "ema/" in key}
+    if kind is None:
+        final = task.ema.module.eval()
+        final.info["label_names"] = list(data.classes)
+        final.save_pretrained(out)
+        draw(final, recipe, out)
+    return {
+        "params": sum(p.numel() for p in task.model.parameters()),
+        "seconds": round(seconds),
+        "steps": trainer.global_step,
+        "train_images": len(data.splits.train),
+        "test_images": len(data.splits.test),
+        "test": {key: round(value, 3) for key, value in test.items()},
+        "history": [
+            {"step": r["step"], "val_mIoU": round(r["ema/mIoU"], 3), "loss": round(r["loss"], 5)}
+            for r in task.history
+        ],
+    }
+
+
+class SmpFPN(nn.Module):
+    """segmentation-models-pytorch's FPN behind the calls that the training loop makes."""
+
+    channel_statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        import segmentation_models_pytorch as smp
+
+        self.num_classes = num_classes
+        self.net = smp.FPN(
+            ENCODER,
+            encoder_weights=None,
+            decoder_pyramid_channels=128,
+            decoder_segmentation_channels=64,
+            decoder_dropout=0.1,
+            classes=num_classes,
+        )
+
+    def forward(self, images: Tensor, labels: Tensor | None = None):
+        height, width = images.shape[2:]
+        padded = nn.functional.pad(images, (0, -width % 32, 0, -height % 32))
+        logits = self.net(padded)[:, :, :height, :width]
+        return logits if labels is None else {"loss_seg": pixel_loss(logits, labels)}
+
+
+def write_nuclei(root: Path, source: str | None) -> Path:
+    image, mask = (np.asarray(Image.open(file)) for file in _stardist_files(source))
+    low, high = np.percentile(image, (0.1, 99.9))
+    grey = ((image - low) / (high - low)).clip(0, 1) * 255
+    parts = {
+        "train": np.s_[:384, :256],
+        "val": np.s_[384:, :256],
+        "test": np.s_[:, 256:],
+    }
+    for part, at in parts.items():
+        _write(grey[at], mask[at] > 0, root, part, "nuclei")
+    (root / "classes.txt").write_text("background\nnucleus\n")
+    return root
+
+
+def _stardist_files(source: str | None) -> list:
+    names = ["stardist/data/images/img2d.tif", "stardist/data/images/mask2d.tif"]
+    if source and source.endswith(".whl"):
+        with zipfile.ZipFile(source) as wheel:
+            return [BytesIO(wheel.read(name)) for name in names]
+    if source is None:
+        spec = importlib.util.find_spec("stardist")
+        if spec is None:
+            raise SystemExit("stardist is not here: name its wheel with --nuclei")
+        source = str(Path(spec.origin).parent)
+    return [Path(source).parent / name for name in names]
+
+
+def write_colin27(root: Path) -> Path:
+    head, regions = (_volume(MRICRON / f"{name}.nii.gz") for name in ("ch2", "aal"))
+    table = np.zeros(256, dtype=np.uint8)
+    for line in (MRICRON / "aal.nii.txt").read_text().split("\n"):
+        if not line.strip():
+            continue
+        number, name, _ = line.split()
+        starts = [i for i, names in enumerate(REGIONS.values()) if name.startswith(names)]
+        table[int(number)] = 1 + starts[0]
+    labels = table[regions]
+    used = np.flatnonzero(labels.any(axis=(0, 1)))
+    for z in range(used[0], used[-1] + 1):
+        part = _part(z)
+        if part:
+            # Axis order x, y, z, from the left, the back and below: shown with the front on top.
+            _write(head[:, ::-1, z].T, labels[:, ::-1, z].T, root, part, f"slice_{z:03d}")
+    (root / "classes.txt").write_text("\n".join(["background", *REGIONS]) + "\n")
+    return root
+
+
+def _part(z: int) -> str | None:
+    held = {2: "val", 5: "test"}  # of every six slabs
+    own, below, above = (held.get(at // SLAB % 6) for at in (z, z - GAP, z + GAP))
+    return own or (None if below or above else "train")
+
+
+def _volume(path: Path) -> np.ndarray:
+    """Read the 8-bit voxels (x, y, z) of a NIfTI-1 file."""
+    content = gzip.decompress(path.read_bytes())
+    header = np.frombuffer(content[:348], dtype=np.uint8)
+    shape = header[40:56].view("<i2")[1:4]
+    assert header[70:72].view("<i2")[0] == 2, "expected 8-bit voxels"
+    start = int(header[108:112].view("<f4")[0])
+    return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape, order="F")
+
+
+def _write(image: np.ndarray, labels: np.ndarray, root: Path, part: str, stem: str) -> None:
+    for folder, pixels in (("images", image), ("masks", labels)):
+        path = root / folder / part / f"{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(pixels).astype(np.uint8)).save(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Time and peak memory of RMT-S + Semantic FPN on one image, over image sizes.
+
+Each size runs in a process of its own, so that the peak resident memory is that size's (Python and
+the libraries, about 0.5 GB, included). Time is the least over the repeats of ``model(image)`` on
+the CPU in float32, logits at image size included: by the clock, and the processor time of the
+process, which other work on the machine disturbs less.
+
+Run: python benchmarks/segmentation_scaling.py [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = [(512, 512), (768, 768), (1024, 1024), (1024, 2048), (1536, 1536), (2048, 2048)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--one", nargs=2, type=int, metavar=("H", "W"), help="one size, as JSON")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one, repeats=args.repeats)))
+        return
+    rows = []
+    for height, width in SIZES:
+        words = ["--one", str(height), str(width), "--repeats", str(args.repeats)]
+        done = subprocess.run(
+            [sys.executable, __file__, *words], check=True, capture_output=True, text=True
+        )
+        row = json.loads(done.stdout.splitlines()[-1])
+        share = row["cpu_seconds"] / (height * width / 1e6)
+        row["cpu_seconds_per_megapixel"] = round(share, 2)
+        rows.append(row)
+        print(row, flush=True)
+    import torch
+
+    import rmt
+
+    record = {
+        "what": "RMT-S + Semantic FPN, 150 classes, one image, float32, CPU",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {rows[0]['threads']} of {os.cpu_count()} cores",
+        "note": args.note,
+        "versions": {"rmt": rmt.__version__, "torch": torch.__version__},
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "segmentation_scaling.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure(height: int, width: int, *, repeats: int) -> dict:
+    import torch
+
+    from rmt.segmentation import create_segmenter
+
+    torch.manual_seed(0)
+    model = create_segmenter("semantic_fpn", "rmt_s").eval()
+    image = torch.randn(1, 3, height, width)
+    seconds, cpu_seconds = [], []
+    with torch.inference_mode():
+        for _ in range(repeats):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            model(image)
+            seconds.append(time.perf_counter() - started)
+            cpu_seconds.append(time.process_time() - cpu_started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "height": height,
+        "width": width,
+        "seconds": round(min(seconds), 2),
+        "cpu_seconds": round(min(cpu_seconds), 2),
+        "peak_gb": round(peak * 1024 / 1e9, 2),
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Train, evaluate, predict and resume through the functions behind the command."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rmt import recipes, report
+from rmt.checkpoints import load
+from rmt.predict import Predictor, predict_files
+from rmt.segmentation import RECIPE, Segmenter
+from rmt.segmentation.data import SegmentationData, TestReader, TrainReader, stack
+from rmt.segmentation.recipe import Data
+from rmt.segmentation.sources import open_splits
+from rmt.segmentation.task import SegmentationTask
+from rmt.segmentation.toy import SHAPES, toy
+from rmt.train import Interrupted, evaluate, fit, load_recipe
+
+ADE20K = [name for name in recipes.list_recipes() if name.startswith("ade20k/")]
+
+
+def tiny(root: Path, **keys: Any) -> Any:
+    """Return a recipe of a few seconds on a toy set."""
+    keys = {
+        "data.root": root,
+        "model.backbone": "rmt_nano",
+        "model.channels": 16,
+        "data.crop": 48,
+        "data.batch": 4,
+        "data.workers": 0,
+        "schedule.epochs": 4,
+        "schedule.warmup_epochs": 1,
+        "trainer.evaluate_every": 2,
+        "trainer.accelerator": "cpu",
+        **keys,
+    }
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    return load_recipe("small/segmentation", words)
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy(tmp_path_factory.mktemp("toy"), images=9)
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("run")
+    return out, fit(tiny(root), out)
+
+
+def test_fit_keeps_everything(run: tuple[Path, dict[str, Any]]) -> None:
+    out, metrics = run
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    assert {"mIoU", "mAcc", "aAcc", "IoU/ground"} <= set(metrics["test"])
+    assert [record["epoch"] for record in metrics["history"]] == [1, 3]
+    assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"] * 1.5
+    model = load(out)
+    assert isinstance(model, Segmenter)
+    assert model.info["label_names"] == list(SHAPES)
+
+
+def test_eval_needs_nothing_but_the_weights(run: tuple[Path, dict[str, Any]]) -> None:
+    out, metrics = run
+    assert evaluate(out) == metrics["test"]
+
+
+def test_report(run: tuple[Path, dict[str, Any]]) -> None:
+    shown = report.write(run[0])
+    assert "predictions.png" in shown
+    assert all((run[0] / "report" / name).stat().st_size > 0 for name in shown)
+
+
+def test_predict_files(run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path) -> None:
+    photos = sorted((root / "images" / "val").glob("*.jpg"))[:2]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    dot = tmp_path / "dot.png"
+    Image.new("L", (1, 1)).save(dot)
+    records = list(predict_files([*photos, broken, dot], run[0], out=tmp_path / "out"))
+    json.dumps(records)
+    assert [record["image"] for record in records] == [str(p) for p in (*photos, broken, dot)]
+    assert "broken.jpg" in records[2]["error"]
+    for photo, record in zip((*photos, dot), (*records[:2], records[3]), strict=True):
+        height, width = record["size"]
+        labels = pixels(record["labels_png"])
+        assert labels.shape == (height, width) == pixels(photo).shape[:2]
+        assert sum(found["pixels"] for found in record["classes"].values()) == labels.size
+        for name, found in record["classes"].items():
+            assert SHAPES[found["label"]] == name
+            assert (labels == found["label"]).sum() == found["pixels"]
+            assert found["share"] == pytest.approx(found["pixels"] / labels.size, abs=1e-6)
+        assert len(pixels(tmp_path / "out" / f"{photo.stem}.png")) > height
+
+
+def test_predictor_options(run: tuple[Path, dict[str, Any]]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    plain = Predictor.from_checkpoint(run[0])(image)
+    assert plain["labels"].shape == (50, 70)
+    options = {"window": 32, "stride": 16, "scales": (0.75, 1.0), "flip": True}
+    assert Predictor.from_checkpoint(run[0], **options)(image)["labels"].shape == (50, 70)
+    with pytest.raises(ValueError, match="unknown option of a segmenter"):
+        Predictor.from_checkpoint(run[0], widow=32)
+
+
+def test_resume_is_exact(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of the second of three epochs, and continued: the same weights."""
+    recipe = tiny(root, **{"schedule.epochs": 3, "trainer.evaluate_every": 1})
+    fit(recipe, tmp_path / "whole")
+    losses, seen = SegmentationTask.losses, []
+
+    def stop(task: SegmentationTask, batch: Any) -> dict[str, torch.Tensor]:
+        seen.append(task.global_step)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses(task, batch)
+
+    monkeypatch.setattr(SegmentationTask, "losses", stop)
+    with pytest.raises(Interrupted):
+        fit(recipe, tmp_path / "cut")
+    fit(recipe, tmp_path / "cut", resume=True)
+    assert seen == list(range(6))
+    ours, theirs = (
+        torch.load(tmp_path / kind / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for kind in ("cut", "whole")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.slow
+def test_two_processes_count_every_pixel_once(
+    run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path
+) -> None:
+    """Nine images of two sizes on two processes: no padding of the set, the same numbers."""
+    words = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--data.root", str(root)]
+    words += ["--checkpoint", str(run[0]), "--json", str(tmp_path / "eval.json")]
+    subprocess.run([sys.executable, "-m", "rmt_cli", "eval", *words], check=True, timeout=240)
+    assert json.loads((tmp_path / "eval.json").read_text())["metrics"] == run[1]["test"]
+
+
+@pytest.mark.parametrize("name", ADE20K)
+def test_ade20k_recipes(name: str) -> None:
+    recipe = recipes.resolve(RECIPE, recipes.read(name))
+    head, size = name.removeprefix("ade20k/").split("_rmt_")
+    assert (recipe.model.head, recipe.model.backbone) == (head, f"rmt_{size}")
+    assert recipe.data.crop == 512
+    assert recipe.data.batch == 16
+    assert (recipe.test.short, recipe.test.long, recipe.test.window) == (512, 2048, 0)
+    assert recipe.schedule.steps == {"semantic_fpn": 80_000, "upernet": 160_000}[head]
+    assert recipe.optimizer.lr == {"semantic_fpn": 1e-4, "upernet": 6e-5}[head]
+    assert recipe.published.numbers["mIoU"] > 46
+
+
+def test_seven_rows_are_published() -> None:
+    assert len(ADE20K) == 7
+
+
+def test_ade20k_recipe_trains_on_its_layout(tmp_path: Path) -> None:
+    """Two steps of a published recipe, made small, counted in steps and judged at the end."""
+    toy(tmp_path / "data", "ade20k", images=2)
+    keys = {
+        "data.root": tmp_path / "data",
+        "model.backbone": "rmt_nano",
+        "model.channels": 8,
+        "data.crop": 64,
+        "data.batch": 2,
+        "data.workers": 0,
+        "test.short": 64,
+        "schedule.steps": 2,
+        "schedule.warmup_steps": 1,
+        "trainer.evaluate_every": 2,
+        "trainer.accelerator": "cpu",
+    }
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    metrics = fit(load_recipe("ade20k/upernet_rmt_s", words), tmp_path / "run")
+    assert metrics["history"][-1]["step"] == 2
+    assert np.isfinite(metrics["test"]["mIoU"])
+
+
+def test_batch_without_labels_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    ignored = torch.full((4, 4), 255, dtype=torch.uint8)
+    labelled = torch.zeros(4, 4, dtype=torch.uint8)
+    image = torch.zeros(3, 4, 4)
+    with caplog.at_level(logging.WARNING):
+        stack([(image, ignored), (image, labelled)])
+        assert not caplog.messages
+        stack([(image, ignored), (image, ignored)])
+    assert "no pixel of a training batch is labelled" in caplog.text
+
+
+def test_unreadable_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toy(tmp_path, images=3)
+    (tmp_path / "images" / "train" / "train_1.jpg").write_bytes(b"no picture")
+    samples = open_splits(Data(root=str(tmp_path))).train
+    read = TrainReader(samples, lambda *pair: pair, max_errors=1)
+    with caplog.at_level(logging.WARNING):
+        image, _ = read(1)
+        assert torch.equal(image, read(2)[0])
+        assert TestReader(samples)(1) is None
+    assert caplog.text.count("train_1.jpg") == 2
+    with pytest.raises(ValueError, match=r"data\.max_errors=1 .*train_1\.jpg"):
+        read(1)
+
+
+def test_repeats_lengthen_a_pass(root: Path) -> None:
+    recipe = tiny(root, **{"data.repeats": 3})
+    data = SegmentationData(recipe)
+
+    class Loop:
+        global_rank, world_size, current_epoch = 0, 1, 0
+
+        class fit_loop:  # noqa: N801
+            class epoch_loop:  # noqa: N801
+                class batch_progress:  # noqa: N801
+                    class current:  # noqa: N801
+                        ready = 0
+
+    data.trainer = Loop()
+    assert len(data.train_dataloader()) == 3 * 9 // 4
