@@ -81,19 +81,15 @@ class Engine(L.LightningModule):
 
     def global_batch(self) -> int:
         """Return images a step over all devices and machines."""
-        run = self.recipe.trainer
-        return self.recipe.data.batch * run.accumulate * self.trainer.world_size
-
-    def peak_lr(self) -> float:
-        """Return the peak learning rate for this global batch."""
-        optimizer = self.recipe.optimizer
-        share = self.global_batch() / optimizer.reference_batch if optimizer.reference_batch else 1
-        return optimizer.lr * share
+        world = self.trainer.world_size
+        return self.recipe.data.batch * accumulation(self.recipe, world) * world
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the release's parameter groups, and the schedule as a step function."""
         recipe = self.recipe.optimizer
-        peak = self.peak_lr()
+        peak = peak_lr(self.recipe, self.global_batch())
+        if peak <= 0:
+            raise ValueError(f"optimizer.lr is {recipe.lr}; it must be positive")
         groups = parameter_groups(self.model, recipe.weight_decay, recipe.layer_decay)
         for group in groups:
             group["lr"] = peak * group.get("lr_scale", 1.0)
@@ -108,16 +104,22 @@ class Engine(L.LightningModule):
 
     def steps_per_epoch(self) -> int:
         """Return optimizer steps an epoch."""
-        batches = self.trainer.estimated_stepping_batches  # also makes the loop set up its data
-        if self.trainer.max_epochs and self.trainer.max_epochs > 0 and self.recipe.schedule.epochs:
-            return max(1, math.ceil(batches / self.trainer.max_epochs))
-        return max(1, math.ceil(self.trainer.num_training_batches / self.recipe.trainer.accumulate))
+        # Not `estimated_stepping_batches`: it fixes the loader's position before a resumed run
+        # has read its own.
+        batches = len(self.trainer.datamodule.train_dataloader())
+        return math.ceil(batches / accumulation(self.recipe, self.trainer.world_size))
 
     def on_fit_start(self) -> None:
-        """Raise the average's decay to the share that this global batch is of the reference."""
+        """Say the batch, and raise the average's decay to its share of the reference batch."""
+        world, batch = self.trainer.world_size, self.global_batch()
+        self.print(
+            f"{batch} images a step: {self.recipe.data.batch} x {world} devices x "
+            f"{accumulation(self.recipe, world)} accumulated; peak learning rate "
+            f"{peak_lr(self.recipe, batch):.6g}"
+        )
         average = self.recipe.average
         if self.ema and average.reference_batch:
-            self.ema.decay = average.decay ** (self.global_batch() / average.reference_batch)
+            self.ema.decay = average.decay ** (batch / average.reference_batch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this batch's randomness, whatever came before it."""
@@ -185,6 +187,30 @@ class Engine(L.LightningModule):
         self.best_weights, self.best_score = kept["best_weights"], kept["best_score"]
 
 
+def accumulation(recipe: Recipe, world: int) -> int:
+    """Return batches a step on ``world`` devices: as many as come nearest to the global batch.
+
+    Raises:
+        ValueError: if the recipe names both the global batch and a number of batches.
+    """
+    run = recipe.trainer
+    if not run.global_batch:
+        return run.accumulate
+    if run.accumulate != 1:
+        raise ValueError(
+            f"trainer.accumulate is {run.accumulate} and trainer.global_batch {run.global_batch}: "
+            "the one follows from the other; name one of them (--trainer.global_batch 0)"
+        )
+    return max(1, round(run.global_batch / (recipe.data.batch * world)))
+
+
+def peak_lr(recipe: Recipe, global_batch: int) -> float:
+    """Return the peak learning rate for ``global_batch`` images a step."""
+    optimizer = recipe.optimizer
+    share = global_batch / optimizer.reference_batch if optimizer.reference_batch else 1.0
+    return optimizer.lr * share
+
+
 def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of an optimizer step.
 
@@ -201,18 +227,19 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
         at, unit = float(step), float(steps_per_epoch)
     total = schedule.epochs * unit if schedule.epochs else float(schedule.steps)
     warm = max(schedule.warmup_epochs * unit, 0 if schedule.by_epoch else schedule.warmup_steps)
-    low = schedule.warmup_lr or peak * schedule.warmup_ratio
+    aim = peak
+    if schedule.shape == "poly":  # mmcv warms up to the falling curve, timm to its start
+        fall = (1 - min(at / total, 1.0)) ** schedule.power
+        aim = schedule.min_lr + (peak - schedule.min_lr) * fall
     if at < warm:
-        return low + (peak - low) * at / warm
+        low = schedule.warmup_lr or aim * schedule.warmup_ratio
+        return low + (aim - low) * at / warm
     if schedule.shape == "cosine":
         fall = 0.5 * (1 + math.cos(math.pi * min(at / total, 1.0)))
         return schedule.min_lr + (peak - schedule.min_lr) * fall
-    if schedule.shape == "poly":
-        fall = (1 - min(at / total, 1.0)) ** schedule.power
-        return schedule.min_lr + (peak - schedule.min_lr) * fall
     if schedule.shape == "step":
         return peak * schedule.factor ** sum(at >= m * unit for m in schedule.milestones)
-    return peak
+    return aim
 
 
 def parameter_groups(

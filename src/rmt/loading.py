@@ -59,14 +59,20 @@ class TrainBatches:
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def sampler(self) -> TrainBatches:
+        """Return this: Lightning looks for ``set_epoch`` on a batch sampler's sampler."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch; the loop calls it. A position set by :meth:`resume` is kept once."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def resume(self, epoch: int, batches_done: int) -> None:
-        """Continue ``epoch`` behind the batches that are done."""
-        self.epoch, self.start = epoch, batches_done
+        """Continue ``epoch`` behind the batches that are done, the next one if these are all."""
+        whole = batches_done >= self.length
+        self.epoch, self.start = (epoch + 1, 0) if whole else (epoch, batches_done)
 
     def __iter__(self) -> Iterator[list[Ticket]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))

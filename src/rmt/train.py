@@ -18,16 +18,18 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     ModelCheckpoint,
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from rmt import recipes
 from rmt.checkpoints import Weights, load, load_body, task_module
-from rmt.engine import Engine
+from rmt.engine import Engine, accumulation
 from rmt.hub import write_atomically
 from rmt.recipes.schema import Recipe, WeightAverage
 
@@ -36,6 +38,7 @@ _ADVICE = (
     ".*logging interval.*",
     ".*exists and is not empty.*",
     ".*treespec, LeafSpec.*",  # asked by Lightning of torch's pytree
+    ".*in eval mode at the start of training.*",  # the weight average is
 )
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -156,6 +159,7 @@ def evaluate(
             num_nodes=recipe.trainer.num_nodes,
             precision=recipe.trainer.precision,
             callbacks=[Progress()],
+            use_distributed_sampler=False,  # ours cut the data themselves, without padding
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -184,20 +188,17 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         mode="max",
         enable_version_counter=False,
     )
-    callbacks: list[Callback] = [
-        best,
-        KeepLast(out / LAST, run.save_every),
-        Throughput(),
-        Progress(),
-    ]
+    callbacks: list[Callback] = [Throughput(), Progress()]
     if run.patience:
         callbacks.append(EarlyStopping(f"val/{key}", mode="max", patience=run.patience))
+    # Last, for what it writes must hold what the others decided.
+    callbacks += [best, KeepLast(out / LAST, run.save_every)]
     if schedule.steps:
         every = run.evaluate_every or max(1, schedule.steps // 10)
-        evaluation = {"val_check_interval": every * run.accumulate, "check_val_every_n_epoch": None}
+        evaluation = {"val_check_interval": every, "check_val_every_n_epoch": None}
     else:
         evaluation = {"check_val_every_n_epoch": run.evaluate_every or 1}
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=run.accelerator,
         devices=run.devices,
         num_nodes=run.num_nodes,
@@ -205,7 +206,6 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         precision=run.precision,
         max_epochs=schedule.epochs or -1,
         max_steps=schedule.steps or -1,
-        accumulate_grad_batches=run.accumulate,
         gradient_clip_val=recipe.optimizer.clip_grad or None,
         sync_batchnorm=run.sync_batchnorm,
         use_distributed_sampler=False,  # our samplers cut the data themselves, without padding
@@ -217,57 +217,106 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
             TensorBoardLogger(str(out), name="logs", version="tensorboard"),
         ],
         callbacks=callbacks,
+        plugins=[WholeFiles()],
         **evaluation,
     )
+    # Known now: on how many devices.
+    trainer.accumulate_grad_batches = accumulation(recipe, trainer.world_size)
+    if schedule.steps:
+        trainer.val_check_interval *= trainer.accumulate_grad_batches
+    return trainer
 
 
-class KeepLast(Callback):
-    """Keep the state of the run in one file, replaced in one step, and stop cleanly on a signal.
+class WholeFiles(TorchCheckpointIO):
+    """Write a checkpoint beside its place, then move it there in one step.
 
-    The file is written at each epoch's end and evaluation, every ``every`` steps if that is not 0,
-    and when Ctrl-C or SIGTERM asks for a stop; then the running step is finished first. A second
+    Lightning's own writer goes through the system's temporary folder, and a move from another
+    disk can be cut in the middle.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
+        """Write one file; the one that was there stays until the new one is whole."""
+        assert storage_options is None
+        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+class KeepLast(Checkpoint):
+    """Keep the state of the run in one file, and stop cleanly on a signal.
+
+    The file is written at each epoch's end, behind each evaluation within an epoch, every
+    ``every`` steps if that is not 0, and when Ctrl-C or SIGTERM asks for a stop. It is written
+    only where a resumed run can take up the thread exactly: between two optimizer steps with no
+    evaluation between them, or at an epoch's end; a write that falls elsewhere waits. A second
     Ctrl-C stops at once.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self.asked: int | None = None
+        self._due = False
         self._before: dict[int, Any] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen for the two signals."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin a new epoch if the resumed one was whole; listen for the two signals."""
+        loop = trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current.ready
+        if loop.restarting and batches >= trainer.num_training_batches:
+            # A run counted in steps: Lightning would go on in the epoch that is over.
+            for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
+                progress.completed = progress.processed
+            loop.epoch_loop.restarting = False
+            loop.reset_restart_stage()
+            loop.epoch_loop.reset_restart_stage()
+        if any(stop.wait_count >= stop.patience for stop in trainer.early_stopping_callbacks):
+            trainer.should_stop = True  # it had stopped before it was cut off
+        # In place of Lightning, which would not finish the step.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._ask)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Give the signals back."""
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
 
+    on_exception = on_train_end
+
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, at: int
     ) -> None:
         """Save where the interval says so; stop if asked, on all processes in the same step."""
-        asked = self.asked is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            raise Interrupted(self.asked or signal.SIGTERM, self.path)
-        step = trainer.global_step
-        stepped = trainer.fit_loop.epoch_loop._should_accumulate() is False
-        if self.every and stepped and step % self.every == 0:
-            trainer.save_checkpoint(self.path, weights_only=False)
+        asked = self._all_asked(trainer)
+        stepped = (at + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and stepped and trainer.global_step % self.every == 0:
+            self._due = True
+        # Within an epoch counted in steps, an evaluation may follow this very batch.
+        loop = trainer.fit_loop.epoch_loop
+        judged = (
+            trainer.check_val_every_n_epoch is None
+            and (loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+        )
+        if (asked or self._due) and stepped and not judged and not trainer.is_last_batch:
+            self._save(trainer, asked)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save behind an evaluation within an epoch."""
-        if trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.path, weights_only=False)
+        """Remember to save behind an evaluation."""
+        self._due = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save behind an epoch."""
+        self._save(trainer, self._all_asked(trainer))
+
+    def _save(self, trainer: L.Trainer, asked: bool) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+        self._due = False
+        if asked:
+            raise Interrupted(self.asked or signal.SIGTERM, self.path)
+
+    def _all_asked(self, trainer: L.Trainer) -> bool:
+        asked = self.asked is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return asked
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked == signal.SIGINT and number == signal.SIGINT:
