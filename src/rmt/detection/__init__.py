@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rmt.detection.detector import Detector
 from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
+from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.retinanet import RetinaNet
 from rmt.release import DETECTION, variant_of_release
 from rmt.variants import nearest
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
+    from PIL import Image
+
+    from rmt.engine import Engine
 
 TASK = Detector.task
 #: Name in ``create_detector`` -> class.
@@ -20,6 +28,7 @@ HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
 }
 #: The release's names of a detector's tensors, and ours.
 RULES = DETECTION
+RECIPE = DetectionRecipe
 # A key that only this head has; its length tells the number of classes.
 _SENTINELS = {
     "retinanet": "bbox_head.retina_cls.weight",
@@ -113,3 +122,60 @@ def config_of_release(
             )
         config["label_names"] = [str(name) for name in names]
     return config
+
+
+def default_recipe(model: Detector) -> dict[str, Any]:
+    """Return a recipe to judge a model that brings none: the release's test on COCO."""
+    args = model.config["model_args"]
+    kept = {key: args[key] for key in ("backbone", "min_size", "max_size")}
+    return {"task": TASK, "model": {"head": model.architecture} | kept}
+
+
+def make(
+    recipe: DetectionRecipe, *, model: Detector | None = None
+) -> tuple[Engine, LightningDataModule]:
+    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
+    # Imported here: loading weights needs neither data nor Lightning.
+    from rmt.detection.data import DetectionData
+    from rmt.detection.task import DetectionTask
+
+    data = DetectionData(recipe)
+    return DetectionTask(recipe, data.splits, model=model), data
+
+
+def predictor(model: Detector, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from a picture to plain values; see :mod:`rmt.detection.predict`."""
+    from rmt.detection.predict import predictor
+
+    return predictor(model, **options)
+
+
+def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, str]:
+    """Write the pictures of a test; see :mod:`rmt.detection.pictures`."""
+    from rmt.detection.pictures import draw
+
+    return draw(model, recipe, folder)
+
+
+def pixels(model: Detector, picture: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
+    from rmt.detection.predict import pixels
+
+    return pixels(model, picture)
+
+
+def example(recipe: DetectionRecipe) -> Image.Image:
+    """Return one test image of the recipe's data."""
+    from rmt.detection.sources import open_splits
+
+    splits = open_splits(recipe.data)
+    return (splits.test or splits.val).image(0)
+
+
+def save_prediction(
+    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+) -> dict[str, Any]:
+    """Write the picture with its objects into ``out`` (if given); return the JSON record."""
+    from rmt.detection.predict import save_prediction
+
+    return save_prediction(result, picture, out, stem)

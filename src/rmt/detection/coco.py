@@ -1,0 +1,161 @@
+"""COCO JSON: the form that every data set takes here, and what may be wrong with one.
+
+A data set is a dict with ``images`` (id, file_name, height, width), ``annotations`` (id, image_id,
+category_id, bbox x y w h, area, iscrowd, maybe segmentation) and ``categories`` (id, name).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmt.hub import write_atomically
+
+_FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read and check a COCO JSON file.
+
+    Raises:
+        ValueError: if it is no JSON, a field is missing, an id occurs twice or leads nowhere, or a
+            box or mask is malformed; the message names the file, the entry's id and the field.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    return check(content, str(path))
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a data set as COCO JSON."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content)))
+
+
+def check(content: Any, name: str) -> dict[str, Any]:
+    """Return the data set ``content`` with ``area`` and ``iscrowd`` filled in where absent.
+
+    Args:
+        content: of a JSON file.
+        name: how to call it in errors.
+
+    Raises:
+        ValueError: as :func:`read`.
+    """
+    for part, fields in _FIELDS.items():
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise ValueError(f"{name} is no COCO file: it has no list {part!r}")
+        seen = set()
+        for i, entry in enumerate(content[part]):
+            for field in fields:
+                if field not in entry:
+                    which = f"id {entry['id']}" if "id" in entry else f"number {i}"
+                    raise ValueError(f"{name}: {part[:-1]} {which} has no {field!r}")
+            if entry["id"] in seen:
+                raise ValueError(f"{name}: {part[:-1]} id {entry['id']} occurs twice")
+            seen.add(entry["id"])
+    images = {entry["id"] for entry in content["images"]}
+    categories = {entry["id"] for entry in content["categories"]}
+    for entry in content["annotations"]:
+        where = f"{name}: annotation id {entry['id']}"
+        if entry["image_id"] not in images:
+            raise ValueError(f"{where} is of image {entry['image_id']}, which is not listed")
+        if entry["category_id"] not in categories:
+            raise ValueError(f"{where} is of category {entry['category_id']}, which is not listed")
+        box = entry["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            raise ValueError(f"{where} has bbox {box!r}; expected four numbers x, y, w, h")
+        _check_segmentation(entry.get("segmentation"), where)
+        entry.setdefault("iscrowd", 0)
+        entry.setdefault("area", box[2] * box[3])
+    return content
+
+
+def to_mask(segmentation: list | Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """Return polygons or a run-length code as a bitmap (H, W) of 0 and 1."""
+    from faster_coco_eval.core import mask as codec
+
+    if isinstance(segmentation, list):
+        code = codec.merge(codec.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        code = codec.frPyObjects(dict(segmentation), height, width)
+    else:
+        code = dict(segmentation)
+    return codec.decode(code)
+
+
+def to_rle(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Return bitmaps (N, H, W) as compressed run-length codes of plain JSON values."""
+    from faster_coco_eval.core import mask as codec
+
+    if not len(masks):
+        return []
+    codes = codec.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return [
+        {"size": [int(side) for side in code["size"]], "counts": _text(code["counts"])}
+        for code in codes
+    ]
+
+
+def assemble(
+    images: Iterable[Mapping[str, Any]],
+    objects: Iterable[Mapping[str, Any]],
+    classes: Iterable[str],
+) -> dict[str, Any]:
+    """Return a data set made of images, objects and class names, with ids given in order.
+
+    Args:
+        images: ``file_name``, ``height``, ``width``; ids count from 1.
+        objects: ``image_id`` (in that counting), ``label`` (index into ``classes``) and ``bbox``;
+            maybe ``segmentation`` and ``iscrowd``.
+        classes: category ids count from 1.
+    """
+    annotations = []
+    for i, entry in enumerate(objects, start=1):
+        own = {key: value for key, value in entry.items() if key != "label"}
+        own |= {"id": i, "category_id": entry["label"] + 1}
+        own.setdefault("iscrowd", 0)
+        own.setdefault("area", own["bbox"][2] * own["bbox"][3])
+        annotations.append(own)
+    return {
+        "images": [{"id": i, **entry} for i, entry in enumerate(images, start=1)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+
+
+def _check_segmentation(value: Any, where: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, list):
+        good = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in value)
+        if good:
+            return
+        raise ValueError(
+            f"{where} has a segmentation that is no list of polygons [x0, y0, x1, y1, ...] of at "
+            "least three points each"
+        )
+    if isinstance(value, dict) and {"size", "counts"} <= value.keys():
+        return
+    raise ValueError(
+        f"{where} has a segmentation of type {type(value).__name__}; expected polygons or a "
+        "run-length code with 'size' and 'counts'"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _text(counts: bytes | str) -> str:
+    return counts.decode() if isinstance(counts, bytes) else counts

@@ -1,0 +1,91 @@
+"""Data sets from one format into another."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rmt.detection import coco, voc, yolo
+from rmt.detection.recipe import Data
+from rmt.detection.sources import open_splits
+from rmt.variants import nearest
+
+FORMATS = ("coco", "voc", "yolo")
+
+
+def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "auto") -> list[Path]:
+    """Write a data set in another format, images included.
+
+    COCO's form keeps everything; YOLO's keeps boxes and single polygons; VOC's keeps boxes. The two
+    have no word for a crowd, so crowds are left out there.
+
+    Args:
+        source: folder of a data set in any format that training reads.
+        out: folder to write into; must not hold a data set.
+        to: ``coco``, ``voc`` or ``yolo``.
+        read_as: the source's format; ``auto`` looks at it.
+
+    Returns:
+        The folders of images that were written, one a part.
+
+    Raises:
+        ValueError: for an unknown format, a faulty source, or an ``out`` that is not empty.
+    """
+    out = Path(out)
+    if to not in FORMATS:
+        raise ValueError(f"unknown format {to!r}{nearest(to, FORMATS)}")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; name a new folder")
+    splits = open_splits(Data(format=read_as, root=str(source), keep_empty=True))
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if splits.val is splits.test:
+        del parts["val"]
+    folders = []
+    for part, samples in parts.items():
+        if samples is None:
+            continue
+        content = samples.only()
+        files = [samples.path(i) for i in range(len(samples))]
+        flat = content | {
+            "images": [
+                entry | {"file_name": Path(entry["file_name"]).name} for entry in content["images"]
+            ]
+        }
+        folder = write(out, flat, part, to=to)
+        for path in files:
+            shutil.copy2(path, folder / path.name)
+        folders.append(folder)
+    return folders
+
+
+def write(root: Path, content: Mapping[str, Any], part: str, *, to: str) -> Path:
+    """Write the annotations of one part in the layout that training reads.
+
+    Args:
+        root: of the data set.
+        content: in COCO's form, with bare file names.
+        part: ``train``, ``val`` or ``test``.
+        to: the format.
+
+    Returns:
+        The folder that the part's images belong into.
+    """
+    names = [entry["name"] for entry in content["categories"]]
+    folder = root / "images" / part
+    if to == "coco":
+        folder.mkdir(parents=True, exist_ok=True)
+        coco.write(root / "annotations" / f"{part}.json", dict(content))
+    elif to == "yolo":
+        folder.mkdir(parents=True, exist_ok=True)
+        yolo.write(root / "labels" / part, dict(content))
+        described = {"names": names} | {p: f"images/{p}" for p in ("train", "val", "test")}
+        (root / "data.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    else:
+        folder = root / part
+        voc.write(folder, dict(content))
+        (root / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    return folder

@@ -1,0 +1,114 @@
+"""A detector's answer to one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from rmt.detection.coco import to_mask, to_rle
+from rmt.detection.detector import Detector
+
+_FALLBACK = 0.05
+
+
+def predictor(model: Detector, *, score: float = _FALLBACK) -> Callable[[Image.Image], dict]:
+    """Return a function from a picture to its objects, best first.
+
+    The function gives ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score",
+    "label", "name", "mask"}, ...]}`` in the picture's pixels; ``mask`` is a COCO run-length code
+    and only there if the model has masks.
+
+    Args:
+        model: in eval mode.
+        score: objects must score above it.
+
+    Raises:
+        ValueError: if ``score`` is not within 0..1.
+    """
+    if not 0 <= score <= 1:
+        raise ValueError(f"score is {score}; a least score lies within 0..1")
+    names = label_names(model)
+    weight = next(model.parameters())
+
+    def predict(image: Image.Image) -> dict[str, Any]:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(weight.device)
+        before, model.score_threshold = model.score_threshold, score
+        try:
+            (found,) = model([pixels.float() / 255])
+        finally:
+            model.score_threshold = before
+        detections = [
+            {"box": box, "score": value, "label": label, "name": names[label]}
+            for box, value, label in zip(
+                found["boxes"].tolist(),
+                found["scores"].tolist(),
+                found["labels"].tolist(),
+                strict=True,
+            )
+        ]
+        if "masks" in found:
+            for entry, code in zip(detections, to_rle(found["masks"].cpu().numpy()), strict=True):
+                entry["mask"] = code
+        return {"size": [image.height, image.width], "detections": detections}
+
+    return predict
+
+
+def label_names(model: Detector) -> list[str]:
+    """Return class names: the weights' own, or numbers."""
+    return list(model.info.get("label_names") or map(str, range(model.num_classes)))
+
+
+def pixels(model: Detector, picture: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    batch = model.batch([image])
+    height, width = batch.sizes[0].tolist()
+    seen = batch.pixels[0, :, :height, :width]
+    low, high = seen.amin(), seen.amax()
+    return batch.pixels[0], to_pil_image((seen - low) / (high - low).clamp(min=1e-6))
+
+
+def draw_detections(
+    picture: Image.Image, detections: list[dict[str, Any]], *, least: float = 0.3
+) -> Image.Image:
+    """Return the picture with boxes, masks, names and scores of all objects above ``least``."""
+    shown = [entry for entry in detections if entry["score"] >= least]
+    canvas = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    if not shown:
+        return picture.copy()
+    colours = [colour_of(entry["label"]) for entry in shown]
+    if all("mask" in entry for entry in shown):
+        masks = [to_mask(entry["mask"], picture.height, picture.width) for entry in shown]
+        canvas = draw_segmentation_masks(
+            canvas, torch.from_numpy(np.stack(masks)).bool(), alpha=0.5, colors=colours
+        )
+    boxes = torch.tensor([entry["box"] for entry in shown]).round()
+    boxes[:, 2:] = boxes[:, 2:].maximum(boxes[:, :2])
+    labels = [f"{entry['name']} {100 * entry['score']:.0f}" for entry in shown]
+    canvas = draw_bounding_boxes(canvas, boxes, labels, colors=colours, width=2)
+    return Image.fromarray(canvas.permute(1, 2, 0).numpy())
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """Return a bright colour, far from those of neighbouring labels."""
+    hue = int(label * 0.618034 % 1 * 255)
+    red, green, blue = Image.new("HSV", (1, 1), (hue, 200, 255)).convert("RGB").getpixel((0, 0))
+    return red, green, blue
+
+
+def save_prediction(
+    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+) -> dict[str, Any]:
+    """Write the picture with its objects into ``out`` (if given); return the JSON record."""
+    if out is not None:
+        draw_detections(picture, result["detections"]).save(out / f"{stem}.png")
+    return result

@@ -1,0 +1,99 @@
+"""What a detection recipe may say, with its defaults; no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rmt.recipes.schema import Recipe
+
+
+@dataclass(kw_only=True)
+class Model:
+    """The network.
+
+    Attributes:
+        head: ``retinanet``, ``mask_rcnn`` or ``cascade_mask_rcnn``.
+        backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
+        checkpoint: start from these weights (anything ``rmt.load`` reads): a classifier's for the
+            backbone, or a detector's for everything that fits.
+        num_classes: for ``--dry-run``, which does not look at the data; null takes the data's.
+        min_size: short side of resized images,
+        max_size: or less, so that the long side stays within this.
+        regions: proposals of an image that the box and mask heads learn from, a quarter of them
+            with objects; fewer are quicker.
+        drop_path_rate: stochastic depth; null takes the variant's.
+        freeze: parameters whose names begin with one of these stay as they are.
+    """
+
+    head: str = "retinanet"
+    backbone: str = "rmt_s"
+    checkpoint: str | None = None
+    num_classes: int | None = None
+    min_size: int = 800
+    max_size: int = 1333
+    regions: int = 512
+    drop_path_rate: float | None = None
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Where images and boxes are, and which of them are shown.
+
+    Attributes:
+        format: ``coco`` (JSON), ``voc`` (one XML an image), ``yolo`` (one TXT an image), or
+            ``auto`` to look at ``root``.
+        root: folder of the data set.
+        val_fraction: share of the training images held out where the data brings no split.
+        keep_empty: also train on images without objects.
+        group_by_shape: put only upright or only lying images into a batch, to save padding.
+        batch: images a device and a step.
+        workers: loading processes a device; -1 takes the spare cores.
+        repeats: show each training image so many times in one pass, varied anew.
+        max_errors: unreadable training images tolerated in a pass; each is named in the log.
+    """
+
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    root: str = ""
+    val_fraction: float = 0.1
+    keep_empty: bool = False
+    group_by_shape: bool = True
+    batch: int = 2
+    workers: int = -1
+    repeats: int = 1
+    max_errors: int = 100
+
+
+@dataclass(kw_only=True)
+class Augment:
+    """How a training image is varied; the defaults are the release's 1x schedule.
+
+    Attributes:
+        flip: probability of a mirror image.
+        flip_vertical: probability of turning it upside down.
+        short_sides: short sides to choose from (long side within ``model.max_size``); empty for
+            ``model.min_size`` alone.
+        crop: probability of resizing to one of ``crop_short_sides`` and cutting out a part first.
+        crop_short_sides: short sides to choose from before the cut; empty keeps the image's size.
+        crop_size: smallest and largest side of the part, drawn for each side.
+        brightness: strength of random brightness and contrast; 0 for none.
+    """
+
+    flip: float = 0.5
+    flip_vertical: float = 0.0
+    short_sides: tuple[int, ...] = ()
+    crop: float = 0.0
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_size: tuple[int, int] = (384, 600)
+    brightness: float = 0.0
+
+
+@dataclass(kw_only=True)
+class DetectionRecipe(Recipe):
+    """A whole detection run."""
+
+    task: str = "detection"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)

@@ -1,0 +1,89 @@
+"""Tiny valid data sets in every format: discs and squares on noise, with boxes and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rmt.detection import coco
+from rmt.detection.formats import write
+
+SHAPES = ("disc", "square")
+
+
+def toy(
+    root: str | Path, layout: str = "coco", *, images: int = 6, size: tuple[int, int] = (64, 80)
+) -> Path:
+    """Write a data set of two classes in parts train and val, and return its folder.
+
+    Args:
+        root: folder to write into, made if absent.
+        layout: ``coco``, ``voc`` or ``yolo``.
+        images: in each part; the last one has no object, and in COCO's form the first has a crowd.
+        size: (height, width) of the images; every second one lies on its side.
+    """
+    root = Path(root)
+    for seed, part in enumerate(("train", "val")):
+        described, objects, pictures = [], [], []
+        for i in range(images):
+            height, width = size if i % 2 else size[::-1]
+            image, found = draw(1000 * seed + i, height, width, count=0 if i == images - 1 else 3)
+            name = f"{part}_{i}.png"
+            described.append({"file_name": name, "height": height, "width": width})
+            objects += [{"image_id": i + 1, **own} for own in found]
+            pictures.append((name, image))
+        if layout == "coco":
+            objects.append(_crowd(described[0]))
+        content = coco.assemble(described, objects, SHAPES)
+        folder = write(root, content, part, to=layout)
+        for name, image in pictures:
+            Image.fromarray(image).save(folder / name)
+    return root
+
+
+def draw(
+    seed: int, height: int, width: int, *, count: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return an image (H, W, 3) and its objects: ``label``, ``bbox``, ``segmentation``."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(60, 120, (height, width, 3)).astype(np.uint8)
+    y, x = np.mgrid[:height, :width]
+    objects = []
+    for _ in range(count):
+        label, radius = int(rng.integers(2)), int(rng.integers(8, max(9, min(height, width) // 4)))
+        cy, cx = (
+            int(rng.integers(radius, height - radius)),
+            int(rng.integers(radius, width - radius)),
+        )
+        dy, dx = abs(y + 0.5 - cy), abs(x + 0.5 - cx)
+        inside = dy**2 + dx**2 <= radius**2 if label == 0 else np.maximum(dy, dx) <= radius
+        noise = rng.integers(-20, 21, (int(inside.sum()), 3))
+        image[inside] = (np.array([(230, 70, 60), (60, 90, 230)][label]) + noise).clip(0, 255)
+        turns = np.linspace(0, 2 * np.pi, 16 if label == 0 else 4, endpoint=False)
+        reach = radius if label == 0 else radius * 2**0.5
+        start = 0 if label == 0 else np.pi / 4
+        outline = np.stack([cx + reach * np.cos(turns + start), cy + reach * np.sin(turns + start)])
+        objects.append(
+            {
+                "label": label,
+                "bbox": [cx - radius, cy - radius, 2 * radius, 2 * radius],
+                "segmentation": [outline.T.flatten().tolist()],
+            }
+        )
+    return image, objects
+
+
+def _crowd(image: dict[str, Any]) -> dict[str, Any]:
+    height, width = image["height"], image["width"]
+    mask = np.zeros((1, height, width))
+    mask[0, :10, :20] = 1
+    return {
+        "image_id": 1,
+        "label": 0,
+        "bbox": [0, 0, 20, 10],
+        "iscrowd": 1,
+        "segmentation": coco.to_rle(mask)[0],
+    }

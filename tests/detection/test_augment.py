@@ -1,0 +1,117 @@
+"""Boxes and masks follow the image through every variation."""
+
+import random
+
+import pytest
+import torch
+
+from rmt.detection.augment import TrainTransform, brightened, cropped, mirrored
+from rmt.detection.data import ShapedBatches
+from rmt.detection.recipe import Augment, Model
+from rmt.train import load_recipe
+
+
+def example(height: int = 60, width: int = 90) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return a black image with two white rectangles, their boxes and masks."""
+    boxes = torch.tensor([[10.0, 20, 40, 50], [50, 5, 80, 15]])
+    masks = torch.zeros(2, height, width, dtype=torch.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y0:y1, x0:x1] = 1
+    image = (masks.amax(dim=0) * 255).expand(3, -1, -1)
+    return image, {"boxes": boxes, "labels": torch.tensor([3, 5]), "masks": masks}
+
+
+def assert_consistent(image: torch.Tensor, target: dict[str, torch.Tensor], slack: float) -> None:
+    """Assert that each mask fills its box, and that the image is white there."""
+    assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
+    assert target["masks"].shape[1:] == image.shape[1:]
+    for box, mask in zip(target["boxes"], target["masks"], strict=True):
+        y, x = mask.nonzero().unbind(1)
+        tight = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        assert (tight - box).abs().max() <= slack
+        if mask.sum() > 60:  # of a smaller one most pixels lie on its border
+            assert image[0][mask.bool()].float().mean() > 150
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_mirror(axis: int) -> None:
+    image, target = example()
+    turned, new = mirrored(image, target, axis=axis)
+    assert_consistent(turned, new, 0)
+    back, old = mirrored(turned, new, axis=axis)
+    assert torch.equal(back, image)
+    assert torch.equal(old["boxes"], target["boxes"])
+
+
+def test_crop_keeps_what_is_inside() -> None:
+    random.seed(0)
+    for _ in range(30):
+        image, target = cropped(*example(), 20, 40)
+        assert 20 <= min(image.shape[1:]) <= max(image.shape[1:]) <= 40
+        assert_consistent(image, target, 0)
+
+
+def test_pipelines() -> None:
+    model = Model(min_size=48, max_size=100)
+    for augment in (
+        Augment(),
+        Augment(flip_vertical=0.5, short_sides=(32, 64), crop=0.5, crop_short_sides=(50, 70),
+                crop_size=(30, 45)),
+    ):  # fmt: skip
+        vary = TrainTransform(model, augment)
+        for seed in range(20):
+            random.seed(seed)
+            image, target = vary(*example())
+            assert max(image.shape[1:]) <= 100
+            if not augment.crop:
+                assert tuple(image.shape) == (3, 48, 72)
+            assert_consistent(image, target, 2.1)
+
+
+def test_no_objects() -> None:
+    empty = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.long),
+        "masks": torch.zeros(0, 60, 90, dtype=torch.uint8),
+    }
+    vary = TrainTransform(Model(min_size=48), Augment(flip=1, flip_vertical=1, crop=1))
+    image, target = vary(example()[0], empty)
+    assert target["masks"].shape == (0, *image.shape[1:])
+
+
+def test_multi_scale_recipe_is_the_release() -> None:
+    augment = load_recipe("coco/mask_rcnn_rmt_s_3x").augment
+    assert augment.short_sides == tuple(range(480, 801, 32))
+    assert (augment.crop, augment.crop_short_sides) == (0.5, (400, 500, 600))
+    assert (augment.crop_size, augment.flip) == ((384, 600), 0.5)
+
+
+def test_brightness() -> None:
+    random.seed(1)
+    image = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    values = {int(brightened(image, 0.3)[0, 0, 0]) for _ in range(20)}
+    assert len(values) > 5
+
+
+def test_batches_of_one_shape() -> None:
+    upright = [bool(i % 3 == 0) for i in range(40)]
+    batches = ShapedBatches(upright, 4, seed=1)
+    taken = list(batches)
+    assert len(taken) == len(batches) == 10
+    assert sorted(ticket[1] for batch in taken for ticket in batch) == list(range(40))
+    mixed = [len({upright[i] for _, i, _ in batch}) > 1 for batch in taken]
+    assert sum(mixed) <= 1
+    batches.resume(0, 4)
+    assert list(batches) == taken[4:]
+    batches.set_epoch(1)
+    assert list(batches) != taken
+
+
+def test_batches_of_two_processes_share_nothing() -> None:
+    upright = [i % 2 == 0 for i in range(20)]
+    parts = [
+        [t[1] for batch in ShapedBatches(upright, 2, seed=0, rank=r, world=2) for t in batch]
+        for r in range(2)
+    ]
+    assert len(parts[0]) == len(parts[1]) == 10
+    assert not set(parts[0]) & set(parts[1])
