@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from rmt.hub import find_weights, info_of, read_safetensors, write_safetensors
 from rmt.model import RMT, ManhattanAttention
-from rmt.release import Renamed, check_geometry, rename, variant_of_release
-from rmt.variants import Variant
+from rmt.release import Renamed, check_geometry, depths_of_release, rename
+from rmt.variants import VARIANTS, Variant
 
 Weights = Literal["raw", "ema"]
 _TASKS = ("classification", "detection", "segmentation")
@@ -32,7 +33,8 @@ def load(
     Args:
         source: a file of the release (classification, detection or segmentation), a
             ``.safetensors`` or training ``.ckpt`` of ours, a folder of ``save_pretrained`` or of a
-            training run, ``hf-hub:user/name``, or a state dict of the release already in memory.
+            training run, ``hf-hub:user/name``, or a state dict already in memory: the release's,
+            or that of a classifier of ours in a shape that a variant has.
         weights: ``"raw"`` or ``"ema"`` where a file holds both; None takes the published choice
             of a release file (EMA; raw for RMT-T) and the better one of our own.
         **overrides: arguments of the model to change, such as ``min_size`` of a detector.
@@ -86,13 +88,16 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path} was not read: it is damaged, or it asks to run code on loading "
-            f"({str(error).splitlines()[0]}). Only tensors and plain values are accepted"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # bytes of chance can raise anything in the unpickler
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, UnpicklingError) and wanted:
+            raise ValueError(
+                f"{path} was not read: it asks to run {wanted[1]!r} on loading, and only tensors "
+                "and plain values are accepted"
+            ) from error
+        raise ValueError(f"{path} is damaged or no checkpoint ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     return content
@@ -154,11 +159,14 @@ def _from_release(
 ) -> nn.Module:
     state, chosen = _choose_weights(content, weights, name)
     meta = content.get("meta", {}) if isinstance(content.get("meta"), dict) else {}
-    for task in map(task_module, _TASKS):
-        config = task.config_of_release(state, meta)
-        if config is not None:
-            break
-    else:
+    if ours := task_module("classification").config_of_ours(state):
+        return _build(dict(state), ours, overrides, name)
+    try:
+        configs = ((task, task.config_of_release(state, meta)) for task in map(task_module, _TASKS))
+        task, config = next(((task, found) for task, found in configs if found), (None, None))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if task is None:
         raise ValueError(f"{name}: its keys are of no known model, first {list(state)[:3]}")
     renamed = rename(state, task.RULES)
     description = config | {"source": Path(name).name, "weights": chosen}
@@ -172,23 +180,28 @@ def _choose_weights(
 ) -> tuple[Mapping[str, Tensor], str]:
     """Pick a state dict out of a release file, and say which it is."""
     if "state_dict" in content:  # detection and segmentation
-        return content["state_dict"], "raw"
+        return _tensors(content["state_dict"], name), "raw"
     holds = {"raw": content.get("model"), "ema": content.get("model_ema")}
     if not any(holds.values()):
-        bad = [key for key, value in content.items() if not isinstance(value, Tensor)]
-        if bad or not content:
-            raise ValueError(
-                f"{name} holds no weights: neither 'model', 'model_ema' nor 'state_dict' is among "
-                f"its entries {list(content)[:8]}, and they are no tensors"
-            )
-        return content, weights or "raw"
+        return _tensors(content, name), weights or "raw"
     # The published number is the best EMA epoch, but for RMT-T, whose average stayed behind.
-    tiny = variant_of_release(next(state for state in holds.values() if state)) == "rmt_t"
-    chosen = weights or ("raw" if tiny or not holds["ema"] else "ema")
+    first = _tensors(next(state for state in holds.values() if state), name)
+    tiny = depths_of_release(first) == VARIANTS["rmt_t"].depths
+    chosen = weights or ("raw" if (tiny and holds["raw"]) or not holds["ema"] else "ema")
     if not holds[chosen]:
         has = [kind for kind, state in holds.items() if state]
         raise ValueError(f"{name} holds no {chosen!r} weights; it has {has}")
-    return holds[chosen], chosen
+    return _tensors(holds[chosen], name), chosen
+
+
+def _tensors(state: Any, name: str) -> Mapping[str, Tensor]:
+    if isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values()):
+        return state
+    held = list(state)[:8] if isinstance(state, Mapping) else type(state).__name__
+    raise ValueError(
+        f"{name} holds no weights: names of tensors were expected, alone or under 'model', "
+        f"'model_ema' or 'state_dict', and there is {held}"
+    )
 
 
 def _build(

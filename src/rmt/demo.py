@@ -38,7 +38,8 @@ def run_demo(out: str | Path) -> int:
     for record in predict_files([folder], out, top=3, out=out / "predicted"):
         print(describe(record))
     print(
-        f"\nLook at {out / 'report'}: predictions.png, confusion.png, learning_curve.png, decay.png."
+        f"\nLook at {out / 'report'}: predictions.png, confusion.png, learning_curve.png, "
+        "decay.png, attention.png."
         "\nNext, with your own images (one folder a class):"
         "\n  rmt train small/folder --data.root YOUR_FOLDER"
         "\n  rmt predict YOUR_IMAGES --checkpoint runs/small/folder"

@@ -90,6 +90,34 @@ SEGMENTATION: tuple[Rule, ...] = (
     (r"auxiliary_head\.conv_seg\.(.+)", r"aux_head.classifier.conv.\1"),
     (r"auxiliary_head\.convs\.0\.(.+)", r"aux_head.conv.\1"),
 )
+
+
+def _roi(theirs: str, ours: str) -> Rule:
+    """Return the rule for a part of a box or mask head, with or without a stage's number."""
+    pattern = r"roi_head\.(bbox|mask)_head\.(?:(\d)\.)?" + theirs
+
+    def put(match: re.Match[str]) -> str:
+        kind = {"bbox": "box", "mask": "mask"}[match[1]]
+        return f"{kind}_heads.{match[2] or 0}." + match.expand(ours)
+
+    return pattern, put
+
+
+#: RetinaNet, Mask R-CNN and Cascade Mask R-CNN.
+DETECTION: tuple[Rule, ...] = (
+    *DENSE_BACKBONE,
+    *FPN,
+    (r"bbox_head\.(cls|reg)_convs\.(\d)\.conv\.(.+)", r"head.\1_convs.\2.\3"),
+    (r"bbox_head\.retina_(cls|reg)\.(.+)", r"head.\1.\2"),
+    (r"rpn_head\.rpn_(conv|cls|reg)\.(.+)", r"rpn.\1.\2"),
+    _roi(r"shared_convs\.(\d)\.conv\.(.+)", r"convs.\3.0.\4"),
+    _roi(r"shared_convs\.(\d)\.bn\.(.+)", r"convs.\3.1.\4"),
+    _roi(r"shared_fcs\.(\d)\.(.+)", r"linears.\3.\4"),
+    _roi(r"fc_(cls|reg)\.(.+)", r"\3.\4"),
+    _roi(r"convs\.(\d)\.conv\.(.+)", r"convs.\3.\4"),
+    _roi(r"upsample\.(.+)", r"upsample.\3"),
+    _roi(r"conv_logits\.(.+)", r"logits.\3"),
+)
 _GEOMETRY = re.compile(r"(?:backbone\.)?layers\.(\d+)\.Relpos\.(angle|decay)")
 
 
@@ -170,26 +198,36 @@ def _first_match(key: str, rules: list) -> str | None:
     return None
 
 
+def depths_of_release(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the number of blocks of each stage, () for what is no RMT of the release.
+
+    Args:
+        state: the release's tensors of any task, with or without ``backbone.`` before the names.
+    """
+    pattern = re.compile(r"(?:backbone\.)?" + _BLOCK + r"retention\..+")
+    blocks = {(int(m[1]), int(m[2])) for key in state if (m := pattern.fullmatch(key))}
+    stages = 1 + max((stage for stage, _ in blocks), default=-1)
+    return tuple(sum(s == stage for s, _ in blocks) for stage in range(stages))
+
+
 def variant_of_release(state: Mapping[str, Tensor]) -> str:
     """Return the registered variant whose depths and widths a release file has.
 
     Args:
-        state: the release's tensors of any task, with or without ``backbone.`` before the names.
+        state: as in :func:`depths_of_release`.
 
     Raises:
         ValueError: if it is the layout of December 2023, or no variant fits; the message says so.
     """
-    keys = [key.removeprefix("backbone.") for key in state]
-    blocks = sorted({(int(m[1]), int(m[2])) for k in keys if (m := re.match(_BLOCK, k))})
-    if not blocks:
-        raise ValueError("no key of the form layers.I.blocks.J.*: these are not RMT weights")
-    if not any(".ffn.dwconv." in key for key in keys):
+    depths = depths_of_release(state)
+    if not depths:
+        raise ValueError("no key of the form layers.I.blocks.J.retention: these are no RMT weights")
+    if not any(".ffn.dwconv." in key for key in state):
         raise ValueError(
             "this is the layout of December 2023 to June 2024 (no ffn.dwconv): a different, weaker "
             "model without rotation, without the convolution in the feed-forward and without the "
             "1024-wide head. Its weights cannot give the published numbers; use a file of June 2024"
         )
-    depths = tuple(sum(s == stage for s, _ in blocks) for stage in range(blocks[-1][0] + 1))
     prefix = "backbone." if any(key.startswith("backbone.") for key in state) else ""
     dims = tuple(
         state[f"{prefix}layers.{stage}.blocks.0.final_layer_norm.weight"].numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from rmt.classification.recipe import ClassificationRecipe
 from rmt.model import RMT
 from rmt.registry import default_cfgs
 from rmt.release import BACKBONE, CLASSIFIER, variant_of_release
+from rmt.variants import VARIANTS
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -52,6 +54,39 @@ def config_of_release(
             "aux_width": None if aux is None else aux.shape[1],
         },
         "pretrained_cfg": default_cfgs[name].cfgs[tag].to_dict(),
+    }
+
+
+def config_of_ours(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the configuration of a bare state dict of :class:`rmt.RMT`, or None if it is none.
+
+    It brings no description, so the variant is told by depths and widths alone.
+    """
+    stem = state.get("stem.0.weight", state.get("stem.proj.weight"))
+    blocks = [
+        key.split(".")
+        for key in state
+        if re.fullmatch(r"stages\.\d\.blocks\.\d+\.norm1\.weight", key)
+    ]
+    if stem is None or not blocks:
+        return None
+    stages = sorted({int(block[1]) for block in blocks})
+    depths = tuple(sum(int(block[1]) == stage for block in blocks) for stage in stages)
+    dims = tuple(len(state[f"stages.{stage}.blocks.0.norm1.weight"]) for stage in stages)
+    name = next((n for n, v in VARIANTS.items() if (v.depths, v.dims) == (depths, dims)), None)
+    if name is None:
+        return None
+    aux = state.get("aux_head.weight")
+    return {
+        "task": TASK,
+        "architecture": name,
+        "num_classes": len(state["head.fc.bias"]) if "head.fc.bias" in state else 0,
+        "model_args": {
+            "in_chans": stem.shape[1],
+            "token_labels": aux is not None,
+            "aux_width": None if aux is None else aux.shape[1],
+        },
+        "pretrained_cfg": next(iter(default_cfgs[name].cfgs.values())).to_dict(),
     }
 
 
