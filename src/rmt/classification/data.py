@@ -17,6 +17,7 @@ from torchvision import transforms as T
 
 from rmt.classification.recipe import Augment, ClassificationRecipe, Data
 from rmt.classification.sources import Samples, Splits, open_splits
+from rmt.classification.token_labels import CutTransform, LabelMaps
 from rmt.loading import ResumableLoader, SeededSamples, TestBatches, TrainBatches, make_loader
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,10 @@ class ClassificationData(L.LightningDataModule):
         )
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         batches.resume(self.trainer.current_epoch, progress.ready)
-        read = TrainReader(samples, train_transform(data, self.recipe.augment), data.max_errors)
+        token_labels, augment = self.recipe.token_labels, self.recipe.augment
+        maps = LabelMaps(token_labels.root, samples) if token_labels.root else None
+        transform = CutTransform(data, augment) if maps else train_transform(data, augment)
+        read = TrainReader(samples, transform, data.max_errors, maps=maps)
         dataset = SeededSamples(samples, read, seed=self.recipe.seed)
         return make_loader(dataset, batches, workers=data.workers)
 
@@ -70,18 +74,37 @@ class ClassificationData(L.LightningDataModule):
 
 
 class TrainReader:
-    """Read and vary a training image; an unreadable one is named in the log and replaced."""
+    """Read and vary a training image; an unreadable one is named in the log and replaced.
 
-    def __init__(self, samples: Samples, transform: Callable, max_errors: int) -> None:
+    With ``maps`` the transform also tells where it cut, and an image without its map is unreadable.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Callable,
+        max_errors: int,
+        *,
+        maps: LabelMaps | None = None,
+    ) -> None:
         self.samples, self.transform, self.max_errors = samples, transform, max_errors
+        self.maps = maps
         self.errors = 0
 
-    def __call__(self, index: int) -> tuple[Tensor, int]:
-        """Return an image and its label; the next readable one stands in for a damaged one."""
+    def __call__(self, index: int) -> tuple[Any, ...]:
+        """Return image and label, then map, box and mirroring where there are maps.
+
+        The next readable image stands in for a damaged one.
+        """
         for step in range(len(self.samples)):
             at = (index + step) % len(self.samples)
             try:
-                return self.transform(self.samples.image(at)), self.samples.labels[at]
+                varied = self.transform(self.samples.image(at))
+                label = self.samples.labels[at]
+                if self.maps is None:
+                    return varied, label
+                image, cut = varied
+                return image, label, self.maps[at], *cut
             except (ValueError, FileNotFoundError) as error:
                 self.errors += 1
                 log.warning("skipped: %s", error)

@@ -102,6 +102,30 @@ class Augment:
 
 
 @dataclass(kw_only=True)
+class TokenLabels:
+    """Token labelling (arXiv 2104.10858) for a model with ``model.token_labels``.
+
+    Attributes:
+        root: folder of label maps, ``CLASS/IMAGE.pt`` as the images lie in theirs; each a tensor
+            (2, k, h, w) of a teacher's k best logits and their classes over the whole image.
+        teacher: a timm model that labels each batch as the network sees it; in place of ``root``.
+        weights: the teacher's state dict (``.pth`` or ``.safetensors``); empty takes timm's own
+            weights, which are downloaded.
+        weight: of the tokens' loss beside the class token's.
+        class_target: what the image's own logits learn: its ``label``, or the ``map`` averaged
+            over the crop.
+        mix: alpha of MixToken; 0 for none.
+    """
+
+    root: str = ""
+    teacher: str = ""
+    weights: str = ""
+    weight: float = 0.5
+    class_target: Literal["label", "map"] = "label"
+    mix: float = 1.0
+
+
+@dataclass(kw_only=True)
 class ClassificationRecipe(Recipe):
     """A whole classification run."""
 
@@ -109,3 +133,4 @@ class ClassificationRecipe(Recipe):
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
+    token_labels: TokenLabels = field(default_factory=TokenLabels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -9,6 +11,14 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rmt.classification.recipe import ClassificationRecipe
+from rmt.classification.teacher import Teacher
+from rmt.classification.token_labels import (
+    dense_labels,
+    mixed_box,
+    on_stem,
+    smoothed,
+    token_losses,
+)
 from rmt.engine import Engine
 from rmt.model import RMT
 from rmt.registry import create_model
@@ -60,11 +70,14 @@ class ClassificationTask(Engine):
             }
         )
         self.confusion: dict[str, list[list[int]]] = {}
+        self.teacher = teacher_of(recipe, self.model) if model is None else None
         self._smooth = LabelSmoothingCrossEntropy(augment.smoothing)
         self._soft = SoftTargetCrossEntropy()
 
-    def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return the cross-entropy of a batch of images (B, 3, S, S) and labels (B,)."""
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the cross-entropy of a batch of images (B, 3, S, S), labels (B,) and maps."""
+        if self.model.aux_head is not None:
+            return self._token_losses(*batch)
         images, labels = batch
         if self.mixup is not None and len(images) % 2 == 0:
             images, targets = self.mixup(images, labels)
@@ -75,7 +88,37 @@ class ClassificationTask(Engine):
         self.log("accuracy", hit, prog_bar=True)
         return {"class": self._smooth(logits, labels)}
 
-    def score(self, weights: str, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _token_losses(self, images: Tensor, labels: Tensor, *cut: Tensor) -> dict[str, Tensor]:
+        recipe, classes = self.recipe.token_labels, self.model.num_classes
+        strides = self.model.variant.reductions
+        size = tuple(-(-side // strides[-1]) for side in images.shape[2:])
+        mixed = on_stem_too = None
+        if recipe.mix:
+            mixed = mixed_box(size, recipe.mix).to(images.device)
+            stem = tuple(-(-side // strides[0]) for side in images.shape[2:])
+            on_stem_too = on_stem(mixed, strides[-1] // strides[0], stem)
+
+        def labels_on(grid: tuple[int, int]) -> Tensor:
+            if self.teacher is not None:
+                return self.teacher.labels(images, grid)
+            maps, box, mirrored = cut
+            return dense_labels(maps, box, mirrored, classes=classes, size=grid)
+
+        if recipe.class_target == "label":
+            whole = smoothed(labels, classes, self.recipe.augment.smoothing)
+        else:
+            whole = labels_on((1, 1))[:, 0, 0]
+        logits, dense = self.network(images, on_stem_too)
+        return token_losses(
+            logits,
+            dense,
+            class_targets=whole,
+            dense_targets=labels_on(size),
+            weight=recipe.weight,
+            mixed=mixed,
+        )
+
+    def score(self, weights: str, model: nn.Module, batch: Sequence[Tensor]) -> None:
         """Count hits of a batch of images, labels and indices; an empty batch counts nothing."""
         images, labels, _ = batch
         if len(labels):
@@ -89,6 +132,30 @@ class ClassificationTask(Engine):
         self.confusion[weights] = confusion.tolist()
         percent = {name: 100 * value.item() for name, value in found.items()}
         return percent | {"images": float(confusion.sum())}
+
+
+def teacher_of(recipe: ClassificationRecipe, model: RMT) -> Teacher | None:
+    """Return the teacher that labels batches, or None where maps do it or no token is labelled.
+
+    Raises:
+        ValueError: if a model with token labels has neither maps nor a teacher, or both.
+    """
+    wanted, data = recipe.token_labels, recipe.data
+    if wanted.root and wanted.teacher:
+        raise ValueError("token_labels.root and token_labels.teacher are both set; name one")
+    named = wanted.root or wanted.teacher
+    if model.aux_head is None and named:
+        raise ValueError(f"{named!r} labels tokens; the model needs model.token_labels true")
+    if model.aux_head is not None and not named:
+        raise ValueError(
+            "model.token_labels is true: name label maps in token_labels.root, or a timm model in "
+            "token_labels.teacher"
+        )
+    if not wanted.teacher:
+        return None
+    return Teacher(
+        wanted.teacher, model.num_classes, weights=wanted.weights, mean=data.mean, std=data.std
+    )
 
 
 def new_model(recipe: ClassificationRecipe, classes: tuple[str, ...]) -> RMT:

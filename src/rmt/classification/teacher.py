@@ -1,0 +1,173 @@
+"""A trained timm model that labels every place of an image, for token labelling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import load_state_dict
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from rmt.classification.recipe import Data
+from rmt.classification.sources import Samples, open_splits
+from rmt.classification.token_labels import map_name
+from rmt.hub import write_atomically
+from rmt.variants import nearest
+
+log = logging.getLogger(__name__)
+
+
+class Teacher:
+    """A frozen classifier whose head is read at each place of its last map.
+
+    It is no module: it is neither trained, nor averaged, nor written into checkpoints.
+
+    Args:
+        name: a timm model whose ``forward_features`` gives a map.
+        num_classes: of the data, and of the teacher.
+        weights: its state dict, ``.pth`` or ``.safetensors``; empty takes timm's own weights.
+        mean: per channel, that the images it will see were normalised with.
+        std: likewise.
+
+    Raises:
+        ValueError: if timm does not know the model (the nearest is named), the weights do not fit,
+            or it gives tokens without places.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        *,
+        weights: str | Path = "",
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        if not timm.is_model(name):
+            raise ValueError(f"unknown teacher {name!r}{nearest(name, timm.list_models())}")
+        self.model = timm.create_model(name, pretrained=not weights, num_classes=num_classes)
+        if weights:
+            try:
+                self.model.load_state_dict(load_state_dict(str(weights), weights_only=True))
+            except (RuntimeError, OSError) as error:
+                raise ValueError(f"{weights} does not fit teacher {name!r}: {error}") from error
+        self.model.eval().requires_grad_(False)
+        cfg = self.model.pretrained_cfg
+        self.size: tuple[int, int] = cfg["input_size"][1:]
+        # Of pixels that another network's mean and std have normalised.
+        theirs, ours = (torch.tensor(v)[:, None, None] for v in (cfg["std"], std))
+        self.scale = ours / theirs
+        self.shift = (torch.tensor(mean) - torch.tensor(cfg["mean"]))[:, None, None] / theirs
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the head's answer at each place of the last map.
+
+        Args:
+            images: (B, 3, H, W), normalised as the constructor was told.
+
+        Returns:
+            (B, K, h, w), float32.
+        """
+        self.model.to(images.device)
+        images = images * self.scale.to(images) + self.shift.to(images)
+        found = self.model.forward_features(images)
+        if found.ndim != 4:
+            raise ValueError(
+                f"the teacher gives {tuple(found.shape)} instead of a map; choose one whose "
+                "features keep their places, such as a convolutional network"
+            )
+        last = found.shape[1] != self.model.num_features  # Swin and its kin
+        height, width = found.shape[1:3] if last else found.shape[2:]
+        if last:
+            each = found.flatten(0, 2)[:, None, None]
+        else:
+            each = found.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
+        # The head averages over places; of one place the average is the place itself.
+        answers = self.model.forward_head(each).float()
+        return answers.unflatten(0, (len(images), height, width)).permute(0, 3, 1, 2)
+
+    def labels(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the probabilities of each place on a grid of ``size``: (B, h, w, K)."""
+        with torch.autocast(images.device.type, enabled=False):
+            seen = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
+            probabilities = self.logits(seen).softmax(dim=1)
+        # Antialiasing makes a coarser grid an average; the finer one is plain bilinear.
+        return F.interpolate(probabilities, size, mode="bilinear", antialias=True).permute(
+            0, 2, 3, 1
+        )
+
+
+def write_maps(
+    teacher: Teacher,
+    samples: Samples,
+    folder: str | Path,
+    *,
+    side: int | None = None,
+    top: int = 5,
+    device: str = "cpu",
+) -> Iterator[Path]:
+    """Write the label map of each image that has none yet, and yield its path.
+
+    A map covers the whole picture, squeezed to a square. An unreadable picture is named in the log.
+
+    Args:
+        teacher: made for images of mean 0 and std 1.
+        samples: images with paths of the form ``CLASS/NAME.SUFFIX``.
+        folder: of the maps.
+        side: of the square that the teacher sees; None takes its own. 18 times its stride gives
+            maps of the TokenLabeling project's size.
+        top: how many classes of each place to keep.
+        device: where the teacher runs.
+    """
+    size = [side, side] if side else list(teacher.size)
+    for index in range(len(samples)):
+        path = Path(folder) / map_name(samples.name(index))
+        if path.is_file():
+            continue
+        try:
+            picture = samples.image(index)
+        except (ValueError, FileNotFoundError) as error:
+            log.warning("no label map: %s", error)
+            continue
+        picture = TF.resize(picture, size, TF.InterpolationMode.BICUBIC)
+        values, classes = teacher.logits(TF.to_tensor(picture)[None].to(device))[0].topk(top, dim=0)
+        # float16 would blur class numbers above 2048.
+        dtype = torch.float16 if teacher.model.num_classes <= 2048 else torch.float32
+        found = torch.stack([values, classes.to(values)]).to(dtype).cpu()
+        write_atomically(path, lambda temporary, found=found: torch.save(found, temporary))
+        yield path
+
+
+def label_folder(
+    name: str,
+    data: str | Path,
+    folder: str | Path,
+    *,
+    weights: str | Path = "",
+    side: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Write label maps for the training images of a data set; return how many were written.
+
+    Args:
+        name: of the teacher, a timm model with as many classes as the data.
+        data: what ``data.root`` of a recipe may be.
+        folder: of the maps; those that exist stay.
+        weights: the teacher's state dict; empty takes timm's own weights.
+        side: see :func:`write_maps`.
+        device: where the teacher runs.
+
+    Raises:
+        ValueError: if the data, the teacher or its weights are not what they should be.
+    """
+    samples = open_splits(Data(root=str(data))).train
+    teacher = Teacher(
+        name, len(samples.classes), weights=weights, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    return sum(1 for _ in write_maps(teacher, samples, folder, side=side, device=device))

@@ -1,0 +1,213 @@
+"""Token labelling: label maps cut with their image, MixToken, and the loss of both heads.
+
+"All Tokens Matter: Token Labeling for Training Better Vision Transformers", arXiv 2104.10858.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torchvision.ops import roi_align
+from torchvision.transforms import functional as TF
+
+from rmt.classification.recipe import Augment, Data
+from rmt.classification.sources import Samples
+
+
+class Cut(NamedTuple):
+    """What was done to a picture, for its label map to follow.
+
+    Attributes:
+        box: (4,) x0, y0, x1, y1 of the crop as shares of the picture's width and height.
+        mirrored: (), True if the crop was flipped.
+    """
+
+    box: Tensor
+    mirrored: Tensor
+
+
+class CutTransform:
+    """The training transform of the ImageNet recipe, telling where it cut.
+
+    RandAugment's own shifts and rotations are small and not followed, as in the paper.
+
+    Raises:
+        ValueError: if the recipe does not crop at random.
+    """
+
+    def __init__(self, data: Data, augment: Augment) -> None:
+        if augment.crop != "random":
+            raise ValueError(
+                f"augment.crop is {augment.crop!r}; label maps follow 'random' crops only"
+            )
+        first, *self.rest = create_transform(
+            data.input_size,
+            is_training=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=0.0,
+            color_jitter=None if augment.rand_augment else (augment.color_jitter or None),
+            auto_augment=augment.rand_augment or None,
+            interpolation=data.interpolation,
+            mean=data.mean,
+            std=data.std,
+            re_prob=augment.erasing,
+            re_mode="pixel",
+            separate=True,
+        )
+        (self.crop,) = first.transforms
+        self.flip = augment.flip
+
+    def __call__(self, picture: Image.Image) -> tuple[Tensor, Cut]:
+        """Return the varied picture (3, S, S), normalised, and where it was cut."""
+        top, left, height, width = self.crop.get_params(picture, self.crop.scale, self.crop.ratio)
+        modes = self.crop.interpolation
+        mode = random.choice(modes) if isinstance(modes, list | tuple) else modes
+        image = TF.resized_crop(picture, top, left, height, width, self.crop.size, mode)
+        mirrored = random.random() < self.flip
+        if mirrored:
+            image = TF.hflip(image)
+        for transform in self.rest:
+            image = transform(image)
+        w, h = picture.size
+        box = torch.tensor([left / w, top / h, (left + width) / w, (top + height) / h])
+        return image, Cut(box, torch.tensor(mirrored))
+
+
+class LabelMaps:
+    """Label maps on disk, found by the names of the images' class folder and file.
+
+    A map is a tensor file: (2, k, h, w), float16 or float32, the teacher's k best logits and their
+    classes over the whole image (float16 holds whole numbers to 2048). This is the layout of the
+    TokenLabeling project, whose maps have k = 5 and h = w = 18.
+
+    Raises:
+        ValueError: if ``root`` is no folder.
+    """
+
+    def __init__(self, root: str | Path, samples: Samples) -> None:
+        self.root, self.samples = Path(root), samples
+        if not self.root.is_dir():
+            raise ValueError(f"token_labels.root {str(root)!r} is no folder of label maps")
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the map of an image, (2, k, h, w) float32; raises ``ValueError`` if it is none."""
+        path = self.root / map_name(self.samples.name(index))
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} is no whole label map: {error}") from error
+        if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 2:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{path} holds {shape}; a label map is a tensor (2, k, h, w)")
+        return found.float()
+
+
+def map_name(image: str | Path) -> Path:
+    """Return where in a folder of maps the map of an image lies: ``CLASS/NAME.pt``."""
+    image = Path(image)
+    return Path(image.parent.name) / f"{image.name.split('.')[0]}.pt"
+
+
+def dense_labels(
+    maps: Tensor, box: Tensor, mirrored: Tensor, *, classes: int, size: tuple[int, int]
+) -> Tensor:
+    """Cut label maps with their images and spread them over all classes.
+
+    The few stored logits stand among zeros; the crop is averaged by RoIAlign and then turned into
+    probabilities.
+
+    Args:
+        maps: (B, 2, k, h, w).
+        box: (B, 4) crop as shares of the image, x0, y0, x1, y1.
+        mirrored: (B,) bool.
+        classes: K.
+        size: of the answer, (h', w').
+
+    Returns:
+        (B, h', w', K), each token's probabilities.
+
+    Raises:
+        ValueError: if a map names a class that does not exist.
+    """
+    logits, indices = maps[:, 0], maps[:, 1].long()
+    if indices.max() >= classes or indices.min() < 0:
+        raise ValueError(
+            f"a label map names class {int(indices.max())}; the data have {classes}: are these "
+            "the maps of another data set?"
+        )
+    count, _, height, width = logits.shape
+    spread = logits.new_zeros(count, classes, height, width).scatter_(1, indices, logits)
+    scale = box.new_tensor([width, height, width, height])
+    crops = roi_align(spread, list((box * scale)[:, None]), size, aligned=True)
+    crops = torch.where(mirrored[:, None, None, None], crops.flip(3), crops)
+    return crops.softmax(dim=1).permute(0, 2, 3, 1)
+
+
+def mixed_box(size: tuple[int, int], alpha: float) -> Tensor:
+    """Draw where MixToken takes tokens from the other image: (h, w) bool, a random rectangle.
+
+    The rectangle has a share 1 - λ of the area, λ from Beta(α, α), and a centre anywhere; what
+    lies outside the map is cut off.
+    """
+    side = math.sqrt(1 - random.betavariate(alpha, alpha))
+    mask = torch.zeros(size, dtype=torch.bool)
+    spans = []
+    for length in size:
+        half = int(length * side) // 2
+        centre = random.randrange(length)
+        spans.append(slice(max(centre - half, 0), min(centre + half, length)))
+    mask[tuple(spans)] = True
+    return mask
+
+
+def on_stem(mixed: Tensor, times: int, size: tuple[int, int]) -> Tensor:
+    """Return the last map's mask on the stem's map of ``size``, ``times`` finer."""
+    grown = mixed.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    return grown[: size[0], : size[1]]
+
+
+def token_losses(
+    logits: Tensor,
+    dense: Tensor,
+    *,
+    class_targets: Tensor,
+    dense_targets: Tensor,
+    weight: float,
+    mixed: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return the cross-entropy of the class and, times ``weight``, the mean one of the tokens.
+
+    Args:
+        logits: (B, K).
+        dense: (B, h, w, K), the auxiliary head's.
+        class_targets: (B, K), probabilities.
+        dense_targets: (B, h, w, K), probabilities, of the images before they were mixed.
+        weight: of the tokens.
+        mixed: (h, w), True where tokens came from the image at the other end of the batch; the
+            class target is mixed by the area.
+    """
+    if mixed is not None:
+        share = mixed.float().mean()
+        class_targets = torch.lerp(class_targets, class_targets.flip(0), share)
+        dense_targets = torch.where(mixed[..., None], dense_targets.flip(0), dense_targets)
+    classes = logits.shape[-1]
+    return {
+        "class": F.cross_entropy(logits.float(), class_targets),
+        "tokens": weight
+        * F.cross_entropy(dense.float().reshape(-1, classes), dense_targets.reshape(-1, classes)),
+    }
+
+
+def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Return labels (B,) as probabilities (B, K) with a share ``smoothing`` spread over all."""
+    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
