@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from rmt.recipes import as_dict
 from rmt.segmentation.data import SegmentationData
 from rmt.segmentation.pictures import draw
-from rmt.segmentation.segmenter import pixel_loss
+from rmt.segmentation.segmenter import Segmenter, pixel_loss
 from rmt.segmentation.task import SegmentationTask
 from rmt.train import load_recipe, quiet
 
@@ -153,16 +153,14 @@ def run(recipe, out: Path, kind: type[nn.Module] | None) -> dict:
     }
 
 
-class SmpFPN(nn.Module):
+class SmpFPN(Segmenter):
     """segmentation-models-pytorch's FPN behind the calls that the training loop makes."""
 
-    channel_statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
     def __init__(self, num_classes: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         import segmentation_models_pytorch as smp
 
-        self.num_classes = num_classes
+        self.num_classes, self.info = num_classes, {}
         self.net = smp.FPN(
             ENCODER,
             encoder_weights=None,

@@ -16,6 +16,8 @@ from PIL import Image
 
 from rmt import recipes, report
 from rmt.checkpoints import load
+from rmt.engine import learning_rate
+from rmt.plan import plan
 from rmt.predict import Predictor, predict_files
 from rmt.segmentation import RECIPE, Segmenter
 from rmt.segmentation.data import SegmentationData, TestReader, TrainReader, stack
@@ -159,7 +161,7 @@ def test_ade20k_recipes(name: str) -> None:
     head, size = name.removeprefix("ade20k/").split("_rmt_")
     assert (recipe.model.head, recipe.model.backbone) == (head, f"rmt_{size}")
     assert recipe.data.crop == 512
-    assert recipe.data.batch == 16
+    assert recipe.trainer.global_batch == recipe.optimizer.reference_batch == 16
     assert (recipe.test.short, recipe.test.long, recipe.test.window) == (512, 2048, 0)
     assert recipe.schedule.steps == {"semantic_fpn": 80_000, "upernet": 160_000}[head]
     assert recipe.optimizer.lr == {"semantic_fpn": 1e-4, "upernet": 6e-5}[head]
@@ -178,7 +180,7 @@ def test_ade20k_recipe_trains_on_its_layout(tmp_path: Path) -> None:
         "model.backbone": "rmt_nano",
         "model.channels": 8,
         "data.crop": 64,
-        "data.batch": 2,
+        "trainer.global_batch": 2,
         "data.workers": 0,
         "test.short": 64,
         "schedule.steps": 2,
@@ -190,6 +192,26 @@ def test_ade20k_recipe_trains_on_its_layout(tmp_path: Path) -> None:
     metrics = fit(load_recipe("ade20k/upernet_rmt_s", words), tmp_path / "run")
     assert metrics["history"][-1]["step"] == 2
     assert np.isfinite(metrics["test"]["mIoU"])
+
+
+def test_rates_of_the_published_schedules() -> None:
+    """By hand from mmcv's rules: the warm-up climbs to the falling curve."""
+    fpn = recipes.resolve(RECIPE, recipes.read("ade20k/semantic_fpn_rmt_s")).schedule
+    uper = recipes.resolve(RECIPE, recipes.read("ade20k/upernet_rmt_s")).schedule
+    assert learning_rate(fpn, 1e-4, 0, 1) == 1e-4
+    assert learning_rate(fpn, 1e-4, 40_000, 1) == pytest.approx(1e-6 + 99e-6 * 0.5**0.9)
+    assert learning_rate(fpn, 1e-4, 80_000, 1) == pytest.approx(1e-6)
+    assert learning_rate(uper, 6e-5, 0, 1) == pytest.approx(6e-11)
+    falling = 6e-5 * (1 - 750 / 160_000)
+    assert learning_rate(uper, 6e-5, 750, 1) == pytest.approx(falling * (1 - 0.5 * (1 - 1e-6)))
+    assert learning_rate(uper, 6e-5, 80_000, 1) == pytest.approx(3e-5)
+
+
+def test_dry_run_of_a_published_recipe() -> None:
+    described = plan("ade20k/semantic_fpn_rmt_s")
+    assert described["steps"] == 80_000
+    assert described["batch"] == 16
+    assert round(described["params"] / 1e6) == 30
 
 
 def test_batch_without_labels_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,9 +33,10 @@ class PixelClassifier(nn.Sequential):
         self.drop = nn.Dropout2d(DROP_RATE)
         self.conv = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.conv.weight, std=0.01)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (B, C, H, W) to ``size`` bilinearly, corners not aligned."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps (B, C, H, W) to ``size`` (h, w) bilinearly, corners not aligned."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

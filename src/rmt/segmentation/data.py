@@ -39,17 +39,18 @@ class SegmentationData(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
-        data = self.recipe.data
+        data, trainer = self.recipe.data, self.trainer
+        assert trainer is not None, "the loop attaches itself before it asks for loaders"
         samples = self.splits.train.take(list(range(len(self.splits.train))) * data.repeats)
         batches = TrainBatches(
             len(samples),
             data.batch,
             seed=self.recipe.seed,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
         )
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        batches.resume(self.trainer.current_epoch, progress.ready)
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        batches.resume(trainer.current_epoch, progress.ready)
         vary = TrainTransform(data, self.recipe.augment, self.recipe.test)
         dataset = SeededSamples(
             samples, TrainReader(samples, vary, data.max_errors), seed=self.recipe.seed
@@ -65,12 +66,12 @@ class SegmentationData(L.LightningDataModule):
         return self._exact(self.splits.test or self.splits.val)
 
     def _exact(self, samples: Samples) -> ResumableLoader:
-        data = self.recipe.data
-        rank, world = self.trainer.global_rank, self.trainer.world_size
+        trainer, workers = self.trainer, self.recipe.data.workers
+        assert trainer is not None
         # Whole images of any size, segmented one by one: the batch decides nothing here.
-        batches = TestBatches(len(samples), 1, rank=rank, world=world)
+        batches = TestBatches(len(samples), 1, rank=trainer.global_rank, world=trainer.world_size)
         dataset = SeededSamples(samples, TestReader(samples), seed=0)
-        return make_loader(dataset, batches, workers=data.workers, collate=drop_unreadable)
+        return make_loader(dataset, batches, workers=workers, collate=drop_unreadable)
 
 
 class TrainReader:

@@ -78,4 +78,5 @@ def by_area(labels: np.ndarray) -> list[int]:
 
 def patch(name: str, colour: np.ndarray) -> Patch:
     """Return a legend's entry."""
-    return Patch(color=colour / 255, label=name)
+    red, green, blue = (colour / 255).tolist()
+    return Patch(color=(red, green, blue), label=name)

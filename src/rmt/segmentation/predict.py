@@ -69,7 +69,9 @@ def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]
 def test_options(model: Segmenter, **options: Any) -> Inference:
     """Return how the weights were judged, with some fields changed."""
     kept = model.info.get("recipe", {}).get("test", {})  # JSON made lists of tuples
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in (kept | options).items()}
+    fields: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in (kept | options).items()
+    }
     try:
         return Inference(**fields)
     except TypeError as error:
@@ -97,10 +99,10 @@ def save_prediction(
     result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
 ) -> dict[str, Any]:
     """Write the label map and the overlay into ``out`` (if given); return the JSON record."""
-    record = {"size": result["size"], "labels_png": None, "classes": result["classes"]}
+    found = result["classes"]
+    record: dict[str, Any] = {"size": result["size"], "labels_png": None, "classes": found}
     if out is None:
         return record
-    found = result["classes"]
     size = 1 + max(entry["label"] for entry in found.values())
     names, shades = [""] * size, np.zeros((size, 3), dtype=np.uint8)
     for name, entry in found.items():

@@ -60,7 +60,7 @@ class Segmenter(Pretrained, nn.Module):
             drop_path_rate=drop_path_rate,
             **self._args["backbone_options"],
         )
-        dims = self.backbone.channels
+        dims = [int(dim) for dim in self.backbone.channels]
         width = channels or HEADS[head]
         if head == "semantic_fpn":
             self.neck = FPN(dims, 2 * width)
@@ -124,7 +124,8 @@ class Segmenter(Pretrained, nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass: less memory, equal output."""
-        self.backbone.body.set_grad_checkpointing(enable)
+        body: Any = self.backbone.body
+        body.set_grad_checkpointing(enable)
 
 
 def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -39,7 +41,7 @@ class SegmentationTask(Engine):
             raise ValueError(
                 f"the model has {self.model.num_classes} classes and the data {len(classes)}"
             )
-        self.classes = classes
+        self.classes, self.how = classes, recipe.test
         self.judges = nn.ModuleDict(
             {
                 weights: MulticlassConfusionMatrix(len(classes), ignore_index=IGNORED)
@@ -53,16 +55,20 @@ class SegmentationTask(Engine):
 
     def score(self, weights: str, model: nn.Module, batch: list[Example]) -> None:
         """Count pixels by label and answer, for whole images at their own sizes."""
+        assert isinstance(model, Segmenter)
         for image, labels in batch:
-            answer = probabilities(model, image, self.recipe.test).argmax(dim=0)
-            self.judges[weights].update(answer[None], labels[None].long())
+            answer = probabilities(model, image, self.how).argmax(dim=0)
+            self._judge(weights).update(answer[None], labels[None].long())
 
     def metrics(self, weights: str) -> dict[str, float]:
         """Return mIoU, mAcc and aAcc in percent, and at a test IoU and Acc of each class."""
-        confusion = self.judges[weights].compute()
-        self.judges[weights].reset()
+        confusion = self._judge(weights).compute()
+        self._judge(weights).reset()
         overall, by_class = summarise(confusion, self.classes)
         return overall | (by_class if self.trainer.state.fn == "test" else {})
+
+    def _judge(self, weights: str) -> MulticlassConfusionMatrix:
+        return cast(MulticlassConfusionMatrix, self.judges[weights])
 
 
 def summarise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class PyramidPooling(nn.Module):
         Raises:
             ValueError: in training with one image: its average has no batch statistics.
         """
-        norm = self.pooled[0].bn
+        norm = cast(ConvNormReLU, self.pooled[0]).bn
         if norm.training and type(norm) is nn.BatchNorm2d and x.shape[0] == 1:
             raise ValueError(
                 "UperNet's whole-image average cannot be batch-normalised over 1 image; "
