@@ -11,18 +11,17 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-#: Pixels beyond which a file is taken for a decompression bomb (a 16k x 16k picture passes).
-MAX_PIXELS = 2**28
 
 
-def read_image(path: str | Path, channels: int = 3) -> Image.Image:
-    """Read an image file as RGB (or grey for one channel), upright.
+def read_image(path: str | Path) -> Image.Image:
+    """Read an image file as RGB, upright.
 
     EXIF rotation is applied, palettes and CMYK are converted, 16-bit grey is scaled to 8 bits and
-    transparency is laid over white.
+    transparency is laid over white; of an animation the first frame is taken.
 
     Raises:
-        ValueError: if the file is empty, truncated, no image, or larger than ``MAX_PIXELS``.
+        ValueError: if the file is empty, truncated, no image, or would unpack to more pixels than
+            Pillow's limit against decompression bombs (179 million).
         FileNotFoundError: if there is none.
     """
     path = Path(path)
@@ -32,41 +31,48 @@ def read_image(path: str | Path, channels: int = 3) -> Image.Image:
         raise ValueError(f"{path} is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{path} would unpack to {image.width}x{image.height} pixels, over the limit "
-                    f"of {MAX_PIXELS}; raise rmt.images.MAX_PIXELS if the file is to be trusted"
-                )
-            image.load()
+            warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
+            with Image.open(path) as image:
+                return to_rgb(image)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow can read") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is a decompression bomb: {error}") from error
-    except (OSError, SyntaxError, EOFError) as error:
+        raise ValueError(
+            f"{path} is a decompression bomb: {error}; raise PIL.Image.MAX_IMAGE_PIXELS if the "
+            "file is to be trusted"
+        ) from error
+    except Exception as error:  # damaged bytes can raise anything in a decoder
         raise ValueError(f"{path} is damaged: {error}") from error
-    return to_rgb(image) if channels == 3 else to_rgb(image).convert("L")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture of any mode to upright 8-bit RGB."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits of grey
-        grey = np.asarray(image, dtype=np.float64)
-        top = 65535 if image.mode.startswith("I") and grey.max(initial=0) > 255 else 255
-        image = Image.fromarray((grey * (255 / top)).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _grey(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image)
     return image.convert("RGB")
 
 
+def _grey(image: Image.Image) -> Image.Image:
+    """Scale grey of 16 or 32 bits, or of floats, to 8 bits."""
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    if image.mode.startswith("I;16"):
+        top = 65535
+    else:  # nothing says what is white: the least of the usual ends that holds all values
+        ends = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        top = next((end for end in ends if grey.max() <= end), grey.max())
+    return Image.fromarray((grey * (255 / top)).clip(0, 255).round().astype(np.uint8))
+
+
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Return the image files that files, folders (searched deep) and glob patterns name, in order.
 
-    A file is taken whatever its suffix; in a folder only the suffixes of images count.
+    A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
+    files do not.
 
     Raises:
         ValueError: if a source matches nothing.
@@ -75,7 +81,7 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = images_in(path)
             if not inside:
                 raise ValueError(f"folder {str(path)!r} holds no image ({', '.join(SUFFIXES)})")
             found += inside
@@ -83,7 +89,17 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
             found.append(path)
         else:
             matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
+            matches = [path for path in matches if path.is_file()]
             if not matches:
-                raise ValueError(f"no file, folder or pattern {str(source)!r} matches anything")
+                raise ValueError(f"no file, folder or pattern {str(source)!r} matches a file")
             found += matches
     return found
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the files below a folder that are named as images and not hidden, sorted."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )

@@ -74,7 +74,8 @@ def as_picture(image: Picture) -> Image.Image:
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        flat = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not flat or not image.size:
             raise ValueError(
                 f"expected an array of uint8, (H, W) or (H, W, 3), got {image.dtype} {image.shape}"
             )

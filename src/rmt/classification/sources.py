@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.classification.recipe import Data
-from rmt.images import SUFFIXES, read_image
+from rmt.images import SUFFIXES, images_in, read_image
 
 _TRAIN, _VAL, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 # Where Debian's package dataset-fashion-mnist puts the files.
@@ -130,7 +130,7 @@ def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Sample
         raise ValueError(f"{root} has classes that the training part has not: {strange[:5]}")
     items, labels = [], []
     for folder in folders:
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        images = images_in(folder)
         if not images:
             raise ValueError(
                 f"class folder {folder} holds no image ({', '.join(SUFFIXES)}); "
