@@ -432,6 +432,9 @@ class RMT(Pretrained, nn.Module):
             (B, num_classes). With token labels, in training: a pair of those logits and the
             dense ones (B, h, w, num_classes) of the last map; in evaluation: class logits plus
             half the maximum of the dense ones over the tokens.
+
+        Raises:
+            ValueError: if ``x`` has not four axes or not ``in_chans`` channels.
         """
         x = self._last_map(x)
         logits = self.head(x)
@@ -482,7 +485,7 @@ class RMT(Pretrained, nn.Module):
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt is {output_fmt!r}; choose 'NCHW' or 'NHWC'")
         wanted, last = feature_take_indices(len(self.stages), indices)
-        x = self.stem(x)
+        x = self._stem_map(x)
         maps = []
         for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
             x = stage(x)
@@ -539,10 +542,15 @@ class RMT(Pretrained, nn.Module):
         return set()
 
     def _last_map(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self._stem_map(x)
         for stage in self.stages:
             x = stage(x)
         return x
+
+    def _stem_map(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
+        return self.stem(x)
 
     def _new_aux_head(self) -> nn.Linear | None:
         if not (self.aux_width and self.num_classes):
