@@ -39,6 +39,7 @@ _ADVICE = (
     ".*exists and is not empty.*",
     ".*treespec, LeafSpec.*",  # asked by Lightning of torch's pytree
     ".*in eval mode at the start of training.*",  # the weight average is
+    ".*sync_dist=True.*",  # metrics are summed over the processes before they are logged
 )
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -108,9 +109,10 @@ def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, A
         trainer.fit(engine, data, ckpt_path=last if resume else None, weights_only=True)
     seconds = time.monotonic() - started
     trainer.strategy.barrier()
+    model = load(out / BEST)
+    test = evaluate(model, recipe=recipe)  # by all processes
     if not trainer.is_global_zero:
         return {}
-    model = load(out / BEST)
     model.save_pretrained(out)
     metrics = {
         "task": recipe.task,
@@ -118,8 +120,8 @@ def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, A
         f"val_{engine.key}": engine.best_score,
         "seconds": round(seconds, 1),
         "history": engine.history,
+        "test": test,
     }
-    metrics["test"] = evaluate(model, recipe=recipe)
     write_json(out / "metrics.json", metrics)
     return metrics
 
@@ -198,6 +200,8 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         evaluation = {"val_check_interval": every, "check_val_every_n_epoch": None}
     else:
         evaluation = {"check_val_every_n_epoch": run.evaluate_every or 1}
+    # torch synchronises batch norm between accelerators only.
+    on_accelerator = run.accelerator != "cpu" and torch.accelerator.is_available()
     trainer = L.Trainer(
         accelerator=run.accelerator,
         devices=run.devices,
@@ -207,7 +211,7 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         max_epochs=schedule.epochs or -1,
         max_steps=schedule.steps or -1,
         gradient_clip_val=recipe.optimizer.clip_grad or None,
-        sync_batchnorm=run.sync_batchnorm,
+        sync_batchnorm=run.sync_batchnorm and on_accelerator,
         use_distributed_sampler=False,  # our samplers cut the data themselves, without padding
         num_sanity_val_steps=0,
         log_every_n_steps=run.log_every,
