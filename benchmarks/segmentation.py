@@ -24,7 +24,6 @@ import gzip
 import importlib.util
 import json
 import platform
-import sys
 import time
 import zipfile
 from io import BytesIO
@@ -95,7 +94,7 @@ def main() -> None:
         print(name, json.dumps({k: v for k, v in rows[name].items() if k != "history"}), flush=True)
     record = {
         "what": f"semantic segmentation from a cold start, {args.data}",
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/segmentation.py {args.data} --epochs {epochs}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
         "note": args.note,

@@ -51,7 +51,7 @@ def main() -> None:
 
     record = {
         "what": "RMT-S + Semantic FPN, 150 classes, one image, float32, CPU",
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/segmentation_scaling.py --repeats {args.repeats}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {rows[0]['threads']} of {os.cpu_count()} cores",
         "note": args.note,

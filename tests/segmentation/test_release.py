@@ -92,3 +92,11 @@ def test_classifier_weights_into_the_backbone(tmp_path) -> None:
     ours = model.backbone.body.state_dict()
     theirs = classifier.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_segmenter_weights_of_other_classes(tmp_path) -> None:
+    """Fine-tuning on other classes: everything is taken but the classifier."""
+    create_segmenter("semantic_fpn", "rmt_nano", 5, channels=8).save_pretrained(tmp_path)
+    model = create_segmenter("semantic_fpn", "rmt_nano", 3, channels=8)
+    fresh = load_body(model, tmp_path)
+    assert set(fresh) == {"head.classifier.conv.weight", "head.classifier.conv.bias"}

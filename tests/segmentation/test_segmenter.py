@@ -194,3 +194,16 @@ def test_upernet_needs_two_images_in_training() -> None:
     model = create_segmenter("upernet", "rmt_nano", 3, channels=8)
     with pytest.raises(ValueError, match="at least 2 images"):
         model(torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64).long())
+
+
+def test_fused_form_is_exact(model: Segmenter) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.75, 1.25)
+    images = torch.randn(1, 3, 64, 96)
+    fused = model.fuse()
+    with torch.no_grad():
+        ours, expected = fused(images), model(images)
+    assert (ours - expected).abs().max() <= 2e-6 * expected.abs().max()
+    assert len(list(fused.modules())) < len(list(model.modules()))
