@@ -1,11 +1,13 @@
 """A release file of a segmenter is recognised, read strictly, and keeps its class names."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
 
 import rmt.segmentation
-from golden_rule import golden_state, release_keys
+from golden_rule import GOLDEN, golden_state, release_keys
 from rmt.checkpoints import load, load_body
 from rmt.registry import create_model
 from rmt.segmentation import config_of_release, create_segmenter
@@ -60,7 +62,13 @@ def test_unknown_head() -> None:
 
 
 def test_load_reads_a_file(tmp_path) -> None:
-    state = golden_state(release_keys("semfpn_t"))
+    buffers = json.loads((GOLDEN / "relpos.json").read_text())
+    state = golden_state(release_keys("semfpn_t")) | {
+        f"backbone.{key.removeprefix('t.')}": torch.tensor(values)
+        for key, values in buffers.items()
+        if key.startswith("t.")
+    }
+    assert state.keys() == release_keys("semfpn_t").keys()
     meta = {"CLASSES": tuple(f"class {i}" for i in range(150))}
     path = tmp_path / "RMT_FPN_t.pth"
     torch.save({"meta": meta, "state_dict": state}, path)
@@ -71,6 +79,11 @@ def test_load_reads_a_file(tmp_path) -> None:
     kept = model.state_dict()
     bias = state["decode_head.conv_seg.bias"]
     assert torch.equal(kept["head.classifier.conv.bias"], bias)
+
+    other = dict(state)
+    other["backbone.layers.2.Relpos.decay"] = state["backbone.layers.2.Relpos.decay"] * 1.01
+    with pytest.raises(ValueError, match=r"layers\.2\.Relpos\.decay of the file is not rmt_t's"):
+        load({"state_dict": other})
 
     missing = dict(state)
     del missing["neck.fpn_convs.2.conv.bias"]

@@ -58,7 +58,7 @@ class TrainTransform:
     def _crop(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cut a square in which no class fills more than its share, if ten tries find one."""
         side = self.data.crop
-        for _ in range(_CROP_TRIES):
+        for _ in range(_CROP_TRIES + 1):  # behind the tries, one more is taken as it is
             top = random.randint(0, max(labels.shape[0] - side, 0))
             left = random.randint(0, max(labels.shape[1] - side, 0))
             at = (slice(top, top + side), slice(left, left + side))
