@@ -119,8 +119,8 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT:
     starred = variant.published is not None and variant.published.top1_token_labels is not None
     if options.get("pretrained_cfg") == STARRED_TAG:
         options.setdefault("token_labels", True)
-    elif options.get("token_labels") and starred:
-        options.setdefault("pretrained_cfg", STARRED_TAG)
+    elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
+        options["pretrained_cfg"] = STARRED_TAG  # timm hands in None where no tag is named
     return build_model_with_cfg(
         partial(RMT, variant),
         name,
