@@ -1,9 +1,9 @@
 """Train rmt_nano from a cold start on two small real sets, next to torchvision's own detectors.
 
 The others are torchvision's RetinaNet and Mask R-CNN with a ResNet-18 FPN (all layers trained, no
-batch norm frozen). Data, augmentation, sizes, optimizer, schedule, weight average and number of steps
-are equal, weights are random at the start, and the averaged weights of the last step are judged:
-nothing is chosen on test data.
+batch norm frozen). Data, augmentation, sizes, optimizer, schedule, weight average and number of
+steps are equal, weights are random at the start, and the averaged weights of the last step are
+judged: nothing is chosen on test data.
 
 Data (made by this program from packages on this machine):
   trees   deepforest 2.1.0's aerial photos with boxes of tree crowns. The largest picture for

@@ -46,12 +46,10 @@ class AnchorGrid:
         Args:
             maps: one tensor (B, C, H, W) a level; only size and device are read.
         """
-        return [
-            self._level(*map_.shape[2:], stride, map_.device)
-            for map_, stride in zip(maps, self.strides, strict=True)
-        ]
+        return [self._level(map_, stride) for map_, stride in zip(maps, self.strides, strict=True)]
 
-    def _level(self, height: int, width: int, stride: int, device: torch.device) -> Tensor:
+    def _level(self, map_: Tensor, stride: int) -> Tensor:
+        (height, width), device = map_.shape[2:], map_.device
         y = torch.arange(height, device=device, dtype=torch.float32) * stride
         x = torch.arange(width, device=device, dtype=torch.float32) * stride
         y, x = torch.meshgrid(y, x, indexing="ij")

@@ -86,7 +86,8 @@ def to_mask(segmentation: list | Mapping[str, Any], height: int, width: int) -> 
     from faster_coco_eval.core import mask as codec
 
     if isinstance(segmentation, list):
-        code = codec.merge(codec.frPyObjects(segmentation, height, width))
+        parts = codec.frPyObjects(segmentation, height, width)
+        code = codec.merge(parts if isinstance(parts, list) else [parts])
     elif isinstance(segmentation["counts"], list):
         code = codec.frPyObjects(dict(segmentation), height, width)
     else:

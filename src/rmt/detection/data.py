@@ -53,14 +53,16 @@ class DetectionData(L.LightningDataModule):
         if train is None:
             raise ValueError(f"data.root {data.root!r} has no part to train on")
         samples = train.take(list(range(len(train))) * data.repeats)
-        rank, world = self.trainer.global_rank, self.trainer.world_size
+        trainer = self.trainer
+        assert trainer is not None
+        rank, world = trainer.global_rank, trainer.world_size
         place = {"seed": self.recipe.seed, "rank": rank, "world": world}
         if data.group_by_shape:
             batches = ShapedBatches(upright(samples), data.batch, **place)
         else:
             batches = TrainBatches(len(samples), data.batch, **place)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        batches.resume(self.trainer.current_epoch, progress.ready)
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        batches.resume(trainer.current_epoch, progress.ready)
         masks = HEADS[self.recipe.model.head].has_masks
         vary = TrainTransform(self.recipe.model, self.recipe.augment)
         read = TrainReader(samples, vary, masks=masks, max_errors=data.max_errors)
@@ -76,6 +78,7 @@ class DetectionData(L.LightningDataModule):
         return self._exact(self.judged(test=True))
 
     def _exact(self, samples: Samples) -> ResumableLoader:
+        assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
         # Whole images of any size, as the release tests them: one by one.
         batches = TestBatches(len(samples), 1, rank=rank, world=world)

@@ -32,6 +32,7 @@ class Detector(Pretrained, nn.Module):
     #: What a subclass is called in ``create_detector`` and in saved files.
     architecture: str
     has_masks: bool
+    backbone: Backbone
     neck: nn.Module
 
     def __init__(
@@ -132,7 +133,13 @@ class Detector(Pretrained, nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass: less memory, equal output."""
-        self.backbone.body.set_grad_checkpointing(enable)
+        self.backbone.body.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def fuse(self) -> Self:
+        """Return the exact inference form: see :func:`rmt.deploy.fuse`."""
+        from rmt.deploy import fuse
+
+        return fuse(self)
 
     def _by_canvas(self, images: Sequence[Tensor], resize: bool) -> list[Detections]:
         """Detect on images of one padded size at a time.

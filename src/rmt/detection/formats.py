@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -14,10 +14,13 @@ from rmt.detection.recipe import Data
 from rmt.detection.sources import open_splits
 from rmt.variants import nearest
 
-FORMATS = ("coco", "voc", "yolo")
+Format = Literal["coco", "voc", "yolo"]
+FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo")
 
 
-def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "auto") -> list[Path]:
+def convert(
+    source: str | Path, out: str | Path, *, to: str, read_as: Format | Literal["auto"] = "auto"
+) -> list[Path]:
     """Write a data set in another format, images included.
 
     COCO's form keeps everything; YOLO's keeps boxes and single polygons; VOC's keeps boxes. The two

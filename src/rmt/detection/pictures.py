@@ -62,7 +62,12 @@ def _known(
     for entry in samples.objects.get(samples.ids[index], ()):
         x, y, w, h = entry["bbox"]
         label = categories.index(entry["category_id"])
-        own = {"box": [x, y, x + w, y + h], "score": 1.0, "label": label, "name": names[label]}
+        own: dict[str, Any] = {
+            "box": [x, y, x + w, y + h],
+            "score": 1.0,
+            "label": label,
+            "name": names[label],
+        }
         if entry.get("segmentation"):
             mask = to_mask(entry["segmentation"], picture.height, picture.width)
             own["mask"] = to_rle(mask[None])[0]

@@ -85,7 +85,7 @@ def draw_detections(
     canvas = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     if not shown:
         return picture.copy()
-    colours = [colour_of(entry["label"]) for entry in shown]
+    colours: list[str | tuple[int, int, int]] = [colour_of(entry["label"]) for entry in shown]
     if all("mask" in entry for entry in shown):
         masks = [to_mask(entry["mask"], picture.height, picture.width) for entry in shown]
         canvas = draw_segmentation_masks(
@@ -101,7 +101,7 @@ def draw_detections(
 def colour_of(label: int) -> tuple[int, int, int]:
     """Return a bright colour, far from those of neighbouring labels."""
     hue = int(label * 0.618034 % 1 * 255)
-    red, green, blue = Image.new("HSV", (1, 1), (hue, 200, 255)).convert("RGB").getpixel((0, 0))
+    red, green, blue = Image.new("HSV", (1, 1), (hue, 200, 255)).convert("RGB").tobytes()
     return red, green, blue
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from rmt.detection.start import start
 from rmt.necks import FPN
 
 
@@ -20,8 +21,7 @@ class RetinaPyramid(FPN):
         super().__init__(in_channels[1:], out_channels)
         for dim in (in_channels[-1], out_channels):
             conv = nn.Conv2d(dim, out_channels, 3, stride=2, padding=1)
-            nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            start([conv], nn.init.xavier_uniform_)
             self.output.append(conv)  # where the release has them too
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

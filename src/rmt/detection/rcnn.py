@@ -108,7 +108,8 @@ class RCNN(Detector):
 
     def detect(self, maps: list[Tensor], batch: Batch) -> list[Detections]:
         """Return each image's detections: propose, classify and move, then mask what is left."""
-        proposals = self.rpn.proposals(*self.rpn(maps), batch.sizes, training=False)
+        logits, deltas = self.rpn(maps)
+        proposals = self.rpn.proposals(logits, deltas, batch.sizes, training=False)
         detections = self.classify(maps, [boxes for boxes, _ in proposals], batch)
         return self.add_masks(maps, detections, batch)
 
@@ -144,12 +145,13 @@ class RCNN(Detector):
             The last stage's regions (N, 5), the mean of all stages' logits (N, K + 1), and the last
             stage's deltas (N, K, 4).
         """
-        rois, total = to_rois(proposals), 0.0
-        for stage, head in zip(self.stages, self.box_heads, strict=True):
+        rois = to_rois(proposals)
+        total, deltas = self.box_scores(self.box_heads[0], maps, rois)
+        logits = total
+        for before, head in zip(self.stages, self.box_heads[1:], strict=False):
+            rois = self.refine(rois, logits[:, :-1].argmax(dim=1), deltas, batch, before)
             logits, deltas = self.box_scores(head, maps, rois)
             total = total + logits
-            if stage is not self.stages[-1]:
-                rois = self.refine(rois, logits[:, :-1].argmax(dim=1), deltas, batch, stage)
         return rois, total / len(self.stages), deltas
 
     def box_scores(

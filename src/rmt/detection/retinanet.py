@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from rmt.detection.assign import IGNORED, Matcher
 from rmt.detection.boxes import clip, decode, encode, multiclass_nms
 from rmt.detection.detector import Detections, Detector, full_precision
 from rmt.detection.pyramid import RetinaPyramid
+from rmt.detection.start import start
 from rmt.detection.transform import Batch, Target
 
 # Foreground probability of a fresh head; without it background would swamp the first steps.
@@ -33,9 +35,11 @@ class RetinaHead(nn.Module):
         self.reg_convs = _tower(channels)
         self.cls = nn.Conv2d(channels, per_cell * num_classes, 3, padding=1)
         self.reg = nn.Conv2d(channels, per_cell * 4, 3, padding=1)
-        for conv in (*self.cls_convs, *self.reg_convs, self.cls, self.reg):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        start(
+            [*self.cls_convs, *self.reg_convs, self.cls, self.reg],
+            partial(nn.init.normal_, std=0.01),
+        )
+        assert self.cls.bias is not None
         nn.init.constant_(self.cls.bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -126,7 +130,8 @@ class RetinaNet(Detector):
             for level in self.head(maps)
         )
         anchors = torch.cat(self.anchors(maps))
-        focal, l1, number = 0.0, 0.0, 0
+        focal = l1 = all_logits.new_zeros(())
+        number = 0
         for i, target in enumerate(targets):
             use = self.anchors.usable(
                 maps, padded=_pair(batch.padded[i]), size=_pair(batch.sizes[i]), inside=False

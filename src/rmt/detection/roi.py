@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from rmt.detection.start import start
 from rmt.ops.geometry import wide
 
 #: Strides of the levels that regions are cut from; the RPN's fifth level is not among them.
@@ -78,14 +80,13 @@ class BoxHead(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.cls = nn.Linear(hidden, num_classes + 1)
         self.reg = nn.Linear(hidden, num_classes * 4)
-        for block in self.convs:
-            nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
-        for linear in self.linears:
-            nn.init.xavier_uniform_(linear.weight)
-        nn.init.normal_(self.cls.weight, std=0.01)
-        nn.init.normal_(self.reg.weight, std=0.001)
-        for linear in (*self.linears, self.cls, self.reg):
-            nn.init.zeros_(linear.bias)
+        start(
+            [layer for layer in self.convs.modules() if isinstance(layer, nn.Conv2d)],
+            partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
+        )
+        start(self.linears, nn.init.xavier_uniform_)
+        start([self.cls], partial(nn.init.normal_, std=0.01))
+        start([self.reg], partial(nn.init.normal_, std=0.001))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, 7, 7) -> logits (N, K + 1) and deltas (N, K, 4)."""
@@ -105,9 +106,10 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
-        for conv in (*self.convs, self.upsample, self.logits):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+        start(
+            [*self.convs, self.upsample, self.logits],
+            partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, 14, 14) -> logits (N, K, 28, 28)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from rmt.detection.anchors import AnchorGrid, by_anchor
 from rmt.detection.assign import Matcher, Sampler
 from rmt.detection.boxes import clip, decode, encode, nms_by_class
 from rmt.detection.detector import full_precision
+from rmt.detection.start import start
 from rmt.detection.transform import Batch, Target
 
 _IOU = 0.7
@@ -43,9 +45,7 @@ class RPN(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.cls = nn.Conv2d(channels, self.anchors.per_cell, 1)
         self.reg = nn.Conv2d(channels, self.anchors.per_cell * 4, 1)
-        for conv in (self.conv, self.cls, self.reg):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        start([self.conv, self.cls, self.reg], partial(nn.init.normal_, std=0.01))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return each level's logits (B, A, H, W) and deltas (B, A·4, H, W)."""
@@ -96,7 +96,8 @@ class RPN(nn.Module):
         anchors = torch.cat(self.anchors(logits))
         all_logits = full_precision(torch.cat([by_anchor(x, 3) for x in logits], dim=1))[..., 0]
         all_deltas = full_precision(torch.cat([by_anchor(x, 3) for x in deltas], dim=1))
-        entropy, distance, number = 0.0, 0.0, 0
+        entropy = distance = all_logits.new_zeros(())
+        number = 0
         for i, target in enumerate(targets):
             (height, width), (canvas_height, canvas_width) = (
                 batch.sizes[i].tolist(),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 #: COCO's twelve numbers, in their order.
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-_KINDS = {"box": "bbox", "mask": "segm"}
+_KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 
 
 def average_precision(

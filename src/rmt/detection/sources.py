@@ -210,7 +210,9 @@ def open_splits(data: Data) -> Splits:
         train = train.take([i for i in range(len(train)) if train.has_objects(i)])
         if not len(train):
             raise ValueError(f"{train.name} has no image with an object to train on")
-    return Splits(train, val or test, test)
+    judged = val or test
+    assert judged is not None  # some part is present, and a training part alone has been split
+    return Splits(train, judged, test)
 
 
 def guess(root: Path) -> str:

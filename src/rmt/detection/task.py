@@ -38,11 +38,12 @@ class DetectionTask(Engine):
         self, recipe: DetectionRecipe, splits: Splits, *, model: Detector | None = None
     ) -> None:
         classes = splits.classes
-        super().__init__(model or new_model(recipe, classes), recipe)
+        model = model or new_model(recipe, classes)
+        super().__init__(model, recipe)
         self.splits = splits
-        if isinstance(self.model, RCNN):
-            self.model.sampler = Sampler(recipe.model.regions, self.model.sampler.positive_fraction)
-        self.categories = categories_of(self.model, splits.val)
+        if isinstance(model, RCNN):
+            model.sampler = Sampler(recipe.model.regions, model.sampler.positive_fraction)
+        self.categories = categories_of(model, splits.val)
         self.found: dict[str, Found] = {weights: [] for weights in self.kept_weights()}
         self.seen: list[int] = []
         self.precision: dict[str, Any] = {}

@@ -79,8 +79,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[tuple[str, list[float]]]]:
         for corner in ("xmin", "ymin", "xmax", "ymax"):
             text = entry.findtext(f"bndbox/{corner}")
             try:
-                corners.append(float(text))
-            except (TypeError, ValueError) as error:
+                corners.append(float(text or ""))
+            except ValueError as error:
                 raise ValueError(f"{path}: object {i} has {corner} {text!r}, no number") from error
         x0, y0, x1, y1 = corners
         objects.append((name, [x0, y0, x1 - x0, y1 - y0]))
