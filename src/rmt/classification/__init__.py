@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,17 @@ def default_recipe(model: RMT) -> dict[str, Any]:
 def make(
     recipe: ClassificationRecipe, *, model: RMT | None = None
 ) -> tuple[Engine, LightningDataModule]:
-    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
+    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one.
+
+    A model that was not trained here has seen none of these images: without a split of their own
+    all of them are judged.
+    """
     # Imported here: loading weights needs neither data nor Lightning.
     from rmt.classification.data import ClassificationData
     from rmt.classification.task import ClassificationTask
 
+    if model is not None and "recipe" not in model.info:
+        recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
     data = ClassificationData(recipe)
     return ClassificationTask(recipe, data.classes, model=model), data
 
@@ -134,11 +141,17 @@ def pixels(model: RMT, picture: Image.Image) -> tuple[Tensor, Image.Image]:
 
 
 def example(recipe: ClassificationRecipe) -> Image.Image:
-    """Return one test image of the recipe's data."""
+    """Return the first readable test image of the recipe's data."""
     from rmt.classification.sources import open_splits
 
     splits = open_splits(recipe.data)
-    return (splits.test or splits.val).image(0)
+    samples = splits.test or splits.val
+    for index in range(len(samples)):
+        try:
+            return samples.image(index)
+        except (ValueError, FileNotFoundError):
+            continue
+    raise ValueError("no test image can be read")
 
 
 def save_prediction(

@@ -74,7 +74,7 @@ class ClassificationData(L.LightningDataModule):
 
 
 class TrainReader:
-    """Read and vary a training image; an unreadable one is named in the log and replaced.
+    """Read and vary a training image; an unreadable one is named in the log once and replaced.
 
     With ``maps`` the transform also tells where it cut, and an image without its map is unreadable.
     """
@@ -89,7 +89,7 @@ class TrainReader:
     ) -> None:
         self.samples, self.transform, self.max_errors = samples, transform, max_errors
         self.maps = maps
-        self.errors = 0
+        self.unreadable: set[int] = set()
 
     def __call__(self, index: int) -> tuple[Any, ...]:
         """Return image and label, then map, box and mirroring where there are maps.
@@ -106,11 +106,13 @@ class TrainReader:
                 image, cut = varied
                 return image, label, self.maps[at], *cut
             except (ValueError, FileNotFoundError) as error:
-                self.errors += 1
-                log.warning("skipped: %s", error)
-                if self.errors > self.max_errors:
+                if at not in self.unreadable:
+                    self.unreadable.add(at)
+                    log.warning("skipped: %s", error)
+                if len(self.unreadable) > self.max_errors:
                     raise ValueError(
-                        f"more than data.max_errors={self.max_errors} unreadable images"
+                        f"more than data.max_errors={self.max_errors} training images are "
+                        f"unreadable, the last one: {error}"
                     ) from error
         raise ValueError("no training image can be read")
 

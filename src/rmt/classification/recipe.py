@@ -42,7 +42,7 @@ class Data:
         root: folder, CSV file, or the folder of Fashion-MNIST's IDX files.
         download: let torchvision fetch Fashion-MNIST into ``root``.
         val_fraction: share of the training images held out, class by class, where the data brings
-            no split of its own.
+            no split of its own; 1 to judge all of them.
         input_size: side of the square shown to the network, in pixels.
         crop_pct: at test, the side of the crop over the short side of the resized image.
         interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
@@ -51,7 +51,7 @@ class Data:
         batch: images a device and a step.
         workers: loading processes a device; -1 takes the spare cores.
         repeats: show each image so many times in one pass (repeated augmentation).
-        max_errors: unreadable training images tolerated in a pass; each is named in the log.
+        max_errors: unreadable training images tolerated; each is named in the log.
     """
 
     format: Literal["auto", "folder", "csv", "digits", "fashion-mnist"] = "auto"

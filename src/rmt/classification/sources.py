@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class Samples:
         classes: class names.
     """
 
-    items: Sequence[Path] | np.ndarray
+    items: Sequence[Path | np.ndarray] | np.ndarray
     labels: Sequence[int]
     classes: tuple[str, ...]
 
@@ -75,7 +76,7 @@ def open_splits(data: Data) -> Splits:
     """Find the images that a recipe's ``data`` names, and split them.
 
     A split that the data brings is kept; otherwise ``val_fraction`` of each class is held out,
-    the same images each time.
+    the same images each time (1: everything is there to be judged).
 
     Raises:
         ValueError: if there is nothing, an empty class, one class only, or an unknown layout.
@@ -138,18 +139,24 @@ def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Sample
             )
         items += images
         labels += [known.index(folder.name)] * len(images)
-    return _checked(Samples(items, labels, known), root)
+    samples = Samples(items, labels, known)
+    return samples if classes else _checked(samples, root)
 
 
 def _csv(path: Path, val_fraction: float) -> Splits:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write the mark
         rows = list(csv.DictReader(file))
     if not rows or not {"path", "label"} <= set(rows[0]):
         raise ValueError(
             f"{path} must begin with a line naming the columns path and label (and maybe split); "
             f"it has {list(rows[0]) if rows else 'no rows'}"
         )
-    classes = tuple(sorted({row["label"] for row in rows}))
+    for line, row in enumerate(rows, 2):
+        if not row["path"] or not row["label"]:
+            raise ValueError(f"{path} line {line} has no path or no label: {row}")
+    labels = {row["label"] for row in rows}
+    numbers = all(label.isdecimal() for label in labels)
+    classes = tuple(sorted(labels, key=int if numbers else None))
     parts: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         parts.setdefault((row.get("split") or "train").strip().lower(), []).append(row)
@@ -181,12 +188,14 @@ def _digits() -> tuple[Samples, Samples]:
 
 
 def _fashion(root: Path | None, download: bool) -> tuple[Samples, Samples]:
-    root = root or _DEBIAN_FASHION
     if download:
         from torchvision.datasets import FashionMNIST
 
+        if root is None:
+            raise ValueError("data.root is empty; name a folder to download Fashion-MNIST into")
         FashionMNIST(str(root), download=True)
         root = root / "FashionMNIST" / "raw"
+    root = root or _DEBIAN_FASHION
     if not (root / "train-images-idx3-ubyte.gz").is_file():
         raise ValueError(
             f"no Fashion-MNIST in {root}: install Debian's package dataset-fashion-mnist, name the "
@@ -196,13 +205,20 @@ def _fashion(root: Path | None, download: bool) -> tuple[Samples, Samples]:
 
 
 def _idx(root: Path, part: str) -> Samples:
-    with gzip.open(root / f"{part}-images-idx3-ubyte.gz") as file:
-        count, height, width = np.frombuffer(file.read(16), dtype=">i4")[1:]
-        images = np.frombuffer(file.read(), dtype=np.uint8).reshape(count, height, width)
-    with gzip.open(root / f"{part}-labels-idx1-ubyte.gz") as file:
-        file.read(8)
-        labels = np.frombuffer(file.read(), dtype=np.uint8)
-    return Samples(images, labels.tolist(), _FASHION_CLASSES)
+    """Read images and labels in the format of MNIST: a head of big-endian numbers, then bytes."""
+    images, labels = (root / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    try:
+        with gzip.open(images) as file:
+            count, height, width = np.frombuffer(file.read(16), dtype=">i4")[1:]
+            pixels = np.frombuffer(file.read(), dtype=np.uint8).reshape(count, height, width)
+        with gzip.open(labels) as file:
+            file.read(8)
+            classes = np.frombuffer(file.read(), dtype=np.uint8).tolist()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{images} or {labels.name} cannot be read: {error}") from error
+    if len(classes) != count:
+        raise ValueError(f"{images} holds {count} images and {labels.name} {len(classes)} labels")
+    return Samples(pixels, classes, _FASHION_CLASSES)
 
 
 def _with_validation(train: Samples, test: Samples, val_fraction: float) -> Splits:
@@ -210,14 +226,20 @@ def _with_validation(train: Samples, test: Samples, val_fraction: float) -> Spli
 
 
 def _split(samples: Samples, val_fraction: float) -> Splits:
-    """Hold out a share of each class, the same images each time."""
+    """Hold out a share of each class, the same images each time; 1 holds out all to be judged."""
+    if val_fraction == 1:
+        return Splits(samples.take([]), samples)
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
     from sklearn.model_selection import train_test_split
 
-    fewest = min(Counter(samples.labels).values())
-    if fewest < 2:
-        raise ValueError("a class has one image only, which cannot be split into train and val")
+    count = Counter(samples.labels)
+    label = min(count, key=count.__getitem__)
+    if count[label] < 2:
+        raise ValueError(
+            f"class {samples.classes[label]!r} has one image only, which cannot be split into "
+            "train and val"
+        )
     train, val = train_test_split(
         range(len(samples)),
         test_size=max(val_fraction, len(samples.classes) / len(samples)),

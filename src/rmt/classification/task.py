@@ -33,7 +33,7 @@ class ClassificationTask(Engine):
         model: to judge; None makes a fresh one to train.
 
     Raises:
-        ValueError: if the model has another number of classes than the data.
+        ValueError: if the model has other classes than the data.
     """
 
     key = "top1"
@@ -45,6 +45,12 @@ class ClassificationTask(Engine):
         if self.model.num_classes != len(classes):
             raise ValueError(
                 f"the model has {self.model.num_classes} classes and the data {len(classes)}"
+            )
+        names = self.model.info.get("label_names", classes)
+        if differing := [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]]:
+            raise ValueError(
+                f"the model was made for other classes than the data has: {differing[0][0]!r} "
+                f"there and {differing[0][1]!r} here, {len(differing)} differ"
             )
         augment = recipe.augment
         self.mixup = None
@@ -125,7 +131,13 @@ class ClassificationTask(Engine):
             self.judges[weights].update(model(images).float(), labels)
 
     def metrics(self, weights: str) -> dict[str, float]:
-        """Return top-1 and top-5 in percent, and the number of images judged."""
+        """Return top-1 and top-5 in percent, and the number of images judged.
+
+        Raises:
+            ValueError: if no image could be read.
+        """
+        if not any(judge.update_called for judge in self.judges[weights].values()):
+            raise ValueError("none of the images to be judged can be read")
         found = self.judges[weights].compute()
         self.judges[weights].reset()
         confusion = found.pop("confusion")
@@ -172,8 +184,12 @@ def new_model(recipe: ClassificationRecipe, classes: tuple[str, ...]) -> RMT:
     )
     model.info["label_names"] = list(classes)
     model.pretrained_cfg |= transforms_of(recipe)
-    for name, parameter in model.named_parameters():
-        if name.startswith(wanted.freeze):
+    named = dict(model.named_parameters())
+    for prefix in wanted.freeze:
+        frozen = [parameter for name, parameter in named.items() if name.startswith(prefix)]
+        if not frozen:
+            raise ValueError(f"model.freeze names {prefix!r}; no parameter begins so")
+        for parameter in frozen:
             parameter.requires_grad_(False)
     return model
 
