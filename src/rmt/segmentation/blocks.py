@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,3 +41,8 @@ class PixelClassifier(nn.Sequential):
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps (B, C, H, W) to ``size`` (h, w) bilinearly, corners not aligned."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return half precision as float32, and anything wider as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rmt.resize import keep_ratio, resize_bytes
-from rmt.segmentation.blocks import resize
+from rmt.segmentation.blocks import resize, widen
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
 
@@ -29,7 +29,7 @@ def probabilities(model: Segmenter, image: Tensor, options: Inference | None = N
         options: how to go about it.
 
     Returns:
-        (K, H, W), in the model's precision.
+        (K, H, W), in the model's precision, at least float32.
     """
     assert not model.training, "a segmenter in training mode drops channels at random"
     options = options or Inference()
@@ -42,7 +42,7 @@ def probabilities(model: Segmenter, image: Tensor, options: Inference | None = N
         x = normalise(scaled.to(weight.device), *model.channel_statistics).to(weight.dtype)[None]
         for flipped in (False, True) if options.flip else (False,):
             logits = segment(model, x.flip(3) if flipped else x, options)
-            seen = resize(logits, size).softmax(dim=1)
+            seen = resize(widen(logits), size).softmax(dim=1)
             seen = seen.flip(3) if flipped else seen
             total = seen if total is None else total.add_(seen)
             views += 1

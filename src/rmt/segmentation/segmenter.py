@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.hub import Pretrained
 from rmt.necks import FPN, Backbone
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.segmentation.blocks import resize
+from rmt.segmentation.blocks import resize, widen
 from rmt.segmentation.semantic_fpn import SemanticFPNHead
 from rmt.segmentation.upernet import AuxiliaryHead, UperNetHead
 from rmt.variants import nearest
@@ -138,8 +137,7 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, K, h, w); half precision is widened to float32.
         labels: (B, H, W), integers.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logits = resize(logits, labels.shape[1:])
+    logits = resize(widen(logits), labels.shape[1:])
     total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
     return total / labels.numel()
 
