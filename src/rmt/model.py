@@ -72,8 +72,9 @@ class PatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map, channels last; an incomplete last patch is filled with zeros."""
-        patch = self.proj.stride[0]
-        x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
+        # The stride leaves what is not needed of the padding; so the size stays a plain symbol.
+        missing = self.proj.stride[0] - 1
+        x = F.pad(x, (0, missing, 0, missing))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
@@ -181,7 +182,9 @@ class Block(nn.Module):
         dim, heads = variant.dims[stage], variant.heads[stage]
 
         def scale() -> nn.Module:
-            return LayerScale(dim, LAYER_SCALE_INIT) if variant.layer_scale[stage] else nn.Identity()
+            return (
+                LayerScale(dim, LAYER_SCALE_INIT) if variant.layer_scale[stage] else nn.Identity()
+            )
 
         self.cpe = DepthwiseConv(dim, 3) if variant.cpe else None
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
@@ -230,9 +233,9 @@ class MergeDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); an odd edge is filled with zeros."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        joined = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
-        return self.reduction(self.norm(torch.cat(joined, dim=-1)))
+        # Windows of two rows and two columns; the last is used where the edge is odd.
+        x = F.pad(x, (0, 0, 0, 1, 0, 1)).unfold(1, 2, 2).unfold(2, 2, 2)  # (B, h, w, C, 2, 2)
+        return self.reduction(self.norm(x.permute(0, 1, 2, 5, 4, 3).flatten(3)))
 
 
 class Stage(nn.Module):
@@ -422,11 +425,13 @@ class RMT(Pretrained, nn.Module):
         """Draw weights as the release does: truncated normal 0.02 for linear layers, zero bias."""
         named_apply(_init_module, self)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mixed: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Classify images.
 
         Args:
             x: (B, in_chans, H, W), normalised; any H, W >= 1.
+            mixed: (⌈H/4⌉, ⌈W/4⌉), True where the stem's map is taken from the image at the other
+                end of the batch (MixToken, arXiv 2104.10858, section 3.2).
 
         Returns:
             (B, num_classes). With token labels, in training: a pair of those logits and the
@@ -436,7 +441,7 @@ class RMT(Pretrained, nn.Module):
         Raises:
             ValueError: if ``x`` has not four axes or not ``in_chans`` channels.
         """
-        x = self._last_map(x)
+        x = self._last_map(x, mixed)
         logits = self.head(x)
         if self.aux_head is None:
             return logits
@@ -463,7 +468,7 @@ class RMT(Pretrained, nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | None = None,
+        indices: int | Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: Literal["NCHW", "NHWC"] = "NCHW",
@@ -494,7 +499,7 @@ class RMT(Pretrained, nn.Module):
         return maps if intermediates_only else (x.permute(0, 3, 1, 2), maps)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop the stages behind the last wanted one, and the head; return the wanted stages."""
         wanted, last = feature_take_indices(len(self.stages), indices)
@@ -533,16 +538,17 @@ class RMT(Pretrained, nn.Module):
             "blocks": [
                 (r"^stages\.(\d+)\.downsample", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^head|^aux_head", (99999,)),
-            ],
+            ],  # what is not named, the heads, is timm's last group
         }
 
     def no_weight_decay(self) -> set[str]:
-        """Return parameters kept from weight decay by name: none but the 1-D ones everybody skips."""
+        """Return names to keep from weight decay besides the 1-D parameters: none."""
         return set()
 
-    def _last_map(self, x: Tensor) -> Tensor:
+    def _last_map(self, x: Tensor, mixed: Tensor | None = None) -> Tensor:
         x = self._stem_map(x)
+        if mixed is not None:
+            x = torch.where(mixed[..., None], x.flip(0), x)
         for stage in self.stages:
             x = stage(x)
         return x

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import FeatureGetterNet
 
 from rmt.model import RMT
 from rmt.variants import (
@@ -35,6 +37,16 @@ _TIMM_OPTIONS = (
 )
 
 
+@overload
+def create_model(
+    name: str, num_classes: int = ..., *, features_only: Literal[True], **options: Any
+) -> FeatureGetterNet: ...
+
+
+@overload
+def create_model(name: str, num_classes: int = ..., **options: Any) -> RMT: ...
+
+
 def create_model(
     name: str,
     num_classes: int = 1000,
@@ -45,8 +57,8 @@ def create_model(
     global_pool: str = "avg",
     token_labels: bool = False,
     pretrained: bool = False,
-    **variant_fields: Any,
-) -> RMT:
+    **options: Any,
+) -> RMT | FeatureGetterNet:
     """Make a classification network; the same as ``timm.create_model`` after ``import rmt``.
 
     Args:
@@ -58,7 +70,8 @@ def create_model(
         global_pool: ``"avg"`` or ``""`` for an unpooled map.
         token_labels: the starred form with an auxiliary head.
         pretrained: no weights are hosted; True raises and says how to load the release's.
-        **variant_fields: fields of :class:`rmt.variants.Variant` to change, such as ``lce=False``.
+        **options: fields of :class:`rmt.variants.Variant` to change, such as ``lce=False``;
+            ``device`` and ``dtype``; and what timm's factory knows, such as ``features_only``.
 
     Raises:
         ValueError: for an unknown name or option (the nearest is named), or ``pretrained=True``.
@@ -75,7 +88,7 @@ def create_model(
         drop_rate=drop_rate,
         global_pool=global_pool,
         token_labels=token_labels or None,
-        **variant_fields,
+        **options,
     )
 
 
@@ -105,14 +118,16 @@ def _default_cfg(variant: Variant, *, starred: bool = False) -> dict[str, Any]:
     }
 
 
-def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT:
-    if pretrained and "pretrained_model_args" not in kwargs:
+def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | FeatureGetterNet:
+    if pretrained and not _names_weights(kwargs):
         raise ValueError(
             f"no weights of {name} are hosted: download the release's file and call "
             "rmt.load(PATH), or `rmt convert PATH OUT.safetensors`"
         )
     if kwargs.pop("output_stride", 32) != 32:
         raise ValueError("RMT has no dilated form; output_stride must be 32")
+    device = kwargs.pop("device", None) or torch.get_default_device()
+    dtype = kwargs.pop("dtype", None)
     known = ("num_classes", *RMT.OPTIONS, *_TIMM_OPTIONS)
     variant = get_variant(name, **{k: v for k, v in kwargs.items() if k not in known})
     options = {k: v for k, v in kwargs.items() if k in known}
@@ -121,17 +136,27 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT:
         options.setdefault("token_labels", True)
     elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
         options["pretrained_cfg"] = STARRED_TAG  # timm hands in None where no tag is named
-    return build_model_with_cfg(
-        partial(RMT, variant),
-        name,
-        pretrained,
-        feature_cfg={"out_indices": tuple(range(len(variant.depths))), "feature_cls": "getter"},
-        **options,
+    with torch.device(device):
+        model = build_model_with_cfg(
+            partial(RMT, variant),
+            name,
+            pretrained,
+            feature_cfg={"out_indices": tuple(range(len(variant.depths))), "feature_cls": "getter"},
+            **options,
+        )
+    return model.to(dtype)
+
+
+def _names_weights(kwargs: dict[str, Any]) -> bool:
+    """Return whether the caller brought weights: a file, or a folder or repository of timm's."""
+    overlay = kwargs.get("pretrained_cfg_overlay") or {}
+    return "pretrained_model_args" in kwargs or any(
+        overlay.get(key) for key in ("file", "url", "state_dict", "hf_hub_id")
     )
 
 
-def _entrypoint(name: str) -> Callable[..., RMT]:
-    def build(pretrained: bool = False, **kwargs: Any) -> RMT:
+def _entrypoint(name: str) -> Callable[..., RMT | FeatureGetterNet]:
+    def build(pretrained: bool = False, **kwargs: Any) -> RMT | FeatureGetterNet:
         return _build(name, pretrained, kwargs)
 
     build.__name__ = build.__qualname__ = name  # timm registers an entry point by its name

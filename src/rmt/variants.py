@@ -82,6 +82,9 @@ class Variant:
                 raise ValueError(
                     f"{name} has {len(value)} entries for {len(self.depths)} stages: {value}"
                 )
+        for name, known in (("stem", ("conv", "patch")), ("downsample", ("conv", "merge"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
         for dim, heads in zip(self.dims, self.heads, strict=True):
             if dim % heads or (dim // heads) % 2:
                 raise ValueError(

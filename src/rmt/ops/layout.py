@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+# (lines, N, L, D) queries, keys and values and a bias (N, L, L) -> (lines, N, L, D). Exactly four
+# axes: the fused kernels take no other number, and a traced product splits no symbolic size.
 Line = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -21,15 +23,15 @@ def rows_then_columns(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Run ``line`` on (B, H, N, W, D) rows, then on (B, W, N, H, D) columns of the result."""
-    _, height, width, _, _ = q.shape
+    """Run ``line`` on the rows (B·H, N, W, D), then on the columns (B·W, N, H, D) of the result."""
+    batch, height, width, _, _ = q.shape
     table = {"device": device, "dtype": dtype}
     decay = None if log_decay is None else bias(width, log_decay, **table)
-    rows = line(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3), decay)
+    rows = line(*(t.flatten(0, 1).transpose(1, 2) for t in (q, k, v)), decay)
+    v = rows.transpose(1, 2).unflatten(0, (batch, height))
     decay = None if log_decay is None else bias(height, log_decay, **table)
-    q, k = q.permute(0, 2, 3, 1, 4), k.permute(0, 2, 3, 1, 4)
-    columns = line(q, k, rows.permute(0, 3, 2, 1, 4), decay)
-    return columns.permute(0, 3, 1, 2, 4)
+    columns = line(*(t.permute(0, 2, 3, 1, 4).flatten(0, 1) for t in (q, k, v)), decay)
+    return columns.unflatten(0, (batch, width)).permute(0, 3, 1, 2, 4)
 
 
 def full(

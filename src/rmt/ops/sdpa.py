@@ -34,9 +34,5 @@ def attend(
 
 
 def _line(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    # The fused kernels want exactly four dimensions: (lines, heads, length, width).
-    lines = q.shape[:-3]
-    q, k, v = (t.flatten(0, -4) for t in (q, k, v))
     mask = None if bias is None else bias[None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-    return out.reshape(*lines, *out.shape[-3:])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
