@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.checkpoints import load
 from rmt.detection import HEADS, Detector, create_detector, from_config
@@ -200,6 +200,15 @@ def test_another_backbone() -> None:
     model = create_detector("retinanet", "resnet18", num_classes=2, min_size=64, max_size=64)
     (found,) = model.eval()([torch.rand(3, 64, 64)])
     assert found["boxes"].shape[1] == 4
+
+
+@torch.no_grad()
+def test_dense_part_compiles(detector: Detector) -> None:
+    dense = nn.Sequential(detector.backbone, detector.neck)
+    compiled = torch.compile(dense, fullgraph=True, backend="eager")
+    pixels = torch.rand(1, 3, 64, 96)
+    for ours, expected in zip(compiled(pixels), dense(pixels), strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_half_precision_under_autocast(detector: Detector) -> None:

@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from skimage import data
 from torch import Tensor, nn
 
 from golden_detection import (
@@ -18,7 +19,7 @@ from golden_detection import (
     load_case,
 )
 from rmt.detection.roi import cut, levels_of
-from rmt.detection.transform import Batch
+from rmt.detection.transform import Batch, Transform
 
 
 @pytest.fixture(scope="module", params=["retinanet_t", "maskrcnn_t", "casrcnn_s"])
@@ -128,6 +129,17 @@ def test_detections_at_test_scale(case: Case, batch: Batch, maps: list[Tensor]) 
     boxes = torch.cat([found["boxes"], found["scores"][:, None]], dim=1)
     case.assert_equal("det_unscaled.boxes", boxes)
     assert torch.equal(found["labels"], torch.from_numpy(case.arrays["det_unscaled.labels"]))
+
+
+@retinanet
+def test_from_the_picture_itself(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unscaled photo gives the golden detections: resizing and scaling back included."""
+    monkeypatch.setattr(case.model, "transform", Transform(250, 1024))
+    photo = torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1) / 255
+    with torch.no_grad():
+        (found,) = case.model([photo])
+    boxes = torch.cat([found["boxes"], found["scores"][:, None]], dim=1)
+    case.assert_equal("det.boxes", boxes)
 
 
 @mask_rcnn

@@ -40,6 +40,10 @@ class DetectionTask(Engine):
         classes = splits.classes
         model = model or new_model(recipe, classes)
         super().__init__(model, recipe)
+        if recipe.trainer.compile:
+            # The number of regions is another in each batch; the backbone is what compiles well.
+            self._network = model
+            model.backbone.compile(dynamic=True)
         self.splits = splits
         if isinstance(model, RCNN):
             model.sampler = Sampler(recipe.model.regions, model.sampler.positive_fraction)

@@ -1,0 +1,100 @@
+"""Measure time and peak memory of RetinaNet at 800x1280: inference, and one training step.
+
+Each case runs in a process of its own, so that one does not count for another. On a CPU the
+peak is of the process's resident memory beyond what it held before the call; on a GPU it is what
+torch allocated.
+
+Run: python benchmarks/detection_memory.py [--device cuda] [--models rmt_t rmt_s] [--note TEXT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import rmt
+from rmt.detection import create_detector
+
+RESULT = Path(__file__).parent / "results" / "detection_memory.json"
+SIZE = (800, 1280)
+MODES = ("inference", "training", "training, checkpointing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["rmt_t", "rmt_s"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "MODE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one, device=args.device)))
+        return
+    rows = []
+    for model in args.models:
+        for mode in args.modes:
+            command = [sys.executable, __file__, "--device", args.device, "--one", model, mode]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rows.append({"model": model, "mode": mode} | json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], flush=True)
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    record = {
+        "what": "RetinaNet at 800x1280, one image, float32",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), {machine}",
+        "note": args.note,
+        "versions": {module.__name__: module.__version__ for module in (rmt, torch)},
+        "rows": rows,
+    }
+    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure(name: str, mode: str, *, device: str) -> dict[str, float]:
+    """Return seconds and peak MiB of one call; on a GPU of the second."""
+    torch.manual_seed(0)
+    model = create_detector("retinanet", name).to(device).train(mode != "inference")
+    model.set_grad_checkpointing("checkpointing" in mode)
+    images = [torch.rand(3, *SIZE, device=device)]
+    targets = [{"boxes": torch.tensor([[100.0, 100, 300, 300]]), "labels": torch.tensor([0])}]
+    targets = [{key: value.to(device) for key, value in targets[0].items()}]
+
+    def step() -> None:
+        if mode == "inference":
+            with torch.inference_mode():
+                model(images, resize=False)
+        else:
+            sum(model(images, targets, resize=False).values()).backward()
+
+    if device == "cuda":
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+    before = _resident()
+    started = time.monotonic()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = _resident() - before
+    return {"seconds": round(time.monotonic() - started, 2), "peak_mib": round(peak)}
+
+
+def _resident() -> float:
+    """Return the largest resident memory that this process has had, in MiB (Linux counts KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
