@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="RMT vision backbones: train, evaluate, predict, explain, convert.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_models, _train, _eval, _predict, _convert, _explain, _demo):
+    for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _demo):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):
@@ -41,9 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.overrides = rest
     try:
         return args.run(args) or 0
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"rmt: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("rmt: interrupted", file=sys.stderr)
+        return 130
 
 
 def _verb(
@@ -162,17 +165,43 @@ def _explain(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
         from rmt.explain import explain
 
-        y, _, x = args.at.partition(",")
-        for path in explain(
-            args.image, args.checkpoint, args.out, at=(float(y), float(x))
-        ).values():
+        for path in explain(args.image, args.checkpoint, args.out, at=args.at).values():
             print(path)
 
     parser = _verb(verbs, "explain", run, "Draw what a place of an image attends to.")
     parser.add_argument("image", help="image file")
     _checkpoint_option(parser)
-    parser.add_argument("--at", default="0.5,0.5", help="place y,x as shares of the image")
+    parser.add_argument(
+        "--at",
+        type=_place,
+        default=(0.5, 0.5),
+        metavar="Y,X",
+        help="place as shares of the image (default: 0.5,0.5, its centre)",
+    )
     parser.add_argument("--out", type=Path, default=Path("explain"), help="folder for pictures")
+
+
+def _label(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.classification.teacher import label_folder
+
+        count = label_folder(
+            args.teacher,
+            args.data,
+            args.out,
+            weights=args.weights,
+            side=args.side,
+            device=args.device,
+        )
+        print(f"{count} label maps written to {args.out}")
+
+    parser = _verb(verbs, "label", run, "Write a teacher's label maps for token labelling.")
+    parser.add_argument("teacher", help="a timm model with the classes of the data")
+    parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
+    parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
+    parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
+    parser.add_argument("--side", type=int, help="pixels of the square that the teacher sees")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
 
 
 def _demo(verbs: Any) -> None:
@@ -183,6 +212,14 @@ def _demo(verbs: Any) -> None:
 
     parser = _verb(verbs, "demo", run, "Train, test and predict on real images in minutes.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+
+
+def _place(text: str) -> tuple[float, float]:
+    y, _, x = text.partition(",")
+    try:
+        return float(y), float(x)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no place; write y,x as 0.5,0.5") from None
 
 
 def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +237,7 @@ def _json_option(parser: argparse.ArgumentParser, text: str = "also write it her
 
 def _write(path: Path | None, content: Any) -> None:
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -21,9 +21,14 @@ def run_demo(out: str | Path) -> int:
 
     Returns:
         Exit status, 0 if everything went well.
+
+    Raises:
+        ValueError: if ``out`` holds something else than an earlier run.
     """
     out = Path(out)
-    if out.exists():
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "recipe.yaml").is_file():
+            raise ValueError(f"{out} holds something that is no run; name another folder by --out")
         shutil.rmtree(out)
     if status := train("small/digits", out=out):
         return status

@@ -27,11 +27,16 @@ class Predictor:
         options: the task's own, such as ``top`` (classification) or ``score`` (detection).
 
     Raises:
-        ValueError: for an option that the task does not have.
+        ValueError: for a device that is not there, or an impossible value of an option.
+        TypeError: for an option that the task does not have.
     """
 
     def __init__(self, model: nn.Module, *, device: str = "cpu", **options: Any) -> None:
-        self.model = model.to(device).eval()
+        try:
+            self.model = model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {device!r} cannot be used: {reason}") from error
         self.device = torch.device(device)
         self._predict = task_module(model.task).predictor(model, **options)
 

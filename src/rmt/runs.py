@@ -28,7 +28,7 @@ def train(
         ValueError: for a mistake in the recipe, its data or ``out``.
     """
     out = out or Path("runs") / Path(name).with_suffix("")
-    if resume and (out / "recipe.yaml").is_file() and not overrides:
+    if resume and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")  # as it was resolved when the run began
     recipe = load_recipe(name, overrides)
     print(f"{recipe.title or name} -> {out}")

@@ -1,0 +1,299 @@
+"""The command: every verb on real data, exit codes, words for mistakes, and quick help."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import rmt
+import rmt_cli
+from rmt import demo
+from rmt.images import read_image
+from rmt.recipes import list_recipes
+from rmt.train import fit, load_recipe
+
+QUICK = ["--schedule.epochs=1", "--data.batch=128"]
+# What the parser may not need, so that help does not wait for it.
+HEAVY = ("torch", "timm", "lightning", "PIL", "numpy", "rmt")
+
+
+def call(*words: object) -> int:
+    return rmt_cli.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a short run on the digits, trained by the command."""
+    out = tmp_path_factory.mktemp("run") / "digits"
+    assert call("train", "small/digits", "--out", out, *QUICK) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "grey.png"
+    Image.linear_gradient("L").resize((90, 60)).save(path)
+    return path
+
+
+def test_training_leaves_a_whole_folder(run: Path) -> None:
+    for file in ("recipe.yaml", "config.json", "model.safetensors", "metrics.json"):
+        assert (run / file).stat().st_size
+    for file in ("last.ckpt", "best.ckpt"):
+        assert (run / "checkpoints" / file).stat().st_size
+    report = {path.name for path in (run / "report").iterdir()}
+    assert report == {
+        "metrics.json",
+        "learning_curve.png",
+        "confusion.png",
+        "predictions.png",
+        "decay.png",
+        "attention.png",
+    }
+    assert list(run.glob("logs/**/metrics.csv"))
+    assert list(run.glob("logs/**/events.out.tfevents*"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["task"] == "classification"
+    assert metrics["test"]["images"] == 360
+    assert 0 <= metrics["test"]["top1"] <= metrics["test"]["top5"] <= 100
+    assert metrics["history"][0]["step"] == 10
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["data"]["batch"] == 128
+
+
+def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe travels with the weights, and the judgement is that of the run."""
+    expected = json.loads((run / "metrics.json").read_text())["test"]
+    for checkpoint in (run, run / "model.safetensors", run / "checkpoints" / "best.ckpt"):
+        file = tmp_path / "deep" / "eval.json"
+        assert call("eval", "--checkpoint", checkpoint, "--json", file, "--data.batch", "100") == 0
+        found = json.loads(file.read_text())
+        assert found["checkpoint"] == str(checkpoint)
+        assert found["metrics"] == pytest.approx(expected)
+    assert "top1" in capsys.readouterr().out
+
+
+def test_predict(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    words = [photo, tmp_path / "bad.png", photo, "--checkpoint", run, "--top", "3"]
+    assert call("predict", *words, "--json", tmp_path / "p.json", "--out", tmp_path / "seen") == 1
+    records = json.loads((tmp_path / "p.json").read_text())
+    assert [record["image"] for record in records] == [str(word) for word in words[:3]]
+    assert records[1].keys() == {"image", "error"}
+    assert records[0] == records[2]
+    assert records[0].keys() == {"image", "top"}
+    assert len(records[0]["top"]) == 3
+    for answer in records[0]["top"]:
+        assert answer.keys() == {"label", "name", "score"}
+        assert answer["name"] == str(answer["label"])
+    scores = [answer["score"] for answer in records[0]["top"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [
+        "grey_0.png",
+        "grey_2.png",
+    ]
+    out = capsys.readouterr().out
+    assert f"{photo}  {records[0]['top'][0]['name']} " in out
+    assert call("predict", photo, "--checkpoint", run) == 0
+
+
+def test_predictor(run: Path, photo: Path) -> None:
+    predictor = rmt.Predictor.from_checkpoint(run, top=2)
+    answer = predictor(photo)
+    assert len(answer["top"]) == 2
+    with Image.open(photo) as image:
+        assert predictor(image) == answer
+    streamed = list(predictor.stream([photo, "gone.png"]))
+    assert streamed[0] == {"image": str(photo)} | answer
+    assert streamed[1].keys() == {"image", "error"}
+    with pytest.raises(ValueError, match="top is 0"):
+        rmt.Predictor.from_checkpoint(run, top=0)
+    with pytest.raises(ValueError, match="device 'nonsense' cannot be used"):
+        rmt.Predictor.from_checkpoint(run, device="nonsense")
+
+
+def test_convert(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new" / "digits.safetensors"
+    assert call("convert", run / "checkpoints" / "last.ckpt", target) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    assert rmt.load(target).info["label_names"] == list("0123456789")
+    assert call("convert", run, target, "--weights", "raw") == 0
+
+
+def test_explain(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["explain", photo, "--checkpoint", run, "--at", "0.25,1", "--out", tmp_path]
+    assert call(*words) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [path.name for path in paths] == ["attention.png", "decay.png"]
+    assert all(read_image(path).width > 300 for path in paths)
+    assert call("explain", photo, "--checkpoint", run, "--at", "2,0") == 2
+    with pytest.raises(SystemExit):
+        call("explain", photo, "--checkpoint", run, "--at", "centre")
+    assert "write y,x as 0.5,0.5" in capsys.readouterr().err
+
+
+def test_list_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "--list") == 0
+    assert capsys.readouterr().out.split() == list_recipes()
+    assert call("train", "small/digits", "--print_config", "--optimizer.lr", "0.5") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["optimizer"]["lr"] == 0.5
+    assert shown["data"]["max_errors"] == 100  # what the recipe leaves to the defaults
+
+
+def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "small/folder", "--print_config") == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert load_recipe(path) == load_recipe("small/folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train small/digit", "no recipe 'small/digit'; did you mean 'small/digits'?"),
+        ("train gone.yaml", "no recipe file 'gone.yaml'"),
+        ("train small/digits --optimiser.lr 1", "did you mean 'optimizer'?"),
+        ("train small/digits --optimizer.lrr 1", "did you mean 'lr'?"),
+        ("train small/digits --optimizer.lr fast", "optimizer.lr"),
+        ("train small/digits --optimizer.lr", "--optimizer.lr has no value"),
+        ("train small/digits --data.batch.size 3", "unknown recipe key 'data.batch.size'"),
+        ("train small/digits --model.name rmt_nao", "did you mean 'rmt_nano'?"),
+        ("train small/digits --schedule.steps 9", "exactly one of them"),
+        ("train small/folder --data.root /nowhere", "data.root '/nowhere' does not exist"),
+        ("eval --checkpoint gone.pth", "no file or folder 'gone.pth'"),
+        ("predict gone.jpg --checkpoint gone.pth", "'gone.jpg' matches a file"),
+        ("convert gone.pth x.safetensors", "no file or folder 'gone.pth'"),
+        ("explain gone.png --checkpoint gone.pth", "no file or folder 'gone.pth'"),
+    ],
+)
+def test_mistakes(
+    words: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rmt: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("words", ["", "fly", "predict", "predict x.jpg", "convert a b --lr 1"])
+def test_calls_that_are_none(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(*words.split())
+    assert stop.value.code == 2
+    assert "usage: rmt" in capsys.readouterr().err
+
+
+def test_the_nearest_verb_s_help_is_quick() -> None:
+    """No verb's help imports what only its work needs."""
+    verbs = [[], *([verb] for verb in ("models", "train", "eval", "predict", "convert"))]
+    verbs += [["explain"], ["demo"]]
+    code = (
+        "import contextlib, io, json, sys\n"
+        "import rmt_cli\n"
+        "texts = []\n"
+        f"for words in {verbs}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as text:\n"
+        "        try: rmt_cli.main([*words, '--help'])\n"
+        "        except SystemExit as stop: assert stop.code == 0\n"
+        "    texts.append(text.getvalue())\n"
+        f"print(json.dumps([texts, [m for m in {HEAVY} if m in sys.modules]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    texts, imported = json.loads(done.stdout)
+    assert imported == []
+    assert all(text.startswith("usage: rmt") for text in texts)
+    for verb, text in zip(verbs[1:], texts[1:], strict=True):
+        assert verb[0] in texts[0]
+        assert "--help" in text
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_exit_status_of_an_interrupted_run(number: int, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "rmt_cli", "train", "small/digits", "--out", str(out)]
+    command += ["--data.batch=32", "--trainer.save_every=1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "repeat the command with --resume to continue" in error
+
+
+def test_resuming_takes_the_recipe_of_the_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first call changed need not be repeated."""
+    import rmt.runs
+
+    taken = []
+
+    def record(recipe: object, out: Path, *, resume: bool) -> dict:
+        taken.append(recipe)
+        return {}
+
+    monkeypatch.setattr(rmt.runs, "fit", record)
+    assert call("train", "small/digits", "--out", run, "--resume", "--trainer.devices=1") == 0
+    assert (taken[0].data.batch, taken[0].trainer.devices) == (128, 1)
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As `make demo` runs it, but for the length of the training."""
+    train = demo.train
+    monkeypatch.setattr(demo, "train", lambda name, out: train(name, overrides=QUICK, out=out))
+    out = tmp_path / "demo"
+    (out / "checkpoints").mkdir(parents=True)
+    for file in ("recipe.yaml", "checkpoints/last.ckpt"):
+        (out / file).write_text("of an earlier demo, which is replaced")
+    assert call("demo", "--out", out) == 0
+    shown = capsys.readouterr().out
+    assert f"Look at {out / 'report'}" in shown
+    assert "rmt train small/folder --data.root" in shown
+    assert len(list((out / "test-images").iterdir())) == demo.PREDICTED
+    assert len(list((out / "predicted").iterdir())) == demo.PREDICTED
+
+
+def test_demo_spares_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert call("demo", "--out", tmp_path) == 2
+    assert "holds something that is no run" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_report_of_half_a_run(tmp_path: Path) -> None:
+    from rmt import report
+
+    with pytest.raises(ValueError, match="holds no finished run"):
+        report.write(tmp_path)
+
+
+def test_functions_behind_the_verbs_restore_the_mode(run: Path) -> None:
+    from rmt.train import evaluate
+
+    model = rmt.load(run).train()
+    evaluate(model, overrides=["--data.batch=360"])
+    assert model.training
+    assert fit.__module__ == "rmt.train"
