@@ -116,7 +116,8 @@ def make(
     if model is not None and "recipe" not in model.info:
         recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
     data = ClassificationData(recipe)
-    return ClassificationTask(recipe, data.classes, model=model), data
+    judged = data.splits.test or data.splits.val
+    return ClassificationTask(recipe, data.classes, model=model, judged=judged), data
 
 
 def predictor(model: RMT, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:

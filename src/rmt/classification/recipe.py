@@ -38,7 +38,8 @@ class Data:
 
     Attributes:
         format: ``folder`` (class folders), ``csv`` (columns path, label and maybe split),
-            ``digits``, ``fashion-mnist``, or ``auto`` to look at ``root``.
+            ``digits``, ``fashion-mnist``, ``imagenet`` and ``imagenet-real`` (test sets as their
+            authors ship them, for ``rmt eval``), or ``auto`` to look at ``root``.
         root: folder, CSV file, or the folder of Fashion-MNIST's IDX files.
         download: let torchvision fetch Fashion-MNIST into ``root``.
         val_fraction: share of the training images held out, class by class, where the data brings
@@ -54,7 +55,9 @@ class Data:
         max_errors: unreadable training images tolerated; each is named in the log.
     """
 
-    format: Literal["auto", "folder", "csv", "digits", "fashion-mnist"] = "auto"
+    format: Literal[
+        "auto", "folder", "csv", "digits", "fashion-mnist", "imagenet", "imagenet-real"
+    ] = "auto"
     root: str = ""
     download: bool = False
     val_fraction: float = 0.1

@@ -33,11 +33,15 @@ class Samples:
         items: a path, or an array (H, W) of 8-bit grey, an image.
         labels: class index of each.
         classes: class names.
+        allowed: the classes that count as answers; empty for all.
+        accepted: for each image the classes that are right; empty if only its label is.
     """
 
     items: Sequence[Path | np.ndarray] | np.ndarray
     labels: Sequence[int]
     classes: tuple[str, ...]
+    allowed: tuple[int, ...] = ()
+    accepted: tuple[frozenset[int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +64,7 @@ class Samples:
             self,
             items=[self.items[i] for i in indices],
             labels=[self.labels[i] for i in indices],
+            accepted=tuple(self.accepted[i] for i in indices) if self.accepted else (),
         )
 
 
@@ -91,6 +96,11 @@ def open_splits(data: Data) -> Splits:
         raise ValueError(
             f"data.root {data.root!r} does not exist; name a folder of class folders or a CSV file"
         )
+    if kind.startswith("imagenet"):
+        # Imported here, for it builds on this module.
+        from rmt.classification.imagenet_sets import class_folders, real_labels
+
+        return real_labels(root) if kind == "imagenet-real" else class_folders(root)
     if kind == "csv":
         return _csv(root, data.val_fraction)
     return _folder(root, data.val_fraction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rmt.classification.recipe import ClassificationRecipe
+from rmt.classification.sources import Samples
 from rmt.classification.teacher import Teacher
 from rmt.classification.token_labels import (
     dense_labels,
@@ -31,6 +33,7 @@ class ClassificationTask(Engine):
         recipe: of the run.
         classes: class names of the data.
         model: to judge; None makes a fresh one to train.
+        judged: the images that :meth:`score` sees; they may restrict or widen what is right.
 
     Raises:
         ValueError: if the model has other classes than the data.
@@ -39,7 +42,12 @@ class ClassificationTask(Engine):
     key = "top1"
 
     def __init__(
-        self, recipe: ClassificationRecipe, classes: tuple[str, ...], *, model: RMT | None = None
+        self,
+        recipe: ClassificationRecipe,
+        classes: tuple[str, ...],
+        *,
+        model: RMT | None = None,
+        judged: Samples | None = None,
     ) -> None:
         super().__init__(model or new_model(recipe, classes), recipe)
         if self.model.num_classes != len(classes):
@@ -76,6 +84,7 @@ class ClassificationTask(Engine):
             }
         )
         self.confusion: dict[str, list[list[int]]] = {}
+        self.judged = judged
         self.teacher = teacher_of(recipe, self.model) if model is None else None
         self._smooth = LabelSmoothingCrossEntropy(augment.smoothing)
         self._soft = SoftTargetCrossEntropy()
@@ -126,9 +135,20 @@ class ClassificationTask(Engine):
 
     def score(self, weights: str, model: nn.Module, batch: Sequence[Tensor]) -> None:
         """Count hits of a batch of images, labels and indices; an empty batch counts nothing."""
-        images, labels, _ = batch
-        if len(labels):
-            self.judges[weights].update(model(images).float(), labels)
+        images, labels, indices = batch
+        if not len(labels):
+            return
+        logits = model(images).float()
+        if self.judged is not None and self.judged.allowed:
+            possible = logits.new_full(logits.shape[1:], -torch.inf)
+            possible[list(self.judged.allowed)] = 0
+            logits = logits + possible
+        if self.judged is not None and self.judged.accepted:
+            answers = logits.argmax(1).tolist()
+            right = [self.judged.accepted[i] for i in indices.tolist()]
+            hits = [answer in classes for answer, classes in zip(answers, right, strict=True)]
+            labels = torch.where(labels.new_tensor(hits).bool(), logits.argmax(1), labels)
+        self.judges[weights].update(logits, labels)
 
     def metrics(self, weights: str) -> dict[str, float]:
         """Return top-1 and top-5 in percent, and the number of images judged.

@@ -1,0 +1,126 @@
+"""ImageNet's test sets in their authors' layouts, tiny; restricted and several right answers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import rmt
+from rmt.classification.imagenet_sets import (
+    ALEXNET_ERRORS,
+    class_folders,
+    corruption_error,
+    real_labels,
+    wordnet_ids,
+)
+from rmt.train import evaluate
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
+
+
+class Same(nn.Module):
+    """Answers every image with the same order of classes: 7, 5, 3, then the rest."""
+
+    def __init__(self, model: rmt.RMT) -> None:
+        super().__init__()
+        self.fc = model.head.fc
+        with torch.no_grad():
+            self.fc.bias.zero_()
+            self.fc.bias[[7, 5, 3]] = torch.tensor([30.0, 20.0, 10.0])
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.fc.bias.expand(len(x), -1)
+
+
+@pytest.fixture(scope="module")
+def model() -> rmt.RMT:
+    model = rmt.create_model("rmt_nano", 1000).eval()
+    model.head.forward = Same(model).forward
+    return model
+
+
+def judge(model: rmt.RMT, root: Path, kind: str) -> dict[str, float]:
+    words = {"data.root": root, "data.format": kind, "data.workers": 0, "data.input_size": 32}
+    words |= {"trainer.devices": 1, "trainer.accelerator": "cpu"}
+    return evaluate(model, overrides=[f"--{key}={value}" for key, value in words.items()])
+
+
+def test_the_classes_are_imagenets() -> None:
+    names = wordnet_ids()
+    assert (len(names), names[0], names[1], names[999]) == (
+        1000, "n01440764", "n01443537", "n15075141",
+    )  # fmt: skip
+
+
+def test_numbered_folders_are_classes(tmp_path: Path, model: rmt.RMT) -> None:
+    for number in (0, 7, 10, 999):  # as -V2 does; sorted as text, 10 comes before 7
+        picture(tmp_path / str(number) / "a.jpeg")
+    samples = class_folders(tmp_path).val
+    assert list(samples.labels) == [0, 10, 7, 999]
+    assert samples.allowed == (0, 7, 10, 999)
+    assert len(class_folders(tmp_path).train) == 0
+    assert judge(model, tmp_path, "imagenet")["images"] == 4
+
+
+def test_only_the_classes_of_a_smaller_set_are_answers(tmp_path: Path, model: rmt.RMT) -> None:
+    names = wordnet_ids()
+    for label in (3, 5, 9):  # as -A and -R: 7, the best answer, is no class here
+        picture(tmp_path / names[label] / "a.jpg")
+    found = judge(model, tmp_path, "imagenet")
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["images"] == 3
+
+
+def test_any_right_class_is_a_hit(tmp_path: Path, model: rmt.RMT) -> None:
+    right = [[1, 7], [2], [], [7], [5, 3]]
+    (tmp_path / "real.json").write_text(json.dumps(right))
+    for number in range(1, 6):
+        picture(tmp_path / "n0" / f"ILSVRC2012_val_{number:08}.JPEG")
+    assert len(real_labels(tmp_path).val) == 4
+    found = judge(model, tmp_path, "imagenet-real")
+    assert (found["top1"], found["images"]) == (50, 4)
+
+
+def test_what_is_no_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(ValueError, match=r"no class of ImageNet.*cats"):
+        class_folders(tmp_path)
+    with pytest.raises(ValueError, match=r"no .*real\.json"):
+        real_labels(tmp_path)
+    (tmp_path / "real.json").write_text("[[1]]")
+    with pytest.raises(ValueError, match="no validation image"):
+        real_labels(tmp_path)
+    (tmp_path / "cats").rmdir()
+    with pytest.raises(ValueError, match="no class folder"):
+        class_folders(tmp_path)
+
+
+def test_mean_corruption_error_by_hand(tmp_path: Path) -> None:
+    for i, name in enumerate(ALEXNET_ERRORS):
+        group = tmp_path / "noise" if i % 2 else tmp_path  # unpacked either way
+        for severity in range(1, 6):
+            (group / name / str(severity)).mkdir(parents=True)
+    # As bad as AlexNet on average on each, but for snow, where it is half as bad.
+
+    def top1(folder: Path) -> float:
+        name = folder.parent.name
+        share = 0.5 if name == "snow" else 1.0
+        return 100 - ALEXNET_ERRORS[name] * share * (0.8 + 0.1 * (int(folder.name) - 1))
+
+    found = corruption_error(tmp_path, top1)
+    assert found["mCE"] == pytest.approx((14 * 100 + 50) / 15)
+    assert found["by_corruption"]["snow"] == pytest.approx(50)
+    wrong = sum(ALEXNET_ERRORS.values()) - ALEXNET_ERRORS["snow"] / 2
+    assert found["error"] == pytest.approx(wrong / 15)
+    (tmp_path / "snow" / "3").rmdir() if (tmp_path / "snow").is_dir() else (
+        tmp_path / "noise" / "snow" / "3"
+    ).rmdir()
+    with pytest.raises(ValueError, match="snow/3"):
+        corruption_error(tmp_path, top1)

@@ -1,0 +1,158 @@
+"""Two processes on gloo do what one does: the same steps, the same evaluation, the same resume."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rmt.loading import TestBatches, TrainBatches
+from rmt.train import LAST
+
+RECIPE = """
+task: classification
+model: {name: rmt_nano, drop_path_rate: 0.0}
+data: {input_size: 32, batch: 4, workers: 0, crop_pct: 1.0}
+augment: {erasing: 0.5, smoothing: 0.0}
+optimizer: {lr: 1.0e-3, reference_batch: 8}
+schedule: {epochs: 1, warmup_epochs: 0.5, by_epoch: false}
+average: {decay: 0.9}
+trainer: {accelerator: cpu, threads: 1, precision: 64-true, log_every: 1, devices: 2}
+"""
+
+# Batches of another size have other statistics. Joint ones are the business of synchronised batch
+# norm, which torch has for accelerators only; so here the norms keep their running statistics.
+SCRIPT = """
+import json, os, signal, sys
+import torch
+from rmt.engine import Engine
+from rmt.train import Interrupted, fit, load_recipe
+
+out, stop, *words = sys.argv[1:]
+losses, step = [], Engine.training_step
+
+def training_step(self, batch, batch_idx):
+    for module in self.model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    loss = step(self, batch, batch_idx)
+    losses.append(loss.item())
+    if len(losses) == int(stop) and self.global_rank == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return loss
+
+Engine.training_step = training_step
+resume = "resume" in words
+words = [word for word in words if word != "resume"]
+try:
+    fit(load_recipe(words[0], words[1:]), out, resume=resume)
+except Interrupted as stopped:
+    sys.exit(stopped.code)
+rank = os.environ.get("LOCAL_RANK", "0")
+with open(f"{out}/losses.{rank}.json", "w") as file:
+    json.dump(losses, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 80 training and 14 + 13 validation pictures, a recipe and the script."""
+    root = tmp_path_factory.mktemp("data")
+    noise = np.random.default_rng(0)
+    for part, counts in (("train", (40, 40)), ("val", (14, 13))):
+        for name, low, count in zip(("dark", "light"), (0, 60), counts, strict=True):
+            (root / "images" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = noise.integers(low, low + 190, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "images" / part / name / f"{i}.png")
+    images = root / "images"
+    (root / "recipe.yaml").write_text(RECIPE.replace("{input", f"{{root: {images}, input"))
+    (root / "script.py").write_text(SCRIPT)
+    return root
+
+
+def run(folder: Path, name: str, *words: str, stop: int = 0, status: int = 0) -> Path:
+    out = folder / name
+    command = [sys.executable, folder / "script.py", out, stop, folder / "recipe.yaml", *words]
+    # The launcher's own variables must not come from a run around this one.
+    outer = {k: v for k, v in os.environ.items() if not k.startswith(("LOCAL_", "SLURM_", "PL_"))}
+    done = subprocess.run(
+        [str(word) for word in command], env=outer, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == status, done.stderr[-3000:]
+    return out
+
+
+def tensors(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / LAST, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_equal_one_with_twice_the_batch(folder: Path) -> None:
+    one = run(folder, "one", "--trainer.devices=1", "--data.batch=8")
+    two = run(folder, "two")
+    losses = [json.loads((out / f"losses.{i}.json").read_text()) for out, i in
+              ((one, 0), (two, 0), (two, 1))]  # fmt: skip
+    assert len(losses[0]) == 10
+    assert np.mean(losses[1:], axis=0) == pytest.approx(losses[0], rel=1e-12)
+    first, second = tensors(one), tensors(two)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert second[key].dtype == value.dtype
+        assert torch.allclose(second[key].double(), value.double(), rtol=0, atol=1e-9), key
+    results = [json.loads((out / "metrics.json").read_text()) for out in (one, two)]
+    assert results[0]["test"]["images"] == results[1]["test"]["images"] == 27  # none twice
+    assert results[0]["test"] == pytest.approx(results[1]["test"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_resume_exactly(folder: Path) -> None:
+    whole = run(folder, "whole", "--schedule.epochs=2")
+    run(folder, "parts", "--schedule.epochs=2", stop=13, status=143)
+    parts = run(folder, "parts", "--schedule.epochs=2", "resume")
+    first, second = tensors(whole), tensors(parts)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    results = [json.loads((out / "metrics.json").read_text()) for out in (whole, parts)]
+    assert results[0]["history"] == results[1]["history"]
+    assert results[0]["test"] == results[1]["test"]
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_the_processes_share_a_step_as_one_would_take_it(world: int) -> None:
+    alone = list(TrainBatches(1000, 8 * world, seed=3, repeats=3))
+    shares = [
+        list(TrainBatches(1000, 8, seed=3, repeats=3, rank=rank, world=world))
+        for rank in range(world)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    for step, batch in enumerate(zip(*shares, strict=True)):
+        assert sorted(chain.from_iterable(batch)) == sorted(alone[step])
+
+
+def test_copies_of_an_image_fall_to_different_processes() -> None:
+    shares = [list(TrainBatches(600, 4, seed=0, repeats=3, rank=r, world=3)) for r in range(3)]
+    step = [[index for _, index, _ in share[0]] for share in shares]
+    assert step[0] == step[1] == step[2]
+    assert len(set(step[0])) == 4
+    # As timm's sampler: an epoch keeps its length, rounded down to 256.
+    assert sum(map(len, shares[0])) == 512 // 3 // 4 * 4
+
+
+def test_each_test_image_is_judged_once() -> None:
+    for world in (1, 2, 5):
+        seen = [
+            index
+            for rank in range(world)
+            for batch in TestBatches(13, 4, rank=rank, world=world)
+            for _, index, _ in batch
+        ]
+        assert sorted(seen) == list(range(13))
