@@ -64,10 +64,13 @@ def main() -> None:
 
 def measure(height: int, width: int, *, repeats: int) -> dict:
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from rmt.segmentation import create_segmenter
 
     torch.manual_seed(0)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        create_segmenter("semantic_fpn", "rmt_s").eval()(torch.zeros(1, 3, height, width))
     model = create_segmenter("semantic_fpn", "rmt_s").eval()
     image = torch.randn(1, 3, height, width)
     seconds, cpu_seconds = [], []
@@ -83,6 +86,7 @@ def measure(height: int, width: int, *, repeats: int) -> dict:
         "width": width,
         "seconds": round(min(seconds), 2),
         "cpu_seconds": round(min(cpu_seconds), 2),
+        "gmacs": round(counter.get_total_flops() / 2e9, 1),
         "peak_gb": round(peak * 1024 / 1e9, 2),
         "threads": torch.get_num_threads(),
     }
