@@ -22,12 +22,14 @@ class Published:
         gflops: the paper's unit, fvcore multiply-accumulates at 224² divided by 1024³.
         top1: ImageNet-1K top-1 accuracy in percent.
         top1_token_labels: the same with token labelling (the starred row), if there is one.
+        params_token_labels: parameters of that row in millions.
     """
 
     params: float
     gflops: float
     top1: float
     top1_token_labels: float | None = None
+    params_token_labels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ RMT_S = replace(
     mlp_ratios=(4, 4, 3, 3),
     full_attention=(False, False, False, True),
     drop_path_rate=0.15,
-    published=Published(27, 4.5, 84.1, 84.8),
+    published=Published(27, 4.5, 84.1, 84.8, 27),
 )
 RMT_B = replace(
     RMT_S,
@@ -129,7 +131,7 @@ RMT_B = replace(
     decay_max=(7, 7, 8, 8),
     layer_scale=(False, False, True, True),
     drop_path_rate=0.4,
-    published=Published(54, 9.7, 85.0, 85.6),
+    published=Published(54, 9.7, 85.0, 85.6, 55),
 )
 RMT_L = replace(
     RMT_B,
@@ -138,7 +140,7 @@ RMT_L = replace(
     heads=(7, 7, 14, 20),
     decay_max=(8, 8, 8, 8),
     drop_path_rate=0.5,
-    published=Published(95, 18.2, 85.5, 86.1),
+    published=Published(95, 18.2, 85.5, 86.1, 96),
 )
 
 # The strict comparison of Table 6: DeiT's and Swin's bodies with MaSA in place of their
