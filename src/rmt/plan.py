@@ -12,9 +12,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from rmt.engine import accumulation, learning_rate, peak_lr
+from rmt.flops import count
 from rmt.model import Block
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe, Schedule
@@ -35,7 +35,7 @@ def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         overrides: ``--key.sub value`` words.
 
     Returns:
-        ``params``; ``macs``, multiply-accumulates of one forward pass of ``input`` (``macs_of``
+        ``params``; ``macs`` of one image of size ``input``, as :mod:`rmt.flops` counts (``macs_of``
         says of what: a detector's regions depend on the image, so its body and neck are counted);
         ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its first step) or ``steps`` and
         ``lr_per_step``; ``batch``, images a step over all devices, and ``devices``,
@@ -58,7 +58,7 @@ def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "title": recipe.title,
         "params": sum(p.numel() for p in model.parameters()),
-        "macs": macs(measured, size),
+        "macs": count(measured, size).macs,
         "macs_of": "all" if measured is model else "body and neck",
         "input": list(size),
         "batch": batch,
@@ -105,21 +105,6 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
     )
 
 
-@torch.no_grad()
-def macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Return multiply-accumulates of one image of ``size``, by torch's counter.
-
-    Matrix products and convolutions count, the two products of attention included; norms,
-    activations and softmax do not.
-    """
-    was_training = model.training
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(_image(model, size))
-    model.train(was_training)
-    return counter.get_total_flops() // 2
-
-
 def memory(
     model: nn.Module, measured: nn.Module, size: tuple[int, int], recipe: Recipe
 ) -> dict[str, float]:
@@ -146,9 +131,8 @@ def memory(
 
 def picture(values: Sequence[float], title: str, *, width: int = 60, height: int = 8) -> str:
     """Return a text curve of ``values``, the title above it."""
-    count = len(values)
-    width = min(width, count)
-    columns = [values[(i * count) // width] for i in range(width)]
+    width = min(width, len(values))
+    columns = [values[(i * len(values)) // width] for i in range(width)]
     top = max(values) or 1.0
     levels = [math.ceil(value / top * height) for value in columns]
     rows = [
@@ -174,14 +158,14 @@ def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, An
             "exactly one of them must say how long the run is"
         )
     if schedule.epochs:
-        unit, count, shown = steps_per_epoch, schedule.epochs, range(schedule.epochs)
+        unit, length, shown = steps_per_epoch, schedule.epochs, range(schedule.epochs)
     else:
-        unit, count = 1, schedule.steps
-        shown = range(0, count, max(1, count // 320))
+        unit, length = 1, schedule.steps
+        shown = range(0, length, max(1, length // 320))
     rates = {str(at): learning_rate(schedule, peak, at * unit, steps_per_epoch) for at in shown}
     if schedule.epochs:
-        return {"epochs": count, "lr_per_epoch": rates}
-    return {"steps": count, "lr_per_step": rates}
+        return {"epochs": length, "lr_per_epoch": rates}
+    return {"steps": length, "lr_per_step": rates}
 
 
 def _assumptions(recipe: Recipe, classes: int) -> list[str]:
