@@ -40,13 +40,6 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(*args.one, device=args.device)))
         return
-    rows = []
-    for model in args.models:
-        for mode in args.modes:
-            command = [sys.executable, __file__, "--device", args.device, "--one", model, mode]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows.append({"model": model, "mode": mode} | json.loads(done.stdout.splitlines()[-1]))
-            print(rows[-1], flush=True)
     machine = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     record = {
         "what": "RetinaNet at 800x1280, one image, float32",
@@ -55,9 +48,16 @@ def main() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), {machine}",
         "note": args.note,
         "versions": {module.__name__: module.__version__ for module in (rmt, torch)},
-        "rows": rows,
+        "rows": [],
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    for model in args.models:
+        for mode in args.modes:
+            command = [sys.executable, __file__, "--device", args.device, "--one", model, mode]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            row = {"model": model, "mode": mode} | json.loads(done.stdout.splitlines()[-1])
+            record["rows"].append(row)
+            RESULT.write_text(json.dumps(record, indent=1) + "\n")
+            print(row, flush=True)
 
 
 def measure(name: str, mode: str, *, device: str) -> dict[str, float]:
