@@ -144,7 +144,7 @@ RMT_L = replace(
 )
 
 # The strict comparison of Table 6: DeiT's and Swin's bodies with MaSA in place of their
-# attention. Never released; PAPER.md lists what had to be inferred.
+# attention. Never released; what had to be inferred, and why so, is in docs/inferred.md.
 RMT_DEIT_S = Variant(
     name="rmt_deit_s",
     depths=(12,),
@@ -158,7 +158,6 @@ RMT_DEIT_S = Variant(
     stem="patch",
     patch_size=16,
     cpe=False,
-    mlp_conv=False,
     head_hidden=0,
     published=Published(22, 4.6, 81.7),
 )
@@ -222,7 +221,9 @@ def get_variant(name: str, **overrides: Any) -> Variant:
         if field not in VARIANT_FIELDS:
             raise ValueError(f"unknown option {field!r} of {name}{nearest(field, VARIANT_FIELDS)}")
     # Lists (from JSON or YAML) become the tuples of the record.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()
+    }
     return replace(VARIANTS[name], **values)
 
 
