@@ -115,9 +115,11 @@ def test_two_processes_equal_one_with_twice_the_batch(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_resume_exactly(folder: Path) -> None:
-    whole = run(folder, "whole", "--schedule.epochs=2")
-    run(folder, "parts", "--schedule.epochs=2", stop=13, status=143)
-    parts = run(folder, "parts", "--schedule.epochs=2", "resume")
+    # Not in 64-true: Lightning reads weights into a float32 network and widens it afterwards.
+    words = ("--trainer.precision=32-true", "--schedule.epochs=2")
+    whole = run(folder, "whole", *words)
+    run(folder, "parts", *words, stop=13, status=143)
+    parts = run(folder, "parts", *words, "resume")
     first, second = tensors(whole), tensors(parts)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)

@@ -1,0 +1,94 @@
+"""Peak memory and time of a training step of RMT-S: eager float32, and what a recipe can change.
+
+    python benchmarks/training_memory.py [--batch 8] [--repeats 3] [--device cpu]
+
+Each form runs in a process of its own, so that its peak is its own; the time is the median step's.
+On a CPU the time is that of the process, not of the wall, since other work may share the cores.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FORMS = {
+    "float32": {},
+    "bfloat16": {"precision": "bf16"},
+    "float32, checkpointing": {"checkpointing": True},
+    "bfloat16, checkpointing": {"precision": "bf16", "checkpointing": True},
+}
+
+
+def measure(form: dict, args: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    import rmt
+
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    model = rmt.create_model(args.model).to(device).train()
+    model.set_grad_checkpointing(form.get("checkpointing", False))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    images = torch.randn(args.batch, 3, 224, 224, device=device)
+    labels = torch.randint(1000, (args.batch,), device=device)
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    seconds = []
+    for _ in range(args.repeats + 1):  # the first one warms up
+        started = clock()
+        with torch.autocast(device.type, torch.bfloat16, enabled=form.get("precision") == "bf16"):
+            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(clock() - started)
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_gib": round(peak / 2**30, 2), "seconds": round(statistics.median(seconds[1:]), 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="rmt_s")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="write the result here as JSON")
+    parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.form:
+        print(json.dumps(measure(FORMS[args.form], args)))
+        return
+    rows = []
+    for form in FORMS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--form", form]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append({"form": form, **json.loads(answer.splitlines()[-1])})
+        print(rows[-1], flush=True)
+    import torch
+
+    import rmt
+
+    result = {
+        "what": f"a training step of {args.model}, batch {args.batch}, 224x224, on {args.device}",
+        "command": " ".join(["python", "benchmarks/training_memory.py", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "note": "seconds of CPU time on a CPU; the peak on a CPU includes the libraries (0.5 GiB)",
+        "versions": {"rmt": rmt.__version__, "torch": torch.__version__},
+        "rows": rows,
+    }
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
