@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rmt.hub import find_weights, info_of, read_safetensors, write_safetensors
+from rmt.hub import Pretrained, find_weights, info_of, read_safetensors, write_safetensors
 from rmt.model import RMT, ManhattanAttention
 from rmt.release import Renamed, check_geometry, depths_of_release, rename
 from rmt.variants import VARIANTS, Variant
@@ -27,7 +27,7 @@ _OURS = {"raw": "model.", "ema": "ema.module."}
 
 def load(
     source: str | Path | Mapping[str, Any], *, weights: Weights | None = None, **overrides: Any
-) -> nn.Module:
+) -> Pretrained:
     """Build the model that some weights belong to, with the weights in it, in eval mode.
 
     Args:
@@ -59,7 +59,7 @@ def load(
     return _from_release(content, weights, overrides, str(path))
 
 
-def save(model: nn.Module, path: str | Path) -> Path:
+def save(model: Pretrained, path: str | Path) -> Path:
     """Write a model of this package to one ``.safetensors`` file with its description.
 
     Raises:
@@ -103,7 +103,9 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_body(model: nn.Module, source: str | Path, *, weights: Weights | None = None) -> list[str]:
+def load_body(
+    model: Pretrained, source: str | Path, *, weights: Weights | None = None
+) -> list[str]:
     """Copy a classifier's weights into another network's body, as fine-tuning starts.
 
     Args:
@@ -143,7 +145,9 @@ def task_module(task: str) -> ModuleType:
     return importlib.import_module(f"rmt.{task}")
 
 
-def _from_training(content: dict, weights: Weights | None, overrides: dict, name: str) -> nn.Module:
+def _from_training(
+    content: dict, weights: Weights | None, overrides: dict, name: str
+) -> Pretrained:
     kept = content["rmt"]
     chosen = weights or kept["best_weights"]
     prefix = _OURS[chosen]
@@ -156,7 +160,7 @@ def _from_training(content: dict, weights: Weights | None, overrides: dict, name
 
 def _from_release(
     content: Mapping[str, Any], weights: Weights | None, overrides: dict, name: str
-) -> nn.Module:
+) -> Pretrained:
     state, chosen = _choose_weights(content, weights, name)
     meta = content.get("meta", {}) if isinstance(content.get("meta"), dict) else {}
     if ours := task_module("classification").config_of_ours(state):
@@ -169,6 +173,7 @@ def _from_release(
     if task is None:
         raise ValueError(f"{name}: its keys are of no known model, first {list(state)[:3]}")
     renamed = rename(state, task.RULES)
+    assert config is not None  # of the task that recognised it
     description = config | {"source": Path(name).name, "weights": chosen}
     model = _build(renamed.tensors, description, overrides, name, renamed)
     check_geometry(state, *_geometry(model))
@@ -210,7 +215,7 @@ def _build(
     overrides: dict[str, Any],
     name: str,
     renamed: Renamed | None = None,
-) -> nn.Module:
+) -> Pretrained:
     config = dict(description)
     config["model_args"] = description["model_args"] | overrides
     model = task_module(description["task"]).from_config(config)
@@ -237,9 +242,10 @@ def _account(
         raise ValueError(f"{name} does not fit the model it looks like:\n  {shown}")
 
 
-def _geometry(model: nn.Module) -> tuple[Variant, dict[int, tuple[float, ...]]]:
+def _geometry(model: Pretrained) -> tuple[Variant, dict[int, tuple[float, ...] | None]]:
     """Return the variant of a model's body and log γ of each stage's heads."""
-    body = model if isinstance(model, RMT) else model.backbone.body
+    body = model.body
+    assert isinstance(body, RMT)
     rates = {
         i: next(m for m in stage.modules() if isinstance(m, ManhattanAttention)).log_decay
         for i, stage in enumerate(body.stages)

@@ -13,6 +13,7 @@ What is folded, exactly (relative difference below 1e-6 in float32):
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -23,7 +24,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from rmt.model import (
     Block,
     ConvDownsample,
-    ConvStem,
     DepthwiseConv,
     FeedForward,
     Head,
@@ -55,7 +55,7 @@ class FusedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        cos, sin = rotation(*x.shape[1:3], self.angles, device=x.device, dtype=q.dtype)
+        cos, sin = rotation(x.shape[1], x.shape[2], self.angles, device=x.device, dtype=q.dtype)
         cos, sin = cos[..., ::2], sin[..., ::2]  # one angle a pair
         out = manhattan_attention(
             _rotate_halves(self._heads(q), cos, sin),
@@ -107,33 +107,40 @@ class FusedBlock(nn.Module):
 def fuse(model: M) -> M:
     """Return a folded copy of a network in eval mode; the original stays as it is.
 
-    Blocks, stems, downsamplings and heads of RMT are folded wherever they are, and in every other
-    ``nn.Sequential`` or module that holds a convolution and its batch norm side by side (``conv``
-    and ``bn``), such as a dense head's. A folded network is for inference only.
+    Blocks, downsamplings and heads of RMT are folded wherever they are, and so is every convolution
+    with its batch norm behind it in an ``nn.Sequential``, or beside it as ``conv`` and ``bn``, such
+    as a dense head's. A folded network is for inference only.
 
     Args:
         model: a classifier, detector or segmenter of this package.
     """
     fused = copy.deepcopy(model).eval()
     for parent in list(fused.modules()):
-        if isinstance(parent, ConvStem):
-            _fold_pairs(parent)
+        if isinstance(parent, nn.Sequential):
+            for first, second in pairwise([name for name, _ in parent.named_children()]):
+                _fold(parent, first, second)
         elif isinstance(parent, ConvDownsample):
-            parent.conv, parent.norm = fuse_conv_bn_eval(parent.conv, parent.norm), nn.Identity()
-        elif isinstance(parent, Head) and isinstance(parent.norm, nn.BatchNorm1d):
-            parent.proj, parent.norm = fuse_linear_bn_eval(parent.proj, parent.norm), nn.Identity()
-        elif isinstance(getattr(parent, "bn", None), nn.BatchNorm2d):
-            parent.conv, parent.bn = fuse_conv_bn_eval(parent.conv, parent.bn), nn.Identity()
+            _fold(parent, "conv", "norm")
+        elif isinstance(parent, Head):
+            _fold(parent, "proj", "norm")
+        elif hasattr(parent, "bn"):
+            _fold(parent, "conv", "bn")
         for name, child in parent.named_children():
             if isinstance(child, Block):
                 setattr(parent, name, FusedBlock(child))
     return fused.requires_grad_(False)
 
 
-def _fold_pairs(stem: nn.Sequential) -> None:
-    for i in range(len(stem) - 1):
-        if isinstance(stem[i], nn.Conv2d) and isinstance(stem[i + 1], nn.BatchNorm2d):
-            stem[i], stem[i + 1] = fuse_conv_bn_eval(stem[i], stem[i + 1]), nn.Identity()
+def _fold(parent: nn.Module, first: str, second: str) -> None:
+    """Fold the batch norm ``second`` of a module into its layer ``first``, if they are that."""
+    layer, norm = getattr(parent, first), getattr(parent, second)
+    if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        setattr(parent, first, fuse_conv_bn_eval(layer, norm))
+    elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+        setattr(parent, first, fuse_linear_bn_eval(layer, norm))
+    else:
+        return
+    setattr(parent, second, nn.Identity())
 
 
 def _with_identity(conv: DepthwiseConv) -> DepthwiseConv:
@@ -151,7 +158,7 @@ def _scaled(layer: nn.Linear, scale: Tensor | None) -> nn.Linear:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0]).to(weight)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
     layer.weight.copy_(weight)
     layer.bias.copy_(bias)
     return layer

@@ -8,7 +8,7 @@ was never interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import lightning as L
@@ -17,6 +17,7 @@ from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from rmt.hub import Pretrained
 from rmt.loading import mix, seed_all
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe, Schedule
@@ -36,13 +37,15 @@ class Engine(L.LightningModule):
     """
 
     key: ClassVar[str]
+    model: Any  # the task's kind of Pretrained
+    recipe: Any  # and of Recipe
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: Pretrained, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
         average = recipe.average
-        self.ema = None
+        self.ema: ModelEmaV3 | None = None
         if average.decay:
             self.ema = ModelEmaV3(model, decay=average.decay, use_warmup=average.warmup)
             self.ema.requires_grad_(False)
@@ -51,8 +54,7 @@ class Engine(L.LightningModule):
         self.best_score = -math.inf
         self._network = torch.compile(model) if recipe.trainer.compile else model
         if recipe.trainer.checkpointing:
-            body = model if hasattr(model, "set_grad_checkpointing") else model.backbone.body
-            body.set_grad_checkpointing()
+            model.set_grad_checkpointing()
 
     # What a task says.
 
@@ -71,7 +73,7 @@ class Engine(L.LightningModule):
     # The loop's hooks.
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Callable[..., Any]:
         """The network to train, compiled if the recipe says so."""
         return self._network
 
@@ -106,7 +108,8 @@ class Engine(L.LightningModule):
         """Return optimizer steps an epoch."""
         # Not `estimated_stepping_batches`: it fixes the loader's position before a resumed run
         # has read its own.
-        batches = len(self.trainer.datamodule.train_dataloader())
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit()
+        batches = len(data.train_dataloader())
         return math.ceil(batches / accumulation(self.recipe, self.trainer.world_size))
 
     def on_fit_start(self) -> None:

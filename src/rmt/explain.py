@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmt.checkpoints import load, task_module
+from rmt.hub import Pretrained
 from rmt.model import RMT, ManhattanAttention
 from rmt.ops.geometry import line_bias, map_bias
 from rmt.predict import Picture, as_picture
@@ -59,7 +61,9 @@ def attention_map(attn: ManhattanAttention, features: Tensor, y: int, x: int) ->
     return column.softmax(-1)[..., None] * rows.softmax(-1)
 
 
-def model_attention(model: nn.Module, pixels: Tensor, at: tuple[float, float]) -> dict[str, Tensor]:
+def model_attention(
+    model: Pretrained, pixels: Tensor, at: tuple[float, float]
+) -> dict[str, Tensor]:
     """Return the attention of each stage's last block from one place of the image.
 
     Args:
@@ -87,8 +91,8 @@ def model_attention(model: nn.Module, pixels: Tensor, at: tuple[float, float]) -
         return hook
 
     handles = [
-        stage.blocks[-1].attn.register_forward_pre_hook(keep(f"stage {i + 1}"))
-        for i, stage in enumerate(body.stages)
+        attn.register_forward_pre_hook(keep(f"stage {i + 1}"))
+        for i, attn in enumerate(last_attentions(body))
     ]
     was_training = body.training
     try:
@@ -118,13 +122,13 @@ def explain(
     }
 
 
-def rmt_body(model: nn.Module) -> RMT:
+def rmt_body(model: Pretrained) -> RMT:
     """Return the RMT within a model of any task.
 
     Raises:
         ValueError: if its body is another network.
     """
-    body = model if isinstance(model, RMT) else model.backbone.body
+    body = model.body
     if not isinstance(body, RMT):
         raise ValueError(
             f"the body is a {type(body).__name__}; only an RMT has Manhattan attention"
@@ -155,22 +159,31 @@ def draw_attention(
     return _save(figure, path)
 
 
-def draw_decay(model: nn.Module, path: str | Path, *, size: int = 15) -> Path:
+def draw_decay(model: Pretrained, path: str | Path, *, size: int = 15) -> Path:
     """Draw γ^|Δ| of every head of every stage around the centre of a map, to a PNG."""
-    heads = [stage.blocks[-1].attn for stage in rmt_body(model).stages]
+    heads = last_attentions(rmt_body(model))
+    rates = [attn.log_decay or () for attn in heads]
     columns = max(attn.num_heads for attn in heads)
     figure = Figure(figsize=(1.1 * columns + 1, 1.3 * len(heads) + 0.5), layout="constrained")
     axes = figure.subplots(len(heads), columns, squeeze=False)
-    for row, attn in enumerate(heads):
+    for row, (attn, log_decay) in enumerate(zip(heads, rates, strict=True)):
         maps = decay_map(attn, size, size, size // 2, size // 2)
         for column, axis in enumerate(axes[row]):
             axis.set_axis_off()
             if column < attn.num_heads:
                 axis.imshow(maps[column].numpy(), vmin=0, vmax=1, cmap="viridis")
-                gamma = torch.tensor(attn.log_decay[column]).exp()
+                gamma = math.exp(log_decay[column])
                 axis.set_title(f"γ={gamma:.3f}", fontsize=7)
     figure.suptitle(f"decay with Manhattan distance, {size}x{size} tokens; a row a stage")
     return _save(figure, path)
+
+
+def last_attentions(body: RMT) -> list[ManhattanAttention]:
+    """Return the attention of each stage's last block."""
+    return [
+        [module for module in stage.modules() if isinstance(module, ManhattanAttention)][-1]
+        for stage in body.stages
+    ]
 
 
 def _inside(height: int, width: int, y: int, x: int) -> None:

@@ -27,7 +27,7 @@ from rmt.model import ManhattanAttention
 from rmt.registry import create_model
 from rmt.variants import OWN_VARIANTS, VARIANTS
 
-_PER_ELEMENT = {nn.LayerNorm: 5, nn.BatchNorm1d: 2, nn.BatchNorm2d: 2}
+_PER_ELEMENT: dict[type[nn.Module], int] = {nn.LayerNorm: 5, nn.BatchNorm1d: 2, nn.BatchNorm2d: 2}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.version import __version__
 
@@ -23,7 +23,7 @@ CONFIG_NAME = "config.json"
 _METADATA_KEY = "rmt"
 
 
-class Pretrained:
+class Pretrained(nn.Module):
     """Saving and loading for a module that can be rebuilt from its ``config``.
 
     A subclass has ``task``, a ``config`` property (``{"architecture", "model_args"}``, plain JSON
@@ -33,6 +33,13 @@ class Pretrained:
 
     task: ClassVar[str]
     info: dict[str, Any]
+    #: Of a dense model: what makes its feature maps.
+    backbone: Any
+
+    @property
+    def body(self) -> nn.Module:
+        """Return the network that makes the feature maps: this one, or a dense model's backbone."""
+        return self.backbone.body
 
     @property
     def config(self) -> dict[str, Any]:
@@ -42,6 +49,10 @@ class Pretrained:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build the model that ``config`` describes, with fresh weights."""
+        raise NotImplementedError
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass: less memory, equal output."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
@@ -58,7 +69,7 @@ class Pretrained:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if absent."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS_NAME, self.state_dict(), self.describe())  # type: ignore[attr-defined]
+        write_safetensors(folder / WEIGHTS_NAME, self.state_dict(), self.describe())
         text = json.dumps(self.describe(), indent=2)
         write_atomically(folder / CONFIG_NAME, lambda path: path.write_text(text + "\n"))
         return folder
@@ -78,9 +89,9 @@ class Pretrained:
                 "rmt.load recognises any of them"
             )
         model = cls.from_config(description)
-        model.load_state_dict(tensors, strict=True)  # type: ignore[attr-defined]
+        model.load_state_dict(tensors, strict=True)
         model.info = info_of(description)
-        return model.eval()  # type: ignore[attr-defined]
+        return model.eval()
 
     def push_to_hub(
         self,

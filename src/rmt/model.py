@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerScale, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, LayerScale, trunc_normal_
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint, named_apply
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ class ManhattanAttention(nn.Module):
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return rotated queries and rotated, scaled keys, each (B, H, W, N, D)."""
         q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
-        cos, sin = rotation(*x.shape[1:3], self.angles, device=q.device, dtype=q.dtype)
+        cos, sin = rotation(x.shape[1], x.shape[2], self.angles, device=q.device, dtype=q.dtype)
         return rotate(q, cos, sin), rotate(k, cos, sin)
 
     def heads(self, x: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ class NoHead(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-class RMT(Pretrained, nn.Module):
+class RMT(Pretrained):
     """The classification network and backbone, with timm's model protocol.
 
     Args:
@@ -370,7 +370,7 @@ class RMT(Pretrained, nn.Module):
         self.head_hidden_size = variant.head_hidden or self.num_features
         self.grad_checkpointing = False
         rate = variant.drop_path_rate if drop_path_rate is None else drop_path_rate
-        rates = iter(calculate_drop_path_rates(rate, sum(variant.depths)))
+        rates = iter(torch.linspace(0, rate, sum(variant.depths), device="cpu").tolist())
         if variant.stem == "conv":
             self.stem = ConvStem(in_chans, variant.dims[0])
         else:
@@ -378,7 +378,7 @@ class RMT(Pretrained, nn.Module):
         self.stages = nn.ModuleList(
             Stage(variant, i, list(islice(rates, depth))) for i, depth in enumerate(variant.depths)
         )
-        self.head = Head(
+        self.head: Head | NoHead = Head(
             self.num_features, variant.head_hidden, num_classes, global_pool, drop_rate
         )
         self.aux_width = (aux_width or self.num_features) if token_labels else 0
@@ -393,6 +393,11 @@ class RMT(Pretrained, nn.Module):
             for i, (dim, stride) in enumerate(zip(variant.dims, variant.reductions, strict=True))
         ]
         self.init_weights()
+
+    @property
+    def body(self) -> RMT:
+        """Return this network: it makes the feature maps itself."""
+        return self
 
     @property
     def config(self) -> dict[str, Any]:
@@ -455,7 +460,10 @@ class RMT(Pretrained, nn.Module):
         """Return the auxiliary head's logits of every token of the last map: (B, h, w, classes)."""
         assert self.aux_head is not None
         wide = self.aux_width != self.num_features
-        return self.aux_head(self.head.tokens(x) if wide else x)
+        if not wide:
+            return self.aux_head(x)
+        assert isinstance(self.head, Head)
+        return self.aux_head(self.head.tokens(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's map, (B, C, h, w)."""
@@ -489,7 +497,7 @@ class RMT(Pretrained, nn.Module):
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt is {output_fmt!r}; choose 'NCHW' or 'NHWC'")
-        wanted, last = feature_take_indices(len(self.stages), indices)
+        wanted, last = feature_take_indices(len(self.stages), _listed(indices))
         x = self._stem_map(x)
         maps = []
         for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
@@ -502,7 +510,7 @@ class RMT(Pretrained, nn.Module):
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop the stages behind the last wanted one, and the head; return the wanted stages."""
-        wanted, last = feature_take_indices(len(self.stages), indices)
+        wanted, last = feature_take_indices(len(self.stages), _listed(indices))
         self.stages = self.stages[: last + 1]
         if prune_head:
             self.head = NoHead()
@@ -511,22 +519,25 @@ class RMT(Pretrained, nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
+        assert isinstance(self.head, Head), "this network was pruned to features"
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier (and the auxiliary one) for ``num_classes`` classes."""
+        assert isinstance(self.head, Head), "this network was pruned to features"
         self.num_classes = num_classes
         self.head.reset(num_classes, self.head.global_pool if global_pool is None else global_pool)
         self.aux_head = self._new_aux_head()
         for layer in (self.head.fc, self.aux_head):
             if layer is not None:
-                layer.to(self.stages[0].blocks[0].norm1.weight)
+                layer.to(next(self.stages.parameters()))
                 _init_module(layer)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass: less memory, equal output."""
         self.grad_checkpointing = enable
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -562,6 +573,10 @@ class RMT(Pretrained, nn.Module):
         if not (self.aux_width and self.num_classes):
             return None
         return nn.Linear(self.aux_width, self.num_classes)
+
+
+def _listed(indices: int | Sequence[int] | None) -> int | list[int] | None:
+    return indices if indices is None or isinstance(indices, int) else list(indices)
 
 
 def _init_module(module: nn.Module, name: str = "") -> None:

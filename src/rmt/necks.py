@@ -55,7 +55,8 @@ class Backbone(nn.Module):
                 drop_path_rate=drop_path_rate,
                 **options,
             )
-            info = self.body.feature_info.get_dicts()
+            features: Any = self.body.feature_info
+            info = features.get_dicts()
             indices = [i for i, stage in enumerate(info) if stage["reduction"] in STRIDES]
         strides = tuple(info[i]["reduction"] for i in indices)
         if strides != STRIDES:
@@ -75,9 +76,7 @@ class Backbone(nn.Module):
             last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # timm's Swin and kin
             return [x.permute(0, 3, 1, 2) for x in maps] if last else maps
         maps = self.body.forward_intermediates(images, output_fmt="NHWC", intermediates_only=True)
-        return [
-            norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, maps, strict=True)
-        ]
+        return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, maps, strict=True)]
 
 
 class FPN(nn.Module):
@@ -97,6 +96,8 @@ class FPN(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels
         )
         for conv in (*self.lateral, *self.output):
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
 
@@ -105,4 +106,5 @@ class FPN(nn.Module):
         tops = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for i in range(len(tops) - 1, 0, -1):
             tops[i - 1] = tops[i - 1] + F.interpolate(tops[i], size=tops[i - 1].shape[2:])
-        return [output(x) for output, x in zip(self.output, tops, strict=True)]
+        # A subclass may keep coarser levels' convolutions behind those of the laterals.
+        return [output(x) for output, x in zip(self.output, tops, strict=False)]

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rmt.engine import accumulation, learning_rate, peak_lr
 from rmt.flops import count
+from rmt.hub import Pretrained
 from rmt.model import Block
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe, Schedule
@@ -106,7 +107,7 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
 
 
 def memory(
-    model: nn.Module, measured: nn.Module, size: tuple[int, int], recipe: Recipe
+    model: Pretrained, measured: nn.Module, size: tuple[int, int], recipe: Recipe
 ) -> dict[str, float]:
     """Estimate what a training step holds on each device, in GiB.
 
@@ -145,7 +146,8 @@ def picture(values: Sequence[float], title: str, *, width: int = 60, height: int
 def _part_to_measure(model: nn.Module, recipe: Recipe) -> tuple[nn.Module, tuple[int, int]]:
     """Return what has a cost that no image decides, and the size of the image it is shown."""
     if recipe.task == "detection":
-        return nn.Sequential(model.backbone, model.neck), (800, 1280)  # as the paper counts
+        dense: Any = model
+        return nn.Sequential(dense.backbone, dense.neck), (800, 1280)  # as the paper counts
     side = recipe.data.input_size if recipe.task == "classification" else recipe.data.crop
     return model, (side, side)
 
@@ -180,7 +182,7 @@ def _assumptions(recipe: Recipe, classes: int) -> list[str]:
 
 
 def _activations(
-    model: nn.Module, measured: nn.Module, size: tuple[int, int], recipe: Recipe
+    model: Pretrained, measured: nn.Module, size: tuple[int, int], recipe: Recipe
 ) -> int:
     """Return bytes that autograd keeps for one image."""
     width = 2 if "16" in recipe.trainer.precision else 8 if "64" in recipe.trainer.precision else 4

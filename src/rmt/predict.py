@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from rmt.checkpoints import load, task_module
+from rmt.hub import Pretrained
 from rmt.images import find_images, read_image, to_rgb
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -31,7 +31,7 @@ class Predictor:
         TypeError: for an option that the task does not have.
     """
 
-    def __init__(self, model: nn.Module, *, device: str = "cpu", **options: Any) -> None:
+    def __init__(self, model: Pretrained, *, device: str = "cpu", **options: Any) -> None:
         try:
             self.model = model.to(device).eval()
         except (RuntimeError, AssertionError) as error:

@@ -79,7 +79,7 @@ def create_model(
     base = name.split(".")[0]
     if base not in VARIANTS:
         raise ValueError(f"unknown model {name!r}{nearest(base, VARIANTS)}")
-    return timm.create_model(
+    model: Any = timm.create_model(
         name,
         pretrained=pretrained,
         num_classes=num_classes,
@@ -90,6 +90,7 @@ def create_model(
         token_labels=token_labels or None,
         **options,
     )
+    return model
 
 
 def list_models(own: bool = False) -> list[str]:
@@ -164,7 +165,7 @@ def _entrypoint(name: str) -> Callable[..., RMT | FeatureGetterNet]:
     return build
 
 
-def _default_cfgs() -> dict[str, dict[str, Any]]:
+def _default_cfgs() -> dict[str, Any]:
     cfgs = {}
     for name, variant in VARIANTS.items():
         cfgs[f"{name}.{PLAIN_TAG}" if variant.published else name] = _default_cfg(variant)

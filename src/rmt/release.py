@@ -159,7 +159,7 @@ def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
 
 
 def check_geometry(
-    state: Mapping[str, Tensor], variant: Variant, log_decay: Mapping[int, tuple[float, ...]]
+    state: Mapping[str, Tensor], variant: Variant, log_decay: Mapping[int, tuple[float, ...] | None]
 ) -> None:
     """Compare the file's rotation angles and decay rates with ours.
 

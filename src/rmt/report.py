@@ -44,7 +44,7 @@ def write(run: str | Path) -> dict[str, str]:
         "metrics.json": "all numbers, one record an evaluation",
         "learning_curve.png": "loss and metrics over the run",
     }
-    body = model if isinstance(model, RMT) else model.backbone.body
+    body = model.body
     if isinstance(body, RMT) and body.variant.decay:
         draw_decay(model, folder / "decay.png")
         pixels, picture = task.pixels(model, task.example(recipe))
@@ -59,6 +59,7 @@ def _curve(history: list[dict[str, Any]]) -> Figure:
     names = [key for key in history[-1] if key not in ("epoch", "step")]
     losses = [name for name in names if name.startswith("loss")]
     rest = [name for name in names if name not in losses and not name.endswith("/images")]
+    rest = [name for name in rest if name.count("/") == 1]  # not a line for each class
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, group in zip(figure.subplots(1, 2), (losses, rest), strict=True):
         for name in group:
@@ -67,5 +68,5 @@ def _curve(history: list[dict[str, Any]]) -> Figure:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
         if group:
-            axis.legend()
+            axis.legend(fontsize="small").set_in_layout(False)
     return figure

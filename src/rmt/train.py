@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -25,12 +25,11 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
 
 from rmt import recipes
 from rmt.checkpoints import Weights, load, load_body, task_module
 from rmt.engine import Engine, accumulation
-from rmt.hub import write_atomically
+from rmt.hub import Pretrained, write_atomically
 from rmt.recipes.schema import Recipe, WeightAverage
 
 _ADVICE = (
@@ -127,7 +126,7 @@ def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, A
 
 
 def evaluate(
-    source: str | Path | nn.Module,
+    source: str | Path | Pretrained,
     *,
     overrides: Sequence[str] = (),
     weights: Weights | None = None,
@@ -145,7 +144,7 @@ def evaluate(
     Returns:
         Metric name -> value, exact over all images and processes.
     """
-    model = source if isinstance(source, nn.Module) else load(source, weights=weights)
+    model = source if isinstance(source, Pretrained) else load(source, weights=weights)
     task = task_module(model.task)
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
@@ -159,7 +158,7 @@ def evaluate(
             accelerator=recipe.trainer.accelerator,
             devices=recipe.trainer.devices,
             num_nodes=recipe.trainer.num_nodes,
-            precision=recipe.trainer.precision,
+            precision=cast(Any, recipe.trainer.precision),
             callbacks=[Progress()],
             use_distributed_sampler=False,  # ours cut the data themselves, without padding
             logger=False,
@@ -195,6 +194,7 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         callbacks.append(EarlyStopping(f"val/{key}", mode="max", patience=run.patience))
     # Last, for what it writes must hold what the others decided.
     callbacks += [best, KeepLast(out / LAST, run.save_every)]
+    evaluation: dict[str, Any]
     if schedule.steps:
         every = run.evaluate_every or max(1, schedule.steps // 10)
         evaluation = {"val_check_interval": every, "check_val_every_n_epoch": None}
@@ -207,7 +207,7 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         devices=run.devices,
         num_nodes=run.num_nodes,
         strategy=run.strategy,
-        precision=run.precision,
+        precision=cast(Any, run.precision),  # Lightning checks the word
         max_epochs=schedule.epochs or -1,
         max_steps=schedule.steps or -1,
         gradient_clip_val=recipe.optimizer.clip_grad or None,
@@ -266,7 +266,8 @@ class KeepLast(Checkpoint):
         batches = loop.epoch_loop.batch_progress.current.ready
         if loop.restarting and batches >= trainer.num_training_batches:
             # A run counted in steps: Lightning would go on in the epoch that is over.
-            for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
+            trackers: list[Any] = [loop.epoch_progress.total, loop.epoch_progress.current]
+            for progress in trackers:
                 progress.completed = progress.processed
             loop.epoch_loop.restarting = False
             loop.reset_restart_stage()
@@ -277,7 +278,7 @@ class KeepLast(Checkpoint):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._ask)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """Give the signals back."""
         while self._before:
             number, handler = self._before.popitem()
@@ -297,7 +298,7 @@ class KeepLast(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         judged = (
             trainer.check_val_every_n_epoch is None
-            and (loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+            and (loop.total_batch_idx + 1) % cast(int, trainer.val_check_batch) == 0
         )
         if (asked or self._due) and stepped and not judged and not trainer.is_last_batch:
             self._save(trainer, asked)
@@ -346,7 +347,7 @@ class Throughput(Callback):
         pl_module.log("images/s", rate, prog_bar=True, on_step=True)
         self._since = now
 
-    def on_train_epoch_end(self, *_: Any) -> None:
+    def on_train_epoch_end(self, *_: Any, **__: Any) -> None:
         """Do not count the evaluation between epochs."""
         self._since = 0.0
 

@@ -38,17 +38,18 @@ class ClassificationData(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
-        data, samples = self.recipe.data, self.splits.train
+        data, samples, trainer = self.recipe.data, self.splits.train, self.trainer
+        assert trainer is not None  # the loop attaches itself before it asks for loaders
         batches = TrainBatches(
             len(samples),
             data.batch,
             seed=self.recipe.seed,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
             repeats=data.repeats,
         )
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        batches.resume(self.trainer.current_epoch, progress.ready)
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        batches.resume(trainer.current_epoch, progress.ready)
         token_labels, augment = self.recipe.token_labels, self.recipe.augment
         maps = LabelMaps(token_labels.root, samples) if token_labels.root else None
         transform = CutTransform(data, augment) if maps else train_transform(data, augment)
@@ -66,6 +67,7 @@ class ClassificationData(L.LightningDataModule):
 
     def _exact(self, samples: Samples) -> ResumableLoader:
         data = self.recipe.data
+        assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
         read = TestReader(samples, test_transform(data))
@@ -146,13 +148,13 @@ def drop_unreadable(examples: list) -> tuple[Tensor, Tensor, Tensor]:
 def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Tensor]:
     """Return the training transform: picture to (3, S, S), normalised."""
     if augment.crop == "random":
-        return create_transform(
+        transform: Any = create_transform(
             data.input_size,
             is_training=True,
             scale=augment.scale,
             ratio=augment.ratio,
             hflip=augment.flip,
-            color_jitter=None if augment.rand_augment else (augment.color_jitter or None),
+            color_jitter=0.0 if augment.rand_augment else augment.color_jitter,
             auto_augment=augment.rand_augment or None,
             interpolation=data.interpolation,
             mean=data.mean,
@@ -160,6 +162,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
             re_prob=augment.erasing,
             re_mode="pixel",
         )
+        return transform
     size = data.input_size
     steps: list[Any] = [T.Resize((size, size), _mode(data.interpolation))]
     if augment.crop == "shift":
@@ -179,7 +182,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
 
 def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:
     """Return the transform of evaluation and prediction: resize, centre crop, normalise."""
-    return create_transform(
+    transform: Any = create_transform(
         data.input_size,
         is_training=False,
         crop_pct=data.crop_pct,
@@ -187,6 +190,7 @@ def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:
         mean=data.mean,
         std=data.std,
     )
+    return transform
 
 
 test_transform.__test__ = False  # type: ignore[attr-defined]  # no pytest function

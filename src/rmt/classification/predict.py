@@ -33,7 +33,7 @@ def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, 
 
     def predict(image: Image.Image) -> dict[str, Any]:
         pixels = transform(image if model.in_chans == 3 else image.convert("L"))
-        weight = model.head.fc.weight
+        weight = next(model.parameters())
         shares = model(pixels[None].to(weight)).softmax(-1)[0]
         scores, labels = shares.topk(min(top, len(shares)))
         return {
@@ -48,7 +48,9 @@ def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, 
 
 def eval_transform(model: RMT) -> Callable[[Image.Image], Tensor]:
     """Return the transform that the weights were evaluated with."""
-    return create_transform(**resolve_data_config(dict(model.pretrained_cfg), model=model))
+    config: dict[str, Any] = resolve_data_config(dict(model.pretrained_cfg), model=model)
+    transform: Any = create_transform(**config)
+    return transform
 
 
 def label_names(model: RMT) -> list[str]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -190,7 +191,7 @@ def _csv(path: Path, val_fraction: float) -> Splits:
 def _digits() -> tuple[Samples, Samples]:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
     everything = Samples(images, digits.target.tolist(), tuple(map(str, range(10))))
     split = _split(everything, 0.2)

@@ -40,6 +40,8 @@ class ClassificationTask(Engine):
     """
 
     key = "top1"
+    model: RMT
+    recipe: ClassificationRecipe
 
     def __init__(
         self,
@@ -106,12 +108,11 @@ class ClassificationTask(Engine):
     def _token_losses(self, images: Tensor, labels: Tensor, *cut: Tensor) -> dict[str, Tensor]:
         recipe, classes = self.recipe.token_labels, self.model.num_classes
         strides = self.model.variant.reductions
-        size = tuple(-(-side // strides[-1]) for side in images.shape[2:])
+        size = _grid(images, strides[-1])
         mixed = on_stem_too = None
         if recipe.mix:
             mixed = mixed_box(size, recipe.mix).to(images.device)
-            stem = tuple(-(-side // strides[0]) for side in images.shape[2:])
-            on_stem_too = on_stem(mixed, strides[-1] // strides[0], stem)
+            on_stem_too = on_stem(mixed, strides[-1] // strides[0], _grid(images, strides[0]))
 
         def labels_on(grid: tuple[int, int]) -> Tensor:
             if self.teacher is not None:
@@ -148,7 +149,7 @@ class ClassificationTask(Engine):
             right = [self.judged.accepted[i] for i in indices.tolist()]
             hits = [answer in classes for answer, classes in zip(answers, right, strict=True)]
             labels = torch.where(labels.new_tensor(hits).bool(), logits.argmax(1), labels)
-        self.judges[weights].update(logits, labels)
+        self._judge(weights).update(logits, labels)
 
     def metrics(self, weights: str) -> dict[str, float]:
         """Return top-1 and top-5 in percent, and the number of images judged.
@@ -156,14 +157,25 @@ class ClassificationTask(Engine):
         Raises:
             ValueError: if no image could be read.
         """
-        if not any(judge.update_called for judge in self.judges[weights].values()):
+        if not any(metric.update_called for metric in self._judge(weights).values()):
             raise ValueError("none of the images to be judged can be read")
-        found = self.judges[weights].compute()
-        self.judges[weights].reset()
+        found = self._judge(weights).compute()
+        self._judge(weights).reset()
         confusion = found.pop("confusion")
         self.confusion[weights] = confusion.tolist()
         percent = {name: 100 * value.item() for name, value in found.items()}
         return percent | {"images": float(confusion.sum())}
+
+    def _judge(self, weights: str) -> MetricCollection:
+        judge = self.judges[weights]
+        assert isinstance(judge, MetricCollection)
+        return judge
+
+
+def _grid(images: Tensor, stride: int) -> tuple[int, int]:
+    """Return the size of the map of ``stride``; sizes round up."""
+    height, width = images.shape[2:]
+    return -(-height // stride), -(-width // stride)
 
 
 def teacher_of(recipe: ClassificationRecipe, model: RMT) -> Teacher | None:

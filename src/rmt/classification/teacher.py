@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from timm.models import load_state_dict
 from torch import Tensor
 from torchvision.transforms import functional as TF
@@ -50,14 +52,14 @@ class Teacher:
     ) -> None:
         if not timm.is_model(name):
             raise ValueError(f"unknown teacher {name!r}{nearest(name, timm.list_models())}")
-        self.model = timm.create_model(name, pretrained=not weights, num_classes=num_classes)
+        self.model: Any = timm.create_model(name, pretrained=not weights, num_classes=num_classes)
         if weights:
             try:
                 self.model.load_state_dict(load_state_dict(str(weights), weights_only=True))
             except (RuntimeError, OSError) as error:
                 raise ValueError(f"{weights} does not fit teacher {name!r}: {error}") from error
         self.model.eval().requires_grad_(False)
-        cfg = self.model.pretrained_cfg
+        cfg: Any = self.model.pretrained_cfg
         self.size: tuple[int, int] = cfg["input_size"][1:]
         # Of pixels that another network's mean and std have normalised.
         theirs, ours = (torch.tensor(v)[:, None, None] for v in (cfg["std"], std))
@@ -135,8 +137,8 @@ def write_maps(
         except (ValueError, FileNotFoundError) as error:
             log.warning("no label map: %s", error)
             continue
-        picture = TF.resize(picture, size, TF.InterpolationMode.BICUBIC)
-        values, classes = teacher.logits(TF.to_tensor(picture)[None].to(device))[0].topk(top, dim=0)
+        pixels = TF.to_tensor(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+        values, classes = teacher.logits(pixels[None].to(device))[0].topk(top, dim=0)
         # float16 would blur class numbers above 2048.
         dtype = torch.float16 if teacher.model.num_classes <= 2048 else torch.float32
         found = torch.stack([values, classes.to(values)]).to(dtype).cpu()

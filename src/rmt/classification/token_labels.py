@@ -9,7 +9,7 @@ import math
 import random
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +49,13 @@ class CutTransform:
             raise ValueError(
                 f"augment.crop is {augment.crop!r}; label maps follow 'random' crops only"
             )
-        first, *self.rest = create_transform(
+        parts: Any = create_transform(
             data.input_size,
             is_training=True,
             scale=augment.scale,
             ratio=augment.ratio,
             hflip=0.0,
-            color_jitter=None if augment.rand_augment else (augment.color_jitter or None),
+            color_jitter=0.0 if augment.rand_augment else augment.color_jitter,
             auto_augment=augment.rand_augment or None,
             interpolation=data.interpolation,
             mean=data.mean,
@@ -64,6 +64,7 @@ class CutTransform:
             re_mode="pixel",
             separate=True,
         )
+        first, *self.rest = parts
         (self.crop,) = first.transforms
         self.flip = augment.flip
 
@@ -72,7 +73,8 @@ class CutTransform:
         top, left, height, width = self.crop.get_params(picture, self.crop.scale, self.crop.ratio)
         modes = self.crop.interpolation
         mode = random.choice(modes) if isinstance(modes, list | tuple) else modes
-        image = TF.resized_crop(picture, top, left, height, width, self.crop.size, mode)
+        image: Any = picture  # torchvision annotates its functional forms for tensors only
+        image = TF.resized_crop(image, top, left, height, width, self.crop.size, mode)
         mirrored = random.random() < self.flip
         if mirrored:
             image = TF.hflip(image)

@@ -27,10 +27,10 @@ def rows_then_columns(
     batch, height, width, _, _ = q.shape
     table = {"device": device, "dtype": dtype}
     decay = None if log_decay is None else bias(width, log_decay, **table)
-    rows = line(*(t.flatten(0, 1).transpose(1, 2) for t in (q, k, v)), decay)
+    rows = line(_rows(q), _rows(k), _rows(v), decay)
     v = rows.transpose(1, 2).unflatten(0, (batch, height))
     decay = None if log_decay is None else bias(height, log_decay, **table)
-    columns = line(*(t.permute(0, 2, 3, 1, 4).flatten(0, 1) for t in (q, k, v)), decay)
+    columns = line(_columns(q), _columns(k), _columns(v), decay)
     return columns.unflatten(0, (batch, width)).permute(0, 3, 1, 2, 4)
 
 
@@ -52,3 +52,11 @@ def full(
         decay = bias(height, width, log_decay, device=device, dtype=dtype)
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
     return line(q, k, v, decay).transpose(1, 2).unflatten(1, (height, width))
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(0, 1).transpose(1, 2)
+
+
+def _columns(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1, 4).flatten(0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ _tables: OrderedDict[tuple, Tensor | tuple[Tensor, ...]] = OrderedDict()
 _lock = threading.Lock()
 
 
-def cached(build: Callable, *key):
+def cached(build: Callable, *key: Any) -> Any:
     """Return ``build(*key)``, from the cache where the key is made of plain numbers.
 
     A traced call builds in its own graph, so that sizes may stay symbolic; fake tensors and the

@@ -82,7 +82,9 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
     for key, value in content.items():
         if key not in fields:
             raise ValueError(f"unknown recipe key {prefix + str(key)!r}{nearest(str(key), fields)}")
-        if dataclasses.is_dataclass(fields[key]) and isinstance(value, Mapping):
+        if dataclasses.is_dataclass(fields[key]):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"recipe key {prefix + key!r} has parts; {value!r} is none")
             _known_keys(fields[key], value, f"{prefix}{key}.")
 
 

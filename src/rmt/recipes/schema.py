@@ -7,7 +7,7 @@ only what differs from these defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(kw_only=True)
@@ -149,12 +149,16 @@ class Recipe:
         title: one line that says what this reproduces.
         seed: all randomness of a run is a function of it, the step and the rank.
         published: the authors' numbers.
+        model: the task's own record.
+        data: likewise.
     """
 
     task: str
     title: str = ""
     seed: int = 0
     published: Published = field(default_factory=Published)
+    model: Any = None
+    data: Any = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     average: WeightAverage = field(default_factory=WeightAverage)
