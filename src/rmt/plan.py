@@ -69,7 +69,10 @@ def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         **_schedule(recipe, peak_lr(recipe, batch), max(1, _IMAGES[recipe.task] // batch)),
         "memory_gib": memory(model, measured, size, recipe),
         "assumed": _assumptions(recipe, classes),
-        "published": dict(recipe.published.numbers),
+        "published": {
+            "source": recipe.published.source,
+            "numbers": dict(recipe.published.numbers),
+        },
         "recipe": as_dict(recipe),
     }
 
@@ -98,12 +101,18 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
             f"memory      {kept['total']:.1f} GiB a device: {parts}",
             "            (an estimate: tensors counted, no workspace, no fragmentation)",
             f"assumed     {'; '.join(described['assumed']) or 'nothing'}",
+            f"published   {_published(described['published'])}",
             "",
             picture(list(rates.values()), f"learning rate over {described[length]} {length}"),
             "",
             recipe,
         ]
     )
+
+
+def _published(row: dict[str, Any]) -> str:
+    numbers = ", ".join(f"{name} {value}" for name, value in row["numbers"].items())
+    return f"{numbers} ({row['source']})" if numbers else "nothing: a recipe of our own"
 
 
 def memory(
