@@ -3,6 +3,8 @@
 The network of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, arXiv 2309.11523)
 as its authors' weights need it. Maps are channels last, (B, H, W, C), inside; images and the
 feature maps handed out are (B, C, H, W). Parameter names follow timm.
+
+One file, longer than others here, so that the whole paper can be read in its order.
 """
 
 from __future__ import annotations
