@@ -5,6 +5,9 @@ The bias of all pairs of tokens grows with the square of the map: 0.5 GB for 50 
 own part of the bias, made when needed and made again in the backward pass; the softmax of a query
 needs no other query, so values and gradients are those of the whole. Memory is linear in the
 number of tokens, at the price of one more forward pass in training.
+
+Measured for three blocks at 50 × 80 in training (benchmarks/attention_memory.py): 0.14 GB, with
+``sdpa`` 1.7 GB, with ``plain`` 2.6 GB; on the CPU not slower than ``sdpa`` in inference.
 """
 
 from __future__ import annotations
