@@ -39,7 +39,10 @@ def train(
         return stop.code
     if metrics:  # the first process speaks for all
         shown = report.write(out)
-        print(f"best on validation ({metrics['best']} weights), judged on the test part:")
+        print(
+            f"best on validation ({metrics['best']} weights), judged on the test part "
+            "(the validation part if there is none):"
+        )
         print("\n".join(f"{key:>24}  {value:.2f}" for key, value in metrics["test"].items()))
         print(f"\nmodel   {out}  (config.json, model.safetensors: rmt predict --checkpoint {out})")
         print("\n".join(f"report  {out / 'report' / file}  {what}" for file, what in shown.items()))
