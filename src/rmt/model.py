@@ -112,7 +112,7 @@ class ManhattanAttention(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        if dim % num_heads or (dim // num_heads) % 2:
+        if num_heads < 1 or dim % num_heads or (dim // num_heads) % 2:
             raise ValueError(
                 f"{dim} channels on {num_heads} heads: the head width must be a whole even number"
             )

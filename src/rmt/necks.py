@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rmt.model import RMT
 from rmt.registry import create_model
-from rmt.variants import VARIANTS
+from rmt.variants import VARIANTS, nearest
 
 STRIDES = (4, 8, 16, 32)
 
@@ -47,7 +47,9 @@ class Backbone(nn.Module):
             indices = range(len(info))
         else:
             if not timm.is_model(name):
-                raise ValueError(f"unknown backbone {name!r}: neither an RMT variant nor in timm")
+                raise ValueError(
+                    f"unknown backbone {name!r}, neither RMT nor timm's{nearest(name, VARIANTS)}"
+                )
             self.body = timm.create_model(
                 name,
                 features_only=True,

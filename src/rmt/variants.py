@@ -88,7 +88,7 @@ class Variant:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
         for dim, heads in zip(self.dims, self.heads, strict=True):
-            if dim % heads or (dim // heads) % 2:
+            if heads < 1 or dim % heads or (dim // heads) % 2:
                 raise ValueError(
                     f"{dim} channels on {heads} heads: the key width must be a whole even number "
                     "(the rotation turns pairs of channels)"
