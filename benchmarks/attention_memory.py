@@ -7,6 +7,7 @@ before the first call is taken off. Results go to benchmarks/results/attention_m
 """
 
 import argparse
+import datetime
 import json
 import multiprocessing
 import platform
@@ -71,12 +72,12 @@ def main() -> None:
                 rows[label][backend] = fresh.apply(measure, (backend, calls, train))
         print(f"{label:22}", rows[label], "MB")
     result = {
-        "what": "peak resident memory above that before the calls, MB (1e6 bytes)",
-        "map": [HEIGHT, WIDTH],
-        "heads": HEADS,
-        "head_width": HEAD_WIDTH,
-        "device": platform.machine(),
-        "torch": torch.__version__,
+        "what": f"full attention over {HEIGHT}x{WIDTH} tokens, {HEADS} heads of {HEAD_WIDTH}: "
+        "peak resident memory above that before the calls, MB (1e6 bytes)",
+        "command": "python benchmarks/attention_memory.py",
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, CPU, float32",
+        "versions": {"torch": torch.__version__},
         "rows": rows,
     }
     out.mkdir(parents=True, exist_ok=True)
