@@ -1,8 +1,9 @@
 """Train a small classification recipe from a cold start and record its test accuracy.
 
-    python benchmarks/classification.py small/fashion_mnist [--run FOLDER] [--note TEXT] [--key value]
+    python benchmarks/classification.py small/fashion_mnist [--run FOLDER] [--note TEXT] [--key ...]
 
-A finished run in FOLDER is recorded as it is; else it is trained there. Further words are recipe keys.
+A finished run in FOLDER is recorded as it is; else it is trained there. Further words are recipe
+keys.
 """
 
 import argparse
