@@ -7,6 +7,7 @@ medians and their ratios to `plain` go to benchmarks/results/attention_backends.
 """
 
 import argparse
+import datetime
 import json
 import platform
 import statistics
@@ -90,14 +91,13 @@ def main() -> None:
             )
             print(f"{label:32}", rows[label]["relative_to_plain"], rows[label]["chosen"])
     result = {
-        "what": "median time of one call, backends alternating in one process",
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": args.dtype,
-        "heads": HEADS,
-        "head_width": WIDTH,
-        "rounds": ROUNDS,
+        "what": f"attention kernels, {args.dtype}: median time of one call, alternating in one process",
+        "command": f"python benchmarks/attention_backends.py --device {args.device} "
+        f"--dtype {args.dtype}",
+        "date": datetime.date.today().isoformat(),
+        "machine": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
+        "note": f"{torch.get_num_threads()} CPU threads, {HEADS} heads of {WIDTH}, {ROUNDS} rounds",
+        "versions": {"torch": torch.__version__},
         "rows": rows,
     }
     path = Path(args.out) / f"attention_backends_{args.device}_{args.dtype}.json"
