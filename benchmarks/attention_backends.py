@@ -91,7 +91,8 @@ def main() -> None:
             )
             print(f"{label:32}", rows[label]["relative_to_plain"], rows[label]["chosen"])
     result = {
-        "what": f"attention kernels, {args.dtype}: median time of one call, alternating in one process",
+        "what": f"attention kernels, {args.dtype}: median time of one call, "
+        "alternating in one process",
         "command": f"python benchmarks/attention_backends.py --device {args.device} "
         f"--dtype {args.dtype}",
         "date": datetime.date.today().isoformat(),

@@ -142,6 +142,16 @@ def test_explain(
     assert "write y,x as 0.5,0.5" in capsys.readouterr().err
 
 
+def test_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("models", "--json", tmp_path / "models.json") == 0
+    table = json.loads((tmp_path / "models.json").read_text())
+    assert set(rmt.list_models(own=True)) <= set(table)
+    keys = {"params", "macs", "published_gmacs_fvcore_1024", "top1_published"}
+    assert all(keys <= row.keys() for row in table.values())
+    assert (table["rmt_t"]["params"], table["rmt_t"]["top1_published"]) == (14_334_216, 82.4)
+    assert "rmt_t           14,334,216" in capsys.readouterr().out
+
+
 def test_list_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "--list") == 0
     assert capsys.readouterr().out.split() == list_recipes()
