@@ -1,9 +1,9 @@
 """Time and peak memory of RMT-S + Semantic FPN on one image, over image sizes.
 
 Each size runs in a process of its own, so that the peak resident memory is that size's (Python and
-the libraries, about 0.5 GB, included). Time is the median over the repeats, behind a first call to warm
-up, of ``model(image)`` on one CPU thread in float32, logits at image size included: by the clock,
-and the processor time of the process, which other work on the machine disturbs less.
+the libraries, about 0.5 GB, included). Time is the median over the repeats, behind a first call to
+warm up, of ``model(image)`` on one CPU thread in float32, logits at image size included: by the
+clock, and the processor time of the process, which other work on the machine disturbs less.
 
 Run: python benchmarks/segmentation_scaling.py [--repeats 3]
 """
