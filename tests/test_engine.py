@@ -28,8 +28,17 @@ def decaying(model: nn.Module, **fields: object) -> set[str]:
     return {name for name, decay in grouped if decay}
 
 
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    with torch.device("meta"):
+        return rmt.create_model("rmt_b")
+
+
 @pytest.mark.parametrize("layer_decay", [1.0, 0.75])
-def test_vectors_do_not_decay_but_layer_scale_does(model: nn.Module, layer_decay: float) -> None:
+def test_vectors_do_not_decay_but_layer_scale_does(
+    classifier: nn.Module, layer_decay: float
+) -> None:
+    model = classifier
     found = decaying(model, layer_decay=layer_decay)
     assert found == {
         name for name, p in model.named_parameters() if p.ndim > 1 or name.endswith("gamma")
@@ -37,11 +46,8 @@ def test_vectors_do_not_decay_but_layer_scale_does(model: nn.Module, layer_decay
     assert any(name.endswith("gamma") for name in found)
 
 
-@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
-def test_norms_alone_do_not_decay(model: nn.Module, layer_decay: float) -> None:
-    spared = set(dict(model.named_parameters())) - decaying(
-        model, no_decay="norms", layer_decay=layer_decay
-    )
+def test_norms_alone_do_not_decay(model: nn.Module) -> None:
+    spared = set(dict(model.named_parameters())) - decaying(model, no_decay="norms")
     assert {
         "backbone.norms.0.weight",  # layer norms
         "backbone.norms.0.bias",
@@ -54,6 +60,16 @@ def test_norms_alone_do_not_decay(model: nn.Module, layer_decay: float) -> None:
 
 def test_everything_decays(model: nn.Module) -> None:
     assert decaying(model, no_decay="nothing") == set(dict(model.named_parameters()))
+
+
+def test_rates_by_depth_know_the_norms(classifier: nn.Module) -> None:
+    expected = decaying(classifier, no_decay="norms")
+    assert decaying(classifier, no_decay="norms", layer_decay=0.75) == expected
+
+
+def test_rates_by_depth_need_an_order_of_depth(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"layer_decay is 0\.75, but a Segmenter has no order"):
+        parameter_groups(model, Optimizer(layer_decay=0.75))
 
 
 def test_frozen_parameters_are_in_no_group(model: nn.Module) -> None:

@@ -248,9 +248,18 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1."""
+    """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
+
+    Raises:
+        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie.
+    """
     spared = _spared(model, optimizer.no_decay)
     if optimizer.layer_decay < 1:
+        if not hasattr(model, "group_matcher"):  # timm would treat all alike
+            raise ValueError(
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but a {type(model).__name__} "
+                "has no order of depth; it is for classifiers: leave it at 1"
+            )
         return param_groups_layer_decay(
             model,
             optimizer.weight_decay,

@@ -37,7 +37,8 @@ class Optimizer:
         betas: of AdamW.
         eps: of AdamW.
         clip_grad: largest gradient norm; 0 does not clip.
-        layer_decay: factor per block towards the stem for fine-tuning; 1 treats all alike.
+        layer_decay: factor per block towards the stem for fine-tuning a classifier; 1 treats all
+            alike.
     """
 
     lr: float = 1e-3
