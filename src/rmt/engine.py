@@ -17,6 +17,7 @@ from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from rmt import sharding
 from rmt.hub import Pretrained
 from rmt.loading import mix, seed_all
 from rmt.recipes import as_dict
@@ -47,7 +48,11 @@ class Engine(L.LightningModule):
         average = recipe.average
         self.ema: ModelEmaV3 | None = None
         if average.decay:
-            self.ema = ModelEmaV3(model, decay=average.decay, use_warmup=average.warmup)
+            # One tensor at a time: sharded weights and whole statistics make no common list.
+            each = recipe.trainer.strategy == sharding.NAME
+            self.ema = ModelEmaV3(
+                model, decay=average.decay, use_warmup=average.warmup, foreach=not each
+            )
             self.ema.requires_grad_(False)
         self.history: list[dict[str, float]] = []
         self.best_weights = "raw"
@@ -85,6 +90,15 @@ class Engine(L.LightningModule):
         """Return images a step over all devices and machines."""
         world = self.trainer.world_size
         return self.recipe.data.batch * accumulation(self.recipe, world) * world
+
+    def configure_model(self) -> None:
+        """Give the networks the form in which a resumed run's weights are read."""
+        run = self.recipe.trainer
+        if run.precision == "64-true":
+            self.double()  # Lightning does so too, but behind the reading, which would round
+        if run.strategy == sharding.NAME and self.device_mesh is not None:
+            for network in self.kept_weights().values():
+                sharding.shard(network, self.device_mesh, sync_batchnorm=run.sync_batchnorm)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the release's parameter groups, and the schedule as a step function."""

@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from rmt import recipes
+from rmt import recipes, sharding
 from rmt.checkpoints import Weights, load, load_body, task_module
 from rmt.engine import Engine, accumulation
 from rmt.hub import Pretrained, write_atomically
@@ -38,6 +38,7 @@ _ADVICE = (
     ".*exists and is not empty.*",
     ".*treespec, LeafSpec.*",  # asked by Lightning of torch's pytree
     ".*in eval mode at the start of training.*",  # the weight average is
+    ".*Grad strides do not match.*",  # of depth-wise weights: the copy costs nothing to speak of
     ".*sync_dist=True.*",  # metrics are summed over the processes before they are logged
 )
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
@@ -131,6 +132,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     weights: Weights | None = None,
     recipe: Recipe | None = None,
+    knn: int = 0,
 ) -> dict[str, Any]:
     """Judge weights on the test part of a data set (the validation part if there is no test).
 
@@ -140,9 +142,14 @@ def evaluate(
         weights: ``raw`` or ``ema`` where a file holds both.
         recipe: what to judge with; None takes the one that travels with the weights, or the
             task's defaults for a file of the release.
+        knn: judge a classifier's features by so many nearest training images instead.
 
     Returns:
         Metric name -> value, exact over all images and processes.
+
+    Raises:
+        ValueError: if data and weights do not belong together, or ``knn`` is asked of a detector
+            or segmenter.
     """
     model = source if isinstance(source, Pretrained) else load(source, weights=weights)
     task = task_module(model.task)
@@ -150,6 +157,10 @@ def evaluate(
         content = model.info.get("recipe") or task.default_recipe(model)
         content = {key: value for key, value in content.items() if key != "trainer"}
         recipe = recipes.resolve(task.RECIPE, content, overrides)
+    if knn:
+        if model.task != "classification":
+            raise ValueError(f"nearest neighbours judge a classifier; {source} is for {model.task}")
+        return task.judge_by_neighbours(model, recipe, knn)
     recipe = replace(recipe, average=WeightAverage())  # a matter of training
     engine, data = task.make(recipe, model=model)
     was_training = model.training
@@ -206,7 +217,7 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         accelerator=run.accelerator,
         devices=run.devices,
         num_nodes=run.num_nodes,
-        strategy=run.strategy,
+        strategy=sharding.strategy(run.strategy),
         precision=cast(Any, run.precision),  # Lightning checks the word
         max_epochs=schedule.epochs or -1,
         max_steps=schedule.steps or -1,
