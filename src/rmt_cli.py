@@ -113,7 +113,9 @@ def _eval(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
         from rmt.train import evaluate
 
-        metrics = evaluate(args.checkpoint, overrides=args.overrides, weights=args.weights)
+        metrics = evaluate(
+            args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
+        )
         print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics.items()))
         _write(args.json, {"checkpoint": str(args.checkpoint), "metrics": metrics})
 
@@ -122,6 +124,9 @@ def _eval(verbs: Any) -> None:
     parser.epilog = "Recipe keys such as --data.root DIR or --data.batch 32 may follow."
     _checkpoint_option(parser)
     parser.add_argument("--weights", choices=("raw", "ema"), help="where a file holds both")
+    parser.add_argument(
+        "--knn", type=int, default=0, metavar="K", help="judge features by K nearest neighbours"
+    )
     _json_option(parser)
 
 

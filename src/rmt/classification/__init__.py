@@ -120,6 +120,13 @@ def make(
     return ClassificationTask(recipe, data.classes, model=model, judged=judged), data
 
 
+def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) -> dict[str, float]:
+    """Return the accuracy of nearest neighbours; see :mod:`rmt.classification.neighbours`."""
+    from rmt.classification.neighbours import judge_by_neighbours
+
+    return judge_by_neighbours(model, recipe, count)
+
+
 def predictor(model: RMT, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
     """Return a function from a picture to plain values; see :mod:`rmt.classification.predict`."""
     from rmt.classification.predict import predictor
