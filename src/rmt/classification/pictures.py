@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from rmt.classification.data import TestReader, drop_unreadable, test_transform
+from rmt.classification.data import join_readable, test_reader
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.sources import Samples, open_splits
 from rmt.loading import SeededSamples, TestBatches, make_loader
@@ -37,11 +37,11 @@ def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, st
 @torch.inference_mode()
 def answer(model: RMT, recipe: ClassificationRecipe, samples: Samples) -> tuple[np.ndarray, ...]:
     """Return label, answer, score and index of each readable image."""
-    dataset = SeededSamples(samples, TestReader(samples, test_transform(recipe.data)), seed=0)
+    dataset = SeededSamples(samples, test_reader(samples, recipe.data), seed=0)
     batches = TestBatches(len(samples), recipe.data.batch)
     found = []
     for images, labels, indices in make_loader(
-        dataset, batches, workers=recipe.data.workers, collate=drop_unreadable
+        dataset, batches, workers=recipe.data.workers, collate=join_readable
     ):
         if len(labels):
             score, best = model.eval()(images).softmax(-1).max(-1)

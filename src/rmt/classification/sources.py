@@ -54,6 +54,10 @@ class Samples:
             return Image.fromarray(item).convert("RGB")
         return read_image(item)
 
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its label."""
+        return self.image(index), self.labels[index]
+
     def name(self, index: int) -> str:
         """Return the path, or the number of an image that has none."""
         item = self.items[index]

@@ -101,6 +101,10 @@ class LabelMaps:
         if not self.root.is_dir():
             raise ValueError(f"token_labels.root {str(root)!r} is no folder of label maps")
 
+    def read(self, index: int) -> tuple[Image.Image, int, Tensor]:
+        """Return an image, its label and its map."""
+        return *self.samples.read(index), self[index]
+
     def __getitem__(self, index: int) -> Tensor:
         """Return the map of an image, (2, k, h, w) float32; raises ``ValueError`` if it is none."""
         path = self.root / map_name(self.samples.name(index))
