@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import rmt
 import rmt_cli
-from rmt.classification.data import join_readable, test_transform, train_transform
+from rmt.classification.data import drop_unreadable, test_transform, train_transform
 from rmt.classification.predict import eval_transform
 from rmt.classification.recipe import Augment, Data
 from rmt.loading import seeded
@@ -100,9 +100,9 @@ def test_predicting_reports_it_and_goes_on(
 
 
 def test_a_batch_of_unreadable_images() -> None:
-    images, labels, indices = join_readable([None, None])
+    images, labels, indices = drop_unreadable([None, None])
     assert len(images) == len(labels) == len(indices) == 0
-    images, labels, indices = join_readable([None, (torch.ones(3, 4, 4), 2, 7)])
+    images, labels, indices = drop_unreadable([None, (torch.ones(3, 4, 4), 2, 7)])
     assert (images.shape, labels.tolist(), indices.tolist()) == ((1, 3, 4, 4), [2], [7])
 
 

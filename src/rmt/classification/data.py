@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from rmt.classification.recipe import Augment, ClassificationRecipe, Data
-from rmt.classification.sources import Samples, Splits, open_splits
+from rmt.classification.samples import Samples, Splits
+from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import CutTransform, LabelMaps
 from rmt.loading import ResumableLoader, SeededSamples, TestBatches, TrainBatches, make_loader
 from rmt.reading import TestReader, TrainReader, readable
@@ -69,12 +70,9 @@ class ClassificationData(L.LightningDataModule):
         return self._exact(self.splits.test or self.splits.val)
 
     def _exact(self, samples: Samples) -> ResumableLoader:
-        data = self.recipe.data
         assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
-        dataset = SeededSamples(samples, test_reader(samples, data), seed=0)
-        return make_loader(dataset, batches, workers=data.workers, collate=join_readable)
+        return exact_loader(samples, self.recipe.data, rank=rank, world=world)
 
 
 def with_label(
@@ -92,9 +90,12 @@ def with_map(
     return image, label, label_map, cut.box, cut.mirrored
 
 
-def test_reader(samples: Samples, data: Data) -> TestReader:
-    """Return the reader of test examples: image, label and index."""
-    return TestReader(partial(numbered, samples=samples, transform=test_transform(data)))
+def exact_loader(samples: Samples, data: Data, *, rank: int = 0, world: int = 1) -> ResumableLoader:
+    """Return batches of test images, labels and indices: each readable image once, in order."""
+    batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
+    read = TestReader(partial(numbered, samples=samples, transform=test_transform(data)))
+    dataset = SeededSamples(samples, read, seed=0)
+    return make_loader(dataset, batches, workers=data.workers, collate=drop_unreadable)
 
 
 def numbered(
@@ -105,7 +106,7 @@ def numbered(
     return transform(picture), label, index
 
 
-def join_readable(examples: list) -> tuple[Tensor, Tensor, Tensor]:
+def drop_unreadable(examples: list) -> tuple[Tensor, Tensor, Tensor]:
     """Join the readable examples of a batch; it may be empty."""
     good = readable(examples)
     if not good:
@@ -162,8 +163,7 @@ def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
-# No pytest functions.
-test_reader.__test__ = test_transform.__test__ = False  # type: ignore[attr-defined]
+test_transform.__test__ = False  # type: ignore[attr-defined]  # no pytest function
 
 
 def _mode(name: str) -> T.InterpolationMode:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from rmt.classification.sources import Samples, Splits
+from rmt.classification.samples import Samples, Splits, only_judged
 from rmt.images import SUFFIXES
 
 #: Errors of AlexNet in percent, the unit of mCE (arXiv 1903.12261, table 1).
@@ -57,7 +57,7 @@ def class_folders(root: Path) -> Splits:
         raise ValueError(f"{root} holds no class folder of ImageNet with images")
     present = tuple(sorted(set(labels)))
     allowed = present if len(present) < 1000 else ()
-    return test_only(Samples(items, labels, wordnet, allowed=allowed))
+    return only_judged(Samples(items, labels, wordnet, allowed=allowed))
 
 
 def real_labels(root: Path) -> Splits:
@@ -83,7 +83,7 @@ def real_labels(root: Path) -> Splits:
                 found.append((path, classes))
     if not found:
         raise ValueError(f"{root} holds no validation image with a label (*_val_00000001.JPEG)")
-    return test_only(
+    return only_judged(
         Samples(
             [path for path, _ in found],
             [classes[0] for _, classes in found],
@@ -131,11 +131,3 @@ def wordnet_ids() -> tuple[str, ...]:
     """Return ImageNet-1K's WordNet ids in the order of its classes."""
     info = ImageNetInfo()
     return tuple(info.index_to_label_name(i) for i in range(1000))
-
-
-def test_only(samples: Samples) -> Splits:
-    """Return splits without training images."""
-    return Splits(samples.take([]), samples, samples)
-
-
-test_only.__test__ = False  # type: ignore[attr-defined]  # no pytest function
