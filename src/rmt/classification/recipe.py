@@ -39,7 +39,8 @@ class Data:
     Attributes:
         format: ``folder`` (class folders), ``csv`` (columns path, label and maybe split), ``tar``
             (one tar file a class, or class folders in it), ``webdataset``, ``parquet`` (as Hugging
-            Face writes it), ``digits``, ``fashion-mnist``, ``imagenet`` and ``imagenet-real`` (test sets as their authors ship them, for ``rmt eval``), or ``auto`` to
+            Face writes it), ``digits``, ``fashion-mnist``, ``imagenet``, ``imagenet-real`` and
+            ``imagenet-c`` (test sets as their authors ship them, for ``rmt eval``), or ``auto`` to
             look at ``root``.
         root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
         download: let torchvision fetch Fashion-MNIST into ``root``.
@@ -67,6 +68,7 @@ class Data:
         "fashion-mnist",
         "imagenet",
         "imagenet-real",
+        "imagenet-c",
     ] = "auto"
     root: str = ""
     download: bool = False

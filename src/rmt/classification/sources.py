@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt.classification.imagenet_sets import class_folders, real_labels
+from rmt.classification.imagenet_sets import class_folders, corruptions, real_labels
 from rmt.classification.packed import files_in
 from rmt.classification.parquet import open_parquet
 from rmt.classification.recipe import Data
@@ -27,7 +27,11 @@ _FASHION_CLASSES = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _PACKED = {"tar": open_tar, "webdataset": open_webdataset, "parquet": open_parquet}
-_TEST_SETS = {"imagenet": class_folders, "imagenet-real": real_labels}
+_TEST_SETS = {
+    "imagenet": class_folders,
+    "imagenet-real": real_labels,
+    "imagenet-c": corruptions,
+}
 
 
 def open_splits(data: Data) -> Splits:
