@@ -12,10 +12,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import rmt
 import rmt_cli
-from rmt.classification.data import TrainReader, drop_unreadable, test_transform, train_transform
+from rmt.classification.data import drop_unreadable, test_transform, train_transform
 from rmt.classification.predict import eval_transform
 from rmt.classification.recipe import Augment, Data
-from rmt.classification.sources import Samples
 from rmt.loading import seeded
 from rmt.train import evaluate, fit, load_recipe
 
@@ -98,29 +97,6 @@ def test_predicting_reports_it_and_goes_on(
     assert bad[0].keys() == {"image", "error"}
     assert "is damaged" in bad[0]["error"]
     assert f"{folder / BAD}  ERROR" in capsys.readouterr().out
-
-
-class TestTrainReader:
-    def reader(self, folder: Path, max_errors: int) -> TrainReader:
-        items = sorted((folder / "dark").iterdir(), key=lambda path: int(path.stem))
-        samples = Samples(items, list(range(12)), tuple("abcdefghijkl"))
-        return TrainReader(samples, pil_to_tensor, max_errors)
-
-    def test_the_next_one_stands_in(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-        reader = self.reader(folder, max_errors=1)
-        for _ in range(3):  # epochs: it is one unreadable image, named once
-            assert [reader(i)[1] for i in (2, 3, 4)] == [2, 4, 4]
-        assert caplog.text.count("skipped: ") == 1
-
-    def test_too_many(self, folder: Path) -> None:
-        with pytest.raises(ValueError, match=r"more than data\.max_errors=0 .*3\.png is damaged"):
-            self.reader(folder, max_errors=0)(3)
-
-    def test_all(self, folder: Path) -> None:
-        for path in (folder / "dark").iterdir():
-            path.write_bytes(b"")
-        with pytest.raises(ValueError, match="no training image can be read"):
-            self.reader(folder, max_errors=100)(0)
 
 
 def test_a_batch_of_unreadable_images() -> None:
