@@ -21,7 +21,9 @@ from rmt import sharding
 from rmt.hub import Pretrained
 from rmt.loading import mix, seed_all
 from rmt.recipes import as_dict
-from rmt.recipes.schema import Recipe, Schedule
+from rmt.recipes.schema import Optimizer, Recipe, Schedule
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class Engine(L.LightningModule):
@@ -106,7 +108,7 @@ class Engine(L.LightningModule):
         peak = peak_lr(self.recipe, self.global_batch())
         if peak <= 0:
             raise ValueError(f"optimizer.lr is {recipe.lr}; it must be positive")
-        groups = parameter_groups(self.model, recipe.weight_decay, recipe.layer_decay)
+        groups = parameter_groups(self.model, recipe)
         for group in groups:
             group["lr"] = peak * group.get("lr_scale", 1.0)
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=recipe.betas, eps=recipe.eps)
@@ -259,23 +261,52 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
     return aim
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
 
-    Biases and norms do not decay. LayerScale does: the release keeps it as (1, 1, 1, C), which its
-    rule of one-dimensional parameters does not catch.
+    Raises:
+        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie.
     """
-    if layer_decay < 1:
-        return param_groups_layer_decay(model, weight_decay, layer_decay=layer_decay)
+    spared = _spared(model, optimizer.no_decay)
+    if optimizer.layer_decay < 1:
+        if not hasattr(model, "group_matcher"):  # timm would treat all alike
+            raise ValueError(
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but a {type(model).__name__} "
+                "has no order of depth; it is for classifiers: leave it at 1"
+            )
+        return param_groups_layer_decay(
+            model,
+            optimizer.weight_decay,
+            no_weight_decay_list=spared,
+            weight_decay_exclude_1d=False,
+            layer_decay=optimizer.layer_decay,
+        )
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 or name.endswith(".gamma")
-            (decay if decays else rest).append(parameter)
+            (rest if name in spared else decay).append(parameter)
     groups = [
-        {"params": decay, "weight_decay": weight_decay},
+        {"params": decay, "weight_decay": optimizer.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _spared(model: nn.Module, what: str) -> set[str]:
+    """Return the names of the parameters that :attr:`Optimizer.no_decay` spares."""
+    if what == "norms":
+        return {
+            f"{path}.{name}"
+            for path, module in model.named_modules()
+            if isinstance(module, _NORMS)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+    if what == "vectors":
+        # The release keeps LayerScale as (1, 1, 1, C), which its rule of one-dimensional
+        # parameters does not catch.
+        return {
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim < 2 and not name.endswith(".gamma")
+        }
+    return set()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TASK = "classification"
 RULES = BACKBONE + CLASSIFIER
 RECIPE = ClassificationRecipe
+PREDICTOR_OPTIONS = ("top",)
 from_config = RMT.from_config
 
 
