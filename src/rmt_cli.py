@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="RMT vision backbones: train, evaluate, predict, explain, convert.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _demo):
+    for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _annotations, _demo):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):
@@ -231,6 +231,22 @@ def _label(verbs: Any) -> None:
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
     parser.add_argument("--side", type=int, help="pixels of the square that the teacher sees")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+
+
+def _annotations(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.detection.formats import convert
+
+        for folder in convert(args.source, args.destination, to=args.to, read_as=args.read_as):
+            print(folder)
+
+    formats = ("coco", "voc", "yolo")
+    parser = _verb(verbs, "annotations", run, "Write a data set of boxes in another format.")
+    parser.epilog = "COCO keeps everything, YOLO boxes and single polygons, VOC boxes."
+    parser.add_argument("source", help="folder of a COCO, VOC or YOLO data set")
+    parser.add_argument("destination", help="new folder; the images are copied into it")
+    parser.add_argument("--to", required=True, choices=formats, help="format to write")
+    parser.add_argument("--from", dest="read_as", choices=formats, default="auto", help="to read")
 
 
 def _demo(verbs: Any) -> None:

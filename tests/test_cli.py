@@ -301,7 +301,7 @@ def test_calls_that_are_none(words: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_nearest_verb_s_help_is_quick() -> None:
     """No verb's help imports what only its work needs."""
     verbs = [[], *([verb] for verb in ("models", "train", "eval", "predict", "convert"))]
-    verbs += [["explain"], ["demo"]]
+    verbs += [["explain"], ["label"], ["annotations"], ["demo"]]
     code = (
         "import contextlib, io, json, sys\n"
         "import rmt_cli\n"
