@@ -111,13 +111,15 @@ def _train(verbs: Any) -> None:
 
 def _eval(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.train import evaluate
+        from rmt.train import record_evaluation
 
-        metrics = evaluate(
+        record = record_evaluation(
             args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
         )
-        print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics.items()))
-        _write(args.json, {"checkpoint": str(args.checkpoint), "metrics": metrics})
+        if record:  # the first process speaks for all
+            metrics = record["metrics"].items()
+            print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics))
+            _write(args.json, record)
 
     parser = _verb(verbs, "eval", run, "Judge weights on the test part of a data set.")
     parser.set_defaults(takes_overrides=True)

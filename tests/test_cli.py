@@ -1,5 +1,6 @@
 """The command: every verb on real data, exit codes, words for mistakes, and quick help."""
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -80,7 +81,12 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         file = tmp_path / "deep" / "eval.json"
         assert call("eval", "--checkpoint", checkpoint, "--json", file, "--data.batch", "100") == 0
         found = json.loads(file.read_text())
-        assert found["checkpoint"] == str(checkpoint)
+        assert found["checkpoint"]["path"] == str(checkpoint)
+        weights = checkpoint / "model.safetensors" if checkpoint == run else checkpoint
+        wanted = hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert found["checkpoint"]["sha256"] == wanted
+        assert found["data"]["images"] == found["metrics"]["images"] == 360
+        assert found["versions"]["rmt"] == rmt.__version__
         assert found["metrics"] == pytest.approx(expected)
     assert "top1" in capsys.readouterr().out
 

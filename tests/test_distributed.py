@@ -33,7 +33,8 @@ SCRIPT = """
 import json, os, signal, sys
 import torch
 from rmt.engine import Engine
-from rmt.train import Interrupted, fit, load_recipe
+from rmt.callbacks import Interrupted
+from rmt.train import fit, load_recipe
 
 out, stop, *words = sys.argv[1:]
 losses, step = [], Engine.training_step

@@ -57,6 +57,7 @@ def test_colours_are_told_apart_without_training(
     assert rmt_cli.main([*words, "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["metrics"] == {"knn_top1": 100.0, "knn_top5": 100.0, "images": 9.0}
+    assert found["data"]["images"] == 9
 
 
 def test_refusals(folder: Path, weights: Path) -> None:

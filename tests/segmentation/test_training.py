@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from rmt import recipes, report
+from rmt.callbacks import Interrupted
 from rmt.checkpoints import load
 from rmt.engine import learning_rate
 from rmt.plan import plan
@@ -23,7 +24,7 @@ from rmt.segmentation import RECIPE, Segmenter
 from rmt.segmentation.data import SegmentationData, stack
 from rmt.segmentation.task import SegmentationTask
 from rmt.segmentation.toy import SHAPES, toy
-from rmt.train import Interrupted, evaluate, fit, load_recipe
+from rmt.train import evaluate, fit, load_recipe
 
 ADE20K = [name for name in recipes.list_recipes() if name.startswith("ade20k/")]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning import LightningDataModule
     from PIL import Image
 
+    from rmt.classification.samples import Samples
     from rmt.engine import Engine
 
 TASK = "classification"
@@ -117,12 +118,13 @@ def make(
     if model is not None and "recipe" not in model.info:
         recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
     data = ClassificationData(recipe)
-    judged = data.splits.test or data.splits.val
-    return ClassificationTask(recipe, data.classes, model=model, judged=judged), data
+    return ClassificationTask(recipe, data.classes, model=model, judged=data.judged()), data
 
 
-def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) -> dict[str, float]:
-    """Return the accuracy of nearest neighbours; see :mod:`rmt.classification.neighbours`."""
+def judge_by_neighbours(
+    model: RMT, recipe: ClassificationRecipe, count: int
+) -> tuple[dict[str, float], Samples]:
+    """Return what nearest neighbours get right; see :mod:`rmt.classification.neighbours`."""
     from rmt.classification.neighbours import judge_by_neighbours
 
     return judge_by_neighbours(model, recipe, count)

@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmt.classification.data import TestReader, drop_unreadable, test_transform
-from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.sources import Samples, open_splits
-from rmt.loading import SeededSamples, TestBatches, make_loader
+from rmt.classification.data import exact_loader
+from rmt.classification.recipe import ClassificationRecipe, Data
+from rmt.classification.samples import Samples
+from rmt.classification.sources import open_splits
 from rmt.model import RMT
 
 #: Of arXiv 1805.01978, as everybody since: a neighbour's vote weighs exp(cosine / 0.07).
 TEMPERATURE = 0.07
 
 
-def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) -> dict[str, float]:
+def judge_by_neighbours(
+    model: RMT, recipe: ClassificationRecipe, count: int
+) -> tuple[dict[str, float], Samples]:
     """Name each test image as its nearest training images are named, weighted by likeness.
 
     Features are what the last linear layer would see, of unit length; images are read as in an
@@ -30,7 +32,7 @@ def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) ->
         count: neighbours that vote, k.
 
     Returns:
-        ``knn_top1`` and ``knn_top5`` in percent, and the number of images judged.
+        ``knn_top1`` and ``knn_top5`` in percent with the number of images, and these images.
 
     Raises:
         ValueError: if there are fewer training images than ``count``, or no test image.
@@ -41,7 +43,7 @@ def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) ->
     judged = splits.test or splits.val
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     model = model.to("cuda" if on_gpu else "cpu").eval()
-    known = list(_features(model, splits.train, recipe))
+    known = list(_features(model, splits.train, recipe.data))
     if sum(len(labels) for _, labels in known) < count:
         raise ValueError(
             f"{count} neighbours were asked for; the training part has {len(splits.train)} images, "
@@ -49,7 +51,7 @@ def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) ->
         )
     features, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
     hits, images = torch.zeros(2), 0
-    for queries, truth in _features(model, judged, recipe):
+    for queries, truth in _features(model, judged, recipe.data):
         votes = vote(queries, features, labels, count=count, classes=len(splits.train.classes))
         best = votes.topk(min(5, votes.shape[1])).indices == truth[:, None]
         hits += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()
@@ -57,7 +59,7 @@ def judge_by_neighbours(model: RMT, recipe: ClassificationRecipe, count: int) ->
     if not images:
         raise ValueError("none of the images to be judged can be read")
     top1, top5 = (100 * hits / images).tolist()
-    return {"knn_top1": top1, "knn_top5": top5, "images": float(images)}
+    return {"knn_top1": top1, "knn_top5": top5, "images": float(images)}, judged
 
 
 def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, classes: int) -> Tensor:
@@ -76,19 +78,9 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
 
 
 @torch.inference_mode()
-def _features(
-    model: RMT, samples: Samples, recipe: ClassificationRecipe
-) -> Iterator[tuple[Tensor, Tensor]]:
-    data = recipe.data
+def _features(model: RMT, samples: Samples, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
-    read = TestReader(samples, test_transform(data))
-    loader = make_loader(
-        SeededSamples(samples, read, seed=0),
-        TestBatches(len(samples), data.batch),
-        workers=data.workers,
-        collate=drop_unreadable,
-    )
-    for images, labels, _ in loader:
+    for images, labels, _ in exact_loader(samples, data):
         if len(labels):
             maps = model.forward_features(images.to(device))
             found = model.forward_head(maps, pre_logits=True)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
+from rmt.digests import digest_of_samples, identity
 from rmt.images import decode_image, read_image
 
 #: What folders and files call the parts.
@@ -86,6 +87,18 @@ class Samples:
         if isinstance(item, Packed):
             return PurePath(self.classes[self.labels[index]], PurePath(item.name).name)
         return PurePath(self.name(index))
+
+    def digest(self) -> str:
+        """Return the digest of names, sizes and labels (of arrays: their content)."""
+        labelled = zip(self.items, self.labels, strict=True)
+        return digest_of_samples((self._identity(item), int(label)) for item, label in labelled)
+
+    def _identity(self, item: Path | Packed | np.ndarray) -> object:
+        if isinstance(item, np.ndarray):
+            return item.tobytes()
+        if isinstance(item, Packed):
+            return identity(item.file), item.name
+        return identity(item)
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Return some of the images, in no groups."""

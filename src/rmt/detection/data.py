@@ -42,8 +42,8 @@ class DetectionData(L.LightningDataModule):
         """Return the class names."""
         return self.splits.classes
 
-    def judged(self, *, test: bool) -> Samples:
-        """Return the samples that an evaluation runs over."""
+    def judged(self, *, test: bool = True) -> Samples:
+        """Return the test part, or the validation part if that is the test or ``test`` is off."""
         return (self.splits.test if test else None) or self.splits.val
 
     def train_dataloader(self) -> ResumableLoader:
@@ -77,8 +77,8 @@ class DetectionData(L.LightningDataModule):
         return self._exact(self.judged(test=False))
 
     def test_dataloader(self) -> ResumableLoader:
-        """Return the loader of the test part, or of the validation part if that is the test."""
-        return self._exact(self.judged(test=True))
+        """Return the loader of what is judged at the end."""
+        return self._exact(self.judged())
 
     def _exact(self, samples: Samples) -> ResumableLoader:
         assert self.trainer is not None

@@ -38,6 +38,10 @@ class SegmentationData(L.LightningDataModule):
         """Return the class names."""
         return self.splits.train.classes
 
+    def judged(self) -> Samples:
+        """Return the test part, or the validation part if that is the test."""
+        return self.splits.test or self.splits.val
+
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
         data, samples, trainer = self.recipe.data, self.splits.train, self.trainer
@@ -63,8 +67,8 @@ class SegmentationData(L.LightningDataModule):
         return self._exact(self.splits.val)
 
     def test_dataloader(self) -> ResumableLoader:
-        """Return the loader of the test part, or of the validation part if that is the test."""
-        return self._exact(self.splits.test or self.splits.val)
+        """Return the loader of what is judged at the end."""
+        return self._exact(self.judged())
 
     def _exact(self, samples: Samples) -> ResumableLoader:
         trainer, workers = self.trainer, self.recipe.data.workers
