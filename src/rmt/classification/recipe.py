@@ -20,7 +20,8 @@ class Model:
         drop_path_rate: stochastic depth; null takes the variant's.
         drop_rate: dropout before the classifier.
         token_labels: the starred form.
-        freeze: parameters whose names begin with one of these stay as they are.
+        freeze: parts whose names begin with one of these stay as they are, batch norms' statistics
+            too, and work as in a test.
     """
 
     name: str = "rmt_s"

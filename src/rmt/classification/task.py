@@ -95,6 +95,14 @@ class ClassificationTask(Engine):
         self._smooth = LabelSmoothingCrossEntropy(augment.smoothing)
         self._soft = SoftTargetCrossEntropy()
 
+    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Let frozen parts work as in a test: fixed statistics, nothing dropped."""
+        super().on_train_batch_start(batch, batch_idx)
+        frozen = tuple(self.recipe.model.freeze)
+        for name, part in self.model.named_modules():
+            if f"{name}.".startswith(frozen):
+                part.eval()
+
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the cross-entropy of a batch of images (B, 3, S, S), labels (B,) and maps."""
         if self.model.aux_head is not None:
