@@ -1,5 +1,6 @@
 """Transforms, and what becomes of an image that cannot be read: in training, in judging, after."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.auto_augment import RandAugment
+from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
 import rmt
@@ -15,6 +18,7 @@ import rmt_cli
 from rmt.classification.data import drop_unreadable, test_transform, train_transform
 from rmt.classification.predict import eval_transform
 from rmt.classification.recipe import Augment, Data
+from rmt.classification.token_labels import CutTransform
 from rmt.loading import seeded
 from rmt.train import evaluate, fit, load_recipe
 
@@ -134,6 +138,24 @@ def test_training_transforms(picture: Image.Image, augment: Augment, interpolati
     assert all(out.shape == (3, 32, 32) and out.dtype == torch.float32 for out in outs)
     assert outs[0].equal(outs[1])
     assert not all(outs[0].equal(out) for out in outs)
+
+
+def test_every_operation_at_every_strength(picture: Image.Image) -> None:
+    """Pillow 13 refuses to keep no bits, which timm asks for at the largest strength."""
+    augment = Augment(rand_augment="rand-m9-mstd0.5-inc1")
+    for transform in (
+        train_transform(Data(input_size=32), augment),
+        train_transform(Data(input_size=32), dataclasses.replace(augment, crop="none")),
+        transforms.Compose(CutTransform(Data(input_size=32), augment).rest),
+    ):
+        flat = [p for t in transform.transforms for p in getattr(t, "transforms", [t])]
+        (randomly,) = (part for part in flat if isinstance(part, RandAugment))
+        for op in randomly.ops:
+            op.prob, op.magnitude_std = 1.0, 0.0
+            for op.magnitude in (0, 9, 10):
+                assert op(picture).size == picture.size
+        (coarse,) = (op for op in randomly.ops if op.name.startswith("Posterize"))
+        assert coarse(picture).getextrema() == ((0, 0),) * 3  # as older ones of Pillow do
 
 
 def test_without_any_variation(picture: Image.Image) -> None:

@@ -15,6 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms as T
 
+from rmt.classification.augment import mended
 from rmt.classification.recipe import Augment, ClassificationRecipe, Data
 from rmt.classification.samples import Samples, Splits
 from rmt.classification.sources import open_splits
@@ -136,7 +137,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
             re_prob=augment.erasing,
             re_mode="pixel",
         )
-        return transform
+        return mended(transform)
     size = data.input_size
     steps: list[Any] = [T.Resize((size, size), _mode(data.interpolation))]
     if augment.crop == "shift":
@@ -151,7 +152,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
     steps += [T.ToTensor(), T.Normalize(data.mean, data.std)]
     if augment.erasing:
         steps.append(RandomErasing(augment.erasing, mode="pixel", device="cpu"))
-    return T.Compose(steps)
+    return mended(T.Compose(steps))
 
 
 def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:

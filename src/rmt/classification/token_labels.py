@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 from torchvision.transforms import functional as TF
 
+from rmt.classification.augment import mended
 from rmt.classification.recipe import Augment, Data
 from rmt.classification.samples import Packed, Samples
 
@@ -64,7 +65,7 @@ class CutTransform:
             re_mode="pixel",
             separate=True,
         )
-        first, *self.rest = parts
+        first, *self.rest = map(mended, parts)
         (self.crop,) = first.transforms
         self.flip = augment.flip
 
