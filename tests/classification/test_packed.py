@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import LabelMaps
 from rmt.loading import SeededSamples, TestBatches, TrainBatches, make_loader
 from rmt.reading import TestReader, TrainReader
+from rmt.train import fit, load_recipe
 
 CLASSES = ("cat", "dog", "train")  # a class may be called so
 COUNTS = {"train": 6, "val": 2}
@@ -162,6 +164,7 @@ def opened(root: Path, kind: str = "auto", **keys: float) -> Splits:
 def test_all_hold_what_folders_do(tmp_path: Path, kind: str, write: Write) -> None:
     expected = opened(folders(tmp_path / "folders"))
     root = write(tmp_path / "packed")
+    (root / "notes").mkdir()  # no class
     for splits in (opened(root), opened(root, kind), opened(root, kind)):  # the last by its index
         assert splits.train.classes == CLASSES
         assert content(splits.train) == content(expected.train)
@@ -241,6 +244,24 @@ jpeg_of = jpeg
 
 def cut(content: bytes, what: tuple[str, str, int]) -> bytes:
     return content[: len(content) // 2] if what == ("train", "dog", 2) else content
+
+
+def test_a_run_is_the_one_from_folders(tmp_path: Path) -> None:
+    """The same order, variation and steps, to the last bit."""
+
+    def run(root: Path) -> dict[str, Any]:
+        words = [f"--data.root={root}", "--model.name=rmt_nano", "--data.input_size=32"]
+        words += ["--data.batch=4", "--data.workers=0", "--schedule.epochs=2"]
+        words += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+        metrics = fit(load_recipe("small/folder", words), tmp_path / "runs" / root.name)
+        return {key: value for key, value in metrics.items() if key != "seconds"}
+
+    results = [run(folders(tmp_path / "folders"))]
+    results += [run(write(tmp_path / write.__name__)) for write in (shards, tar_of_tars, parquets)]
+    assert len(results[0]["history"]) == 2
+    assert results[1] == results[2] == results[0]
+    # The two Parquet files hold every other image: another order, the same images judged.
+    assert results[3]["test"]["images"] == results[0]["test"]["images"] == 6
 
 
 class TestTar:

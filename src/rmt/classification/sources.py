@@ -80,8 +80,10 @@ def _guess(root: Path | None) -> str:
 def _has_class_folders(root: Path) -> bool:
     parts = {"data", *(name for names in PARTS.values() for name in names)}
     return root.is_dir() and any(
-        path.is_dir() and path.name not in parts and not path.name.startswith(".")
-        for path in root.iterdir()
+        file.suffix.lower() in SUFFIXES
+        for folder in root.iterdir()
+        if folder.is_dir() and folder.name not in parts
+        for file in folder.iterdir()
     )
 
 
