@@ -34,6 +34,7 @@ class Engine(L.LightningModule):
         key: the metric that decides which weights are best; larger is better.
         history: one record an evaluation, kept through interruptions.
         best_weights: ``"raw"`` or ``"ema"``, whichever was better at the best evaluation.
+        judged: weights -> metrics of the last evaluation; what Lightning logs is rounded to float32.
     """
 
     key: ClassVar[str]
@@ -50,6 +51,7 @@ class Engine(L.LightningModule):
             self.ema = ModelEmaV3(model, decay=average.decay, use_warmup=average.warmup)
             self.ema.requires_grad_(False)
         self.history: list[dict[str, float]] = []
+        self.judged: dict[str, dict[str, float]] = {}
         self.best_weights = "raw"
         self.best_score = -math.inf
         self._network = torch.compile(model) if recipe.trainer.compile else model
@@ -157,9 +159,10 @@ class Engine(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log all metrics, and remember whether the raw weights or their average were better."""
-        values = {weights: self.metrics(weights) for weights in self.kept_weights()}
+        self.judged = {weights: self.metrics(weights) for weights in self.kept_weights()}
         if self.trainer.sanity_checking:
             return
+        values = self.judged
         best = max(values, key=lambda weights: values[weights][self.key])
         record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
         self.log_dict(record, sync_dist=False)

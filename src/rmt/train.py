@@ -165,9 +165,9 @@ def evaluate(
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        found = trainer.test(engine, data, verbose=False)
+        trainer.test(engine, data, verbose=False)
     model.train(was_training)
-    return {key.removeprefix("raw/"): value for key, value in found[0].items() if "raw/" in key}
+    return engine.judged["raw"]
 
 
 def write_json(path: Path, content: Any) -> None:
