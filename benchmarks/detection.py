@@ -37,6 +37,7 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from rmt.callbacks import quiet
 from rmt.detection import coco, voc
 from rmt.detection.data import DetectionData
 from rmt.detection.pictures import draw
@@ -44,7 +45,7 @@ from rmt.detection.predict import draw_detections, predictor
 from rmt.detection.sources import Samples, open_splits
 from rmt.detection.task import DetectionTask
 from rmt.recipes import as_dict
-from rmt.train import load_recipe, quiet
+from rmt.train import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

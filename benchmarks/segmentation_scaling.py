@@ -1,9 +1,9 @@
 """Time and peak memory of RMT-S + Semantic FPN on one image, over image sizes.
 
 Each size runs in a process of its own, so that the peak resident memory is that size's (Python and
-the libraries, about 0.5 GB, included). Time is the least over the repeats of ``model(image)`` on
-the CPU in float32, logits at image size included: by the clock, and the processor time of the
-process, which other work on the machine disturbs less.
+the libraries, about 0.5 GB, included). Time is the median over the repeats, behind a first call to
+warm up, of ``model(image)`` on one CPU thread in float32, logits at image size included: by the
+clock, and the processor time of the process, which other work on the machine disturbs less.
 
 Run: python benchmarks/segmentation_scaling.py [--repeats 3]
 """
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = [(512, 512), (768, 768), (1024, 1024), (1024, 2048), (1536, 1536), (2048, 2048)]
@@ -38,7 +39,11 @@ def main() -> None:
     for height, width in SIZES:
         words = ["--one", str(height), str(width), "--repeats", str(args.repeats)]
         done = subprocess.run(
-            [sys.executable, __file__, *words], check=True, capture_output=True, text=True
+            [sys.executable, __file__, *words],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         row = json.loads(done.stdout.splitlines()[-1])
         share = row["cpu_seconds"] / (height * width / 1e6)
@@ -75,7 +80,7 @@ def measure(height: int, width: int, *, repeats: int) -> dict:
     image = torch.randn(1, 3, height, width)
     seconds, cpu_seconds = [], []
     with torch.inference_mode():
-        for _ in range(repeats):
+        for _ in range(1 + repeats):
             started, cpu_started = time.perf_counter(), time.process_time()
             model(image)
             seconds.append(time.perf_counter() - started)
@@ -84,8 +89,8 @@ def measure(height: int, width: int, *, repeats: int) -> dict:
     return {
         "height": height,
         "width": width,
-        "seconds": round(min(seconds), 2),
-        "cpu_seconds": round(min(cpu_seconds), 2),
+        "seconds": round(median(seconds[1:]), 2),
+        "cpu_seconds": round(median(cpu_seconds[1:]), 2),
         "gmacs": round(counter.get_total_flops() / 2e9, 1),
         "peak_gb": round(peak * 1024 / 1e9, 2),
         "threads": torch.get_num_threads(),

@@ -111,17 +111,24 @@ def _train(verbs: Any) -> None:
 
 def _eval(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.train import evaluate
+        from rmt.train import record_evaluation
 
-        metrics = evaluate(args.checkpoint, overrides=args.overrides, weights=args.weights)
-        print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics.items()))
-        _write(args.json, {"checkpoint": str(args.checkpoint), "metrics": metrics})
+        record = record_evaluation(
+            args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
+        )
+        if record:  # the first process speaks for all
+            metrics = record["metrics"].items()
+            print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics))
+            _write(args.json, record)
 
     parser = _verb(verbs, "eval", run, "Judge weights on the test part of a data set.")
     parser.set_defaults(takes_overrides=True)
     parser.epilog = "Recipe keys such as --data.root DIR or --data.batch 32 may follow."
     _checkpoint_option(parser)
     parser.add_argument("--weights", choices=("raw", "ema"), help="where a file holds both")
+    parser.add_argument(
+        "--knn", type=int, default=0, metavar="K", help="judge features by K nearest neighbours"
+    )
     _json_option(parser)
 
 
@@ -129,14 +136,10 @@ def _predict(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from rmt.predict import describe, predict_files
 
+        options = {name: getattr(args, name) for name in own if name in args}
         records = []
         for record in predict_files(
-            args.images,
-            args.checkpoint,
-            out=args.out,
-            top=args.top,
-            score=args.score,
-            device=args.device,
+            args.images, args.checkpoint, out=args.out, device=args.device, **options
         ):
             print(describe(record), flush=True)
             records.append(record)
@@ -146,11 +149,35 @@ def _predict(verbs: Any) -> None:
     parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
     _checkpoint_option(parser)
-    parser.add_argument("--top", type=int, default=5, help="classes to name (classifier)")
-    parser.add_argument("--score", type=float, default=0.05, help="least score (detector)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--out", type=Path, help="folder for pictures")
     _json_option(parser)
+    own = _options_of_tasks(parser)
+
+
+def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
+    """Add what one task's models take, absent unless given; return the names."""
+    names = []
+
+    def group(title: str, **options: dict[str, Any]) -> None:
+        added = parser.add_argument_group(title)
+        for name, details in options.items():
+            added.add_argument(f"--{name}", default=argparse.SUPPRESS, **details)
+            names.append(name)
+
+    group("classifiers", top={"type": int, "help": "classes to name (5)"})
+    group("detectors", score={"type": float, "help": "least score of an object (0.05)"})
+    pixels = {"type": int, "metavar": "PIXELS"}
+    group(
+        "segmenters (else as the weights were judged)",
+        short=pixels | {"help": "resize the shorter side to this; 0 keeps the size"},
+        long=pixels | {"help": "or less, so that the longer one stays within this"},
+        window=pixels | {"help": "average overlapping windows of this side; 0: whole image"},
+        stride=pixels | {"help": "from one window to the next (two thirds of it)"},
+        scales={"type": _numbers, "metavar": "S,S,...", "help": "average these sizes: 0.5,1,1.5"},
+        flip={"action": argparse.BooleanOptionalAction, "help": "average with the mirror image"},
+    )
+    return names
 
 
 def _convert(verbs: Any) -> None:
@@ -240,6 +267,13 @@ def _place(text: str) -> tuple[float, float]:
         return float(y), float(x)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no place; write y,x as 0.5,0.5") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write numbers as 0.5,1,1.5") from None
 
 
 def _checkpoint_option(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,8 @@
 """The command: every verb on real data, exit codes, words for mistakes, and quick help."""
 
+import hashlib
+import importlib
+import inspect
 import json
 import os
 import signal
@@ -8,15 +11,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import rmt
 import rmt_cli
 from rmt import demo
+from rmt.checkpoints import task_module
 from rmt.images import read_image
 from rmt.recipes import list_recipes
+from rmt.segmentation.toy import SHAPES, toy
 from rmt.train import fit, load_recipe
 
 QUICK = ["--schedule.epochs=1", "--data.batch=128"]
@@ -74,7 +81,12 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         file = tmp_path / "deep" / "eval.json"
         assert call("eval", "--checkpoint", checkpoint, "--json", file, "--data.batch", "100") == 0
         found = json.loads(file.read_text())
-        assert found["checkpoint"] == str(checkpoint)
+        assert found["checkpoint"]["path"] == str(checkpoint)
+        weights = checkpoint / "model.safetensors" if checkpoint == run else checkpoint
+        wanted = hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert found["checkpoint"]["sha256"] == wanted
+        assert found["data"]["images"] == found["metrics"]["images"] == 360
+        assert found["versions"]["rmt"] == rmt.__version__
         assert found["metrics"] == pytest.approx(expected)
     assert "top1" in capsys.readouterr().out
 
@@ -118,6 +130,88 @@ def test_predictor(run: Path, photo: Path) -> None:
         rmt.Predictor.from_checkpoint(run, top=0)
     with pytest.raises(ValueError, match="device 'nonsense' cannot be used"):
         rmt.Predictor.from_checkpoint(run, device="nonsense")
+
+
+SLIDING = "--short 64 --window 32 --stride 20 --scales 0.5,1,1.75 --flip"
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a segmenter with fresh weights that answers with each class."""
+    torch.manual_seed(0)
+    model = rmt.create_segmenter("semantic_fpn", "rmt_nano", num_classes=3, channels=8).eval()
+    with torch.no_grad():
+        mean = model(torch.randn(1, 3, 64, 64)).mean((0, 2, 3))
+        model.head.classifier.conv.bias -= mean
+    model.info["label_names"] = list(SHAPES)
+    folder = tmp_path_factory.mktemp("segmenter")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_predict_by_windows_and_scales(segmenter: Path, tmp_path: Path) -> None:
+    """The options reach the model: the label map is that of the same call in Python."""
+    photo = toy(tmp_path / "toy", images=1) / "images" / "val" / "val_0.jpg"
+    words = ["predict", photo, "--checkpoint", segmenter, "--out", tmp_path / "seen"]
+    assert call(*words, "--json", tmp_path / "p.json", *SLIDING.split()) == 0
+    (record,) = json.loads((tmp_path / "p.json").read_text())
+    with Image.open(record["labels_png"]) as image:
+        labels = np.asarray(image)
+    options = {"short": 64, "window": 32, "stride": 20, "scales": (0.5, 1.0, 1.75), "flip": True}
+    expected = rmt.Predictor.from_checkpoint(segmenter, **options)(photo)
+    assert np.array_equal(labels, expected["labels"])
+    assert record["classes"] == expected["classes"]
+    plain = rmt.Predictor.from_checkpoint(segmenter, short=64)(photo)
+    assert not np.array_equal(labels, plain["labels"])
+    assert call(*words, "--short", "64", "--no-flip", "--json", tmp_path / "q.json") == 0
+    assert json.loads((tmp_path / "q.json").read_text())[0]["classes"] == plain["classes"]
+
+
+def test_eval_by_windows_and_scales(segmenter: Path, tmp_path: Path) -> None:
+    """The same options are keys of the recipe, below ``test``."""
+    words = ["eval", "--checkpoint", segmenter, "--data.root", toy(tmp_path / "toy", images=1)]
+    words += ["--data.workers=0", "--trainer.accelerator=cpu", "--test.short=64"]
+    found = []
+    for extra in ("", "--test.window=32 --test.scales=[0.5,1,1.75] --test.flip=true"):
+        assert call(*words, *extra.split(), "--json", tmp_path / "e.json") == 0
+        found.append(json.loads((tmp_path / "e.json").read_text())["metrics"])
+    assert found[0].keys() >= {"mIoU", "mAcc", "aAcc"}
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--score 0.5", "a segmentation model takes no option 'score', only short, long, "),
+        ("--window 32 --stride 40", "stride 40 with window 32"),
+        ("--scales 0,1", "at least one positive factor"),
+    ],
+)
+def test_mistakes_in_options_of_a_task(
+    words: str, message: str, segmenter: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("predict", photo, "--checkpoint", segmenter, *words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_of_another_task(
+    run: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("predict", photo, "--checkpoint", run, "--window", "32") == 2
+    message = "a classification model takes no option 'window', only top\n"
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call("predict", photo, "--checkpoint", run, "--scales", "half")
+    assert "write numbers as 0.5,1,1.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_tasks_name_the_options_of_their_predictors(task: str) -> None:
+    signature = inspect.signature(importlib.import_module(f"rmt.{task}.predict").predictor)
+    (_, *options) = signature.parameters.values()
+    named = task_module(task).PREDICTOR_OPTIONS
+    typed = tuple(o.name for o in options if o.kind is inspect.Parameter.KEYWORD_ONLY)
+    assert typed in (named, ())  # a segmenter takes the fields of a record
 
 
 def test_convert(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

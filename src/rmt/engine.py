@@ -17,10 +17,13 @@ from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from rmt import sharding
 from rmt.hub import Pretrained
 from rmt.loading import mix, seed_all
 from rmt.recipes import as_dict
-from rmt.recipes.schema import Recipe, Schedule
+from rmt.recipes.schema import Optimizer, Recipe, Schedule
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class Engine(L.LightningModule):
@@ -34,7 +37,7 @@ class Engine(L.LightningModule):
         key: the metric that decides which weights are best; larger is better.
         history: one record an evaluation, kept through interruptions.
         best_weights: ``"raw"`` or ``"ema"``, whichever was better at the best evaluation.
-        judged: weights -> metrics of the last evaluation; what Lightning logs is rounded to float32.
+        verdict: weights -> metrics of the last evaluation; Lightning rounds its own to float32.
     """
 
     key: ClassVar[str]
@@ -48,10 +51,14 @@ class Engine(L.LightningModule):
         average = recipe.average
         self.ema: ModelEmaV3 | None = None
         if average.decay:
-            self.ema = ModelEmaV3(model, decay=average.decay, use_warmup=average.warmup)
+            # One tensor at a time: sharded weights and whole statistics make no common list.
+            each = recipe.trainer.strategy == sharding.NAME
+            self.ema = ModelEmaV3(
+                model, decay=average.decay, use_warmup=average.warmup, foreach=not each
+            )
             self.ema.requires_grad_(False)
         self.history: list[dict[str, float]] = []
-        self.judged: dict[str, dict[str, float]] = {}
+        self.verdict: dict[str, dict[str, float]] = {}
         self.best_weights = "raw"
         self.best_score = -math.inf
         self._network = torch.compile(model) if recipe.trainer.compile else model
@@ -88,13 +95,22 @@ class Engine(L.LightningModule):
         world = self.trainer.world_size
         return self.recipe.data.batch * accumulation(self.recipe, world) * world
 
+    def configure_model(self) -> None:
+        """Give the networks the form in which a resumed run's weights are read."""
+        run = self.recipe.trainer
+        if run.precision == "64-true":
+            self.double()  # Lightning does so too, but behind the reading, which would round
+        if run.strategy == sharding.NAME and self.device_mesh is not None:
+            for network in self.kept_weights().values():
+                sharding.shard(network, self.device_mesh, sync_batchnorm=run.sync_batchnorm)
+
     def configure_optimizers(self) -> Any:
         """Return AdamW with the release's parameter groups, and the schedule as a step function."""
         recipe = self.recipe.optimizer
         peak = peak_lr(self.recipe, self.global_batch())
         if peak <= 0:
             raise ValueError(f"optimizer.lr is {recipe.lr}; it must be positive")
-        groups = parameter_groups(self.model, recipe.weight_decay, recipe.layer_decay)
+        groups = parameter_groups(self.model, recipe)
         for group in groups:
             group["lr"] = peak * group.get("lr_scale", 1.0)
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=recipe.betas, eps=recipe.eps)
@@ -159,10 +175,10 @@ class Engine(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log all metrics, and remember whether the raw weights or their average were better."""
-        self.judged = {weights: self.metrics(weights) for weights in self.kept_weights()}
+        self.verdict = {weights: self.metrics(weights) for weights in self.kept_weights()}
         if self.trainer.sanity_checking:
             return
-        values = self.judged
+        values = self.verdict
         best = max(values, key=lambda weights: values[weights][self.key])
         record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
         self.log_dict(record, sync_dist=False)
@@ -248,23 +264,52 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
     return aim
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
 
-    Biases and norms do not decay. LayerScale does: the release keeps it as (1, 1, 1, C), which its
-    rule of one-dimensional parameters does not catch.
+    Raises:
+        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie.
     """
-    if layer_decay < 1:
-        return param_groups_layer_decay(model, weight_decay, layer_decay=layer_decay)
+    spared = _spared(model, optimizer.no_decay)
+    if optimizer.layer_decay < 1:
+        if not hasattr(model, "group_matcher"):  # timm would treat all alike
+            raise ValueError(
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but a {type(model).__name__} "
+                "has no order of depth; it is for classifiers: leave it at 1"
+            )
+        return param_groups_layer_decay(
+            model,
+            optimizer.weight_decay,
+            no_weight_decay_list=spared,
+            weight_decay_exclude_1d=False,
+            layer_decay=optimizer.layer_decay,
+        )
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 or name.endswith(".gamma")
-            (decay if decays else rest).append(parameter)
+            (rest if name in spared else decay).append(parameter)
     groups = [
-        {"params": decay, "weight_decay": weight_decay},
+        {"params": decay, "weight_decay": optimizer.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _spared(model: nn.Module, what: str) -> set[str]:
+    """Return the names of the parameters that :attr:`Optimizer.no_decay` spares."""
+    if what == "norms":
+        return {
+            f"{path}.{name}"
+            for path, module in model.named_modules()
+            if isinstance(module, _NORMS)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+    if what == "vectors":
+        # The release keeps LayerScale as (1, 1, 1, C), which its rule of one-dimensional
+        # parameters does not catch.
+        return {
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim < 2 and not name.endswith(".gamma")
+        }
+    return set()

@@ -24,21 +24,27 @@ class Predictor:
     Args:
         model: any model of this package; put into eval mode.
         device: where to run.
-        options: the task's own, such as ``top`` (classification) or ``score`` (detection).
+        options: the task's own: ``top`` (classification), ``score`` (detection), or the fields of
+            :class:`rmt.segmentation.recipe.Inference`, such as ``window`` and ``scales``.
 
     Raises:
-        ValueError: for a device that is not there, or an impossible value of an option.
-        TypeError: for an option that the task does not have.
+        ValueError: for a device that is not there, an option that the model's task does not have,
+            or an impossible value of one.
     """
 
     def __init__(self, model: Pretrained, *, device: str = "cpu", **options: Any) -> None:
+        task = task_module(model.task)
+        for name in options:
+            if name not in task.PREDICTOR_OPTIONS:
+                known = ", ".join(task.PREDICTOR_OPTIONS)
+                raise ValueError(f"a {model.task} model takes no option {name!r}, only {known}")
         try:
             self.model = model.to(device).eval()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {device!r} cannot be used: {reason}") from error
         self.device = torch.device(device)
-        self._predict = task_module(model.task).predictor(model, **options)
+        self._predict = task.predictor(model, **options)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> Self:
@@ -93,9 +99,8 @@ def predict_files(
     checkpoint: str | Path,
     *,
     out: str | Path | None = None,
-    top: int = 5,
-    score: float = 0.05,
     device: str = "cpu",
+    **options: Any,
 ) -> Iterator[dict[str, Any]]:
     """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
 
@@ -103,9 +108,8 @@ def predict_files(
         sources: what :func:`rmt.images.find_images` takes.
         checkpoint: what :func:`rmt.load` reads.
         out: folder for pictures (and label maps of a segmenter).
-        top: classes to name, for a classifier.
-        score: least score of a detection, for a detector.
         device: where to run.
+        options: the task's own, as :class:`Predictor` takes them.
 
     Yields:
         The JSON record of each image, in order; ``{"image", "error"}`` for an unreadable one.
@@ -113,7 +117,6 @@ def predict_files(
     paths = find_images(sources)
     model = load(checkpoint)
     task = task_module(model.task)
-    options = {"classification": {"top": top}, "detection": {"score": score}}.get(model.task, {})
     predictor = Predictor(model, device=device, **options)
     folder = None if out is None else Path(out)
     if folder is not None:

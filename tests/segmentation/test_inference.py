@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from rmt.segmentation import create_segmenter
 from rmt.segmentation.blocks import resize
 from rmt.segmentation.inference import (
-    MULTI_SCALE,
     normalise,
     probabilities,
     resize_photo,
@@ -96,14 +95,21 @@ def test_release_test_size() -> None:
     assert resize_photo(photo(300, 451), Inference()).shape == (3, 512, 770)
     assert resize_photo(photo(30, 451), Inference()).shape == (3, 136, 2048)
     assert resize_photo(photo(30, 45), Inference(short=0)).shape == (3, 30, 45)
-    assert MULTI_SCALE == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+def test_a_window_without_a_stride_moves_by_two_thirds() -> None:
+    """341 pixels for the usual 512."""
+    assert Inference(window=512).step == 341
+    assert Inference(window=512, stride=300).step == 300
+    assert Inference(window=1).step == 1
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": 64}, "stride 0 with window 64"),
+        ({"window": -64}, "stride 0 with window -64"),
         ({"window": 64, "stride": 65}, "stride 65 with window 64"),
+        ({"stride": 65}, "stride 65 with window 0"),
         ({"scales": ()}, "at least one"),
         ({"scales": (1.0, 0.0)}, "positive"),
         ({"short": 512, "long": 256}, "short 512, long 256"),

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from lightning import LightningDataModule
     from PIL import Image
 
+    from rmt.classification.samples import Samples
     from rmt.engine import Engine
 
 TASK = "classification"
 RULES = BACKBONE + CLASSIFIER
 RECIPE = ClassificationRecipe
+PREDICTOR_OPTIONS = ("top",)
 from_config = RMT.from_config
 
 
@@ -116,8 +118,16 @@ def make(
     if model is not None and "recipe" not in model.info:
         recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
     data = ClassificationData(recipe)
-    judged = data.splits.test or data.splits.val
-    return ClassificationTask(recipe, data.classes, model=model, judged=judged), data
+    return ClassificationTask(recipe, data.classes, model=model, judged=data.judged()), data
+
+
+def judge_by_neighbours(
+    model: RMT, recipe: ClassificationRecipe, count: int
+) -> tuple[dict[str, float], Samples]:
+    """Return what nearest neighbours get right; see :mod:`rmt.classification.neighbours`."""
+    from rmt.classification.neighbours import judge_by_neighbours
+
+    return judge_by_neighbours(model, recipe, count)
 
 
 def predictor(model: RMT, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:

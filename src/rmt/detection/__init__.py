@@ -29,6 +29,7 @@ HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
 #: The release's names of a detector's tensors, and ours.
 RULES = DETECTION
 RECIPE = DetectionRecipe
+PREDICTOR_OPTIONS = ("score",)
 # A key that only this head has; its length tells the number of classes.
 _SENTINELS = {
     "retinanet": "bbox_head.retina_cls.weight",

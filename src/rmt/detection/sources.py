@@ -16,6 +16,7 @@ from PIL import Image
 
 from rmt.detection import coco, voc, yolo
 from rmt.detection.recipe import Data
+from rmt.digests import digest_of_samples, identity
 from rmt.images import SUFFIXES, read_image
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,12 @@ class Samples:
         for entry in self.content["annotations"]:
             by_image[entry["image_id"]].append(entry)
         return dict(by_image)
+
+    def digest(self) -> str:
+        """Return the digest of image names, sizes and annotations."""
+        return digest_of_samples(
+            (identity(self.path(i)), self.objects.get(own)) for i, own in enumerate(self.ids)
+        )
 
     def path(self, index: int) -> Path:
         """Return an image's file."""

@@ -31,16 +31,20 @@ class Optimizer:
         lr: peak learning rate for ``reference_batch`` images a step; scaled linearly with the
             global batch (devices x nodes x accumulation x batch per device).
         reference_batch: global batch that ``lr`` belongs to; 0 takes ``lr`` as it is.
-        weight_decay: on everything but biases and norms; LayerScale decays, as in the release.
+        weight_decay: of AdamW, on all that ``no_decay`` does not spare.
+        no_decay: ``vectors`` spares biases and norms (LayerScale decays, as in the release's
+            classifiers), ``norms`` spares these alone, ``nothing`` lets all weights decay.
         betas: of AdamW.
         eps: of AdamW.
         clip_grad: largest gradient norm; 0 does not clip.
-        layer_decay: factor per block towards the stem for fine-tuning; 1 treats all alike.
+        layer_decay: factor per block towards the stem for fine-tuning a classifier; 1 treats all
+            alike.
     """
 
     lr: float = 1e-3
     reference_batch: int = 0
     weight_decay: float = 0.05
+    no_decay: Literal["vectors", "norms", "nothing"] = "vectors"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_grad: float = 0.0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.release import SEGMENTATION, variant_of_release
-from rmt.segmentation.recipe import SegmentationRecipe
+from rmt.segmentation.recipe import Inference, SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter, create_segmenter
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["RULES", "TASK", "Segmenter", "config_of_release", "create_segmenter"
 TASK = Segmenter.task
 RULES = SEGMENTATION
 RECIPE = SegmentationRecipe
+PREDICTOR_OPTIONS = tuple(Inference.__dataclass_fields__)
 from_config = Segmenter.from_config
 
 # A key that only this head has.

@@ -12,9 +12,6 @@ from rmt.segmentation.blocks import resize, widen
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
 
-#: Scales of the usual multi-scale test.
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-
 
 @torch.no_grad()
 def probabilities(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
@@ -54,7 +51,7 @@ def segment(model: nn.Module, images: Tensor, options: Inference) -> Tensor:
     """Return logits (B, K, H, W) of normalised images (B, C, H, W), whole or by windows."""
     if not options.window:
         return model(images)
-    return sliding(model, images, window=options.window, stride=options.stride)
+    return sliding(model, images, window=options.window, stride=options.step)
 
 
 def sliding(model: nn.Module, images: Tensor, *, window: int, stride: int) -> Tensor:

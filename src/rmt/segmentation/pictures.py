@@ -33,11 +33,13 @@ def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str
 
 def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Figure:
     shades, names = palette(model), label_names(model)
-    figure = Figure(figsize=(10, 3.2 * len(samples) + 0.8), layout="constrained")
-    axes = figure.subplots(len(samples), 3, squeeze=False)
+    read = [samples.read(i) for i in range(len(samples))]
+    # As high as wide pictures need, within reason.
+    heights = [3.3 * min(2.0, labels.shape[0] / labels.shape[1]) for _, labels in read]
+    figure = Figure(figsize=(10, sum(heights) + 1), layout="constrained")
+    axes = figure.subplots(len(samples), 3, squeeze=False, height_ratios=heights)
     seen: set[int] = set()
-    for i, row in enumerate(axes):
-        image, labels = samples.read(i)
+    for i, (row, (image, labels)) in enumerate(zip(axes, read, strict=True)):
         photo = Image.fromarray(image)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         answer = probabilities(model, pixels, recipe.test).argmax(dim=0).byte().cpu().numpy()

@@ -31,7 +31,7 @@ def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[
             those that the weights were judged with.
 
     Raises:
-        ValueError: for an option that does not exist, or of a value that makes no sense.
+        ValueError: for a value that makes no sense.
     """
     how = test_options(model, **options)
     names, shades = label_names(model), palette(model)
@@ -72,11 +72,7 @@ def test_options(model: Segmenter, **options: Any) -> Inference:
     fields: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in (kept | options).items()
     }
-    try:
-        return Inference(**fields)
-    except TypeError as error:
-        known = ", ".join(Inference.__dataclass_fields__)
-        raise ValueError(f"unknown option of a segmenter: {error} (known: {known})") from error
+    return Inference(**fields)
 
 
 test_options.__test__ = False  # type: ignore[attr-defined]  # no pytest function

@@ -92,7 +92,7 @@ class Inference:
         long: upper bound of the longer side.
         window: side of square windows, overlapping, whose logits are averaged; 0 for the whole
             image at once.
-        stride: pixels between windows.
+        stride: pixels from one window to the next; 0 takes two thirds of the window.
         scales: factors on the test size; probabilities are averaged over them.
         flip: average with the mirrored image too.
     """
@@ -105,15 +105,20 @@ class Inference:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.window and not 0 < self.stride <= self.window:
+        if self.window < 0 or not 0 <= self.stride <= self.window:
             raise ValueError(
                 f"stride {self.stride} with window {self.window}: it must be 1 to the window's "
-                "side, else pixels are left out"
+                "side, else pixels are left out, or 0 for two thirds of it"
             )
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales {self.scales}: give at least one positive factor")
         if self.short < 0 or (self.short and self.long < self.short):
             raise ValueError(f"short {self.short}, long {self.long}: expected 0 <= short <= long")
+
+    @property
+    def step(self) -> int:
+        """Pixels from one window to the next."""
+        return self.stride or max(1, 2 * self.window // 3)
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,72 @@
+"""Draw what benchmarks/results/segmentation_*.json holds: learning curves, and cost over size.
+
+Run: python benchmarks/segmentation_pictures.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+
+
+def main() -> None:
+    for data in ("nuclei", "colin27"):
+        rows = json.loads((RESULTS / f"segmentation_{data}.json").read_text())["rows"]
+        save(curves(rows), f"segmentation_{data}_curve")
+    rows = json.loads((RESULTS / "segmentation_scaling.json").read_text())["rows"]
+    save(scaling(rows), "segmentation_scaling")
+
+
+def curves(rows: dict[str, dict]) -> Figure:
+    """Return loss and validation mIoU over the steps of each network."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    for name, row in rows.items():
+        steps = [record["step"] for record in row["history"]]
+        loss.plot(steps, [record["loss"] for record in row["history"]], marker=".", label=name)
+        score.plot(steps, [record["val_mIoU"] for record in row["history"]], marker=".")
+    loss.set_title("training loss of one batch", fontsize=9)
+    loss.set_yscale("log")
+    loss.legend(fontsize=7)
+    score.set_title("validation mIoU, %, averaged weights", fontsize=9)
+    for axis in (loss, score):
+        axis.set_xlabel("step", fontsize=8)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def scaling(rows: list[dict]) -> Figure:
+    """Return processor time and peak memory over pixels, next to straight proportion."""
+    rows = sorted(rows, key=lambda row: row["height"] * row["width"])
+    pixels = [row["height"] * row["width"] / 1e6 for row in rows]
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axis, key, title in zip(
+        figure.subplots(1, 2),
+        ("cpu_seconds", "peak_gb"),
+        ("processor time, s", "peak memory of the process, GB"),
+        strict=True,
+    ):
+        values = [row[key] for row in rows]
+        axis.plot(pixels, values, marker="o", label="measured")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("megapixels", fontsize=8)
+        axis.set_ylim(0)
+        axis.grid(alpha=0.3)
+        if key == "cpu_seconds":
+            straight = [values[0] * at / pixels[0] for at in pixels]
+            axis.plot(pixels, straight, "--", color="grey", label="in proportion to 512²")
+            axis.legend(fontsize=7)
+    return figure
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(IMAGES / f"{name}.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()
