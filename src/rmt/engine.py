@@ -37,6 +37,7 @@ class Engine(L.LightningModule):
         key: the metric that decides which weights are best; larger is better.
         history: one record an evaluation, kept through interruptions.
         best_weights: ``"raw"`` or ``"ema"``, whichever was better at the best evaluation.
+        verdict: weights -> metrics of the last evaluation; Lightning rounds its own to float32.
     """
 
     key: ClassVar[str]
@@ -57,6 +58,7 @@ class Engine(L.LightningModule):
             )
             self.ema.requires_grad_(False)
         self.history: list[dict[str, float]] = []
+        self.verdict: dict[str, dict[str, float]] = {}
         self.best_weights = "raw"
         self.best_score = -math.inf
         self._network = torch.compile(model) if recipe.trainer.compile else model
@@ -173,9 +175,10 @@ class Engine(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log all metrics, and remember whether the raw weights or their average were better."""
-        values = {weights: self.metrics(weights) for weights in self.kept_weights()}
+        self.verdict = {weights: self.metrics(weights) for weights in self.kept_weights()}
         if self.trainer.sanity_checking:
             return
+        values = self.verdict
         best = max(values, key=lambda weights: values[weights][self.key])
         record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
         self.log_dict(record, sync_dist=False)

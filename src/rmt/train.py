@@ -187,10 +187,9 @@ def _judge(
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        found = trainer.test(engine, data, verbose=False)[0]
+        trainer.test(engine, data, verbose=False)
     model.train(was_training)
-    metrics = {key.removeprefix("raw/"): found[key] for key in found if "raw/" in key}
-    return metrics, recipe, data.judged()
+    return engine.verdict["raw"], recipe, data.judged()
 
 
 def write_json(path: Path, content: Any) -> None:

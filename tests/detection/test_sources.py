@@ -125,6 +125,23 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]),
         "three points",
     ),
+    "mask of words in points": (
+        lambda c: c["annotations"][0].update(segmentation=[["a", 2, 3, 4, 5, 6]]),
+        "three points",
+    ),
+    "code of a number": (
+        lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": 3}),
+        "id 1 has a segmentation of type dict",
+    ),
+    "code of another size": (
+        lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": "x"}),
+        r"id 1 has a mask of size \[1, 1\], its image is of",
+    ),
+    "size of words": (
+        lambda c: c["images"][0].update(height="64"),
+        "image id 1 has height '64'",
+    ),
+    "no object": (lambda c: c["annotations"].insert(0, 7), "annotation number 0 is 7"),
     "image gone": (lambda c: c["images"][0].update(file_name="gone.png"), "id 1, gone.png"),
     "other classes": (lambda c: c["categories"][0].update(name="x"), "must be the same"),
 }
@@ -146,10 +163,10 @@ def test_no_json(own: Path) -> None:
 
 
 def test_an_image_of_another_size(own: Path) -> None:
-    change(own, lambda content: content["images"][0].update(width=999))
+    change(own, lambda content: content["images"][1].update(width=999))
     samples = open_splits(Data(root=str(own))).train
-    with pytest.raises(ValueError, match=r"image id 1: .*the annotations say 999x"):
-        samples.image(0)
+    with pytest.raises(ValueError, match=r"image id 2: .*the annotations say 999x"):
+        samples.image(1)
 
 
 def test_a_mask_is_missing(own: Path) -> None:
