@@ -19,7 +19,7 @@ help:
 	@echo "make demo       train, evaluate and predict on real images, on the CPU, in minutes"
 	@echo "make test       all tests but the slow ones        make test-slow   the slow ones"
 	@echo "make lint       style, types, import layers        make docs        the site, in site/"
-	@echo "make bench      every program in benchmarks/"
+	@echo "make bench      the benchmarks that need no further data"
 
 setup: $(CORE)
 
@@ -41,10 +41,11 @@ lint: $(DEV)
 docs: $(DEV)
 	$(BIN)/zensical build --strict
 
-bench: $(CORE)
-	@set -e; for program in benchmarks/*.py; do \
-	    [ -e "$$program" ] || { echo "benchmarks/ holds no program yet"; break; }; \
-	    echo "== $$program"; $(BIN)/python "$$program"; \
+# The others ask for data or a checkpoint: `python benchmarks/NAME.py --help`.
+bench: $(DEV)
+	@set -e; for name in attention_backends attention_memory training_memory detection_memory \
+	    segmentation_scaling loading classification results; do \
+	    echo "== benchmarks/$$name.py"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py; \
 	done
 
 $(BIN)/python:

@@ -9,6 +9,7 @@ keys.
 import argparse
 import datetime
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("recipe", nargs="?", default="small/digits")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--processes", type=int, default=1, help="that the run had")
     args, overrides = parser.parse_known_args()
     run = args.run or Path("runs") / args.recipe
     if not (run / "metrics.json").is_file() and (
@@ -41,7 +43,8 @@ def main() -> int:
         "what": f"{description['recipe']['title']}, from a cold start",
         "command": " ".join(["rmt train", args.recipe, *overrides]),
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, one thread of a CPU with two cores",
+        "machine": f"{platform.machine()} CPU with {os.cpu_count()} cores, "
+        f"{args.processes} process(es) of one thread",
         "note": args.note,
         "versions": {
             "rmt": rmt.__version__,

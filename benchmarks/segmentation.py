@@ -37,12 +37,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rmt.callbacks import quiet
 from rmt.recipes import as_dict
 from rmt.segmentation.data import SegmentationData
 from rmt.segmentation.pictures import draw
 from rmt.segmentation.segmenter import Segmenter, pixel_loss
 from rmt.segmentation.task import SegmentationTask
-from rmt.train import load_recipe, quiet
+from rmt.train import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 MRICRON = Path("/usr/share/mricron/templates")

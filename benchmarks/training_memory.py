@@ -7,6 +7,7 @@ On a CPU the time is that of the process, not of the wall, since other work may 
 """
 
 import argparse
+import datetime
 import json
 import platform
 import resource
@@ -16,8 +17,10 @@ import sys
 import time
 from pathlib import Path
 
+RESULTS = Path(__file__).parent / "results"
 FORMS = {
     "float32": {},
+    "float32, compiled": {"compile": True},
     "bfloat16": {"precision": "bf16"},
     "float32, checkpointing": {"checkpointing": True},
     "bfloat16, checkpointing": {"precision": "bf16", "checkpointing": True},
@@ -33,6 +36,7 @@ def measure(form: dict, args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(0)
     model = rmt.create_model(args.model).to(device).train()
     model.set_grad_checkpointing(form.get("checkpointing", False))
+    network = torch.compile(model) if form.get("compile") else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     images = torch.randn(args.batch, 3, 224, 224, device=device)
     labels = torch.randint(1000, (args.batch,), device=device)
@@ -42,7 +46,7 @@ def measure(form: dict, args: argparse.Namespace) -> dict[str, float]:
     for _ in range(args.repeats + 1):  # the first one warms up
         started = clock()
         with torch.autocast(device.type, torch.bfloat16, enabled=form.get("precision") == "bf16"):
-            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+            loss = torch.nn.functional.cross_entropy(network(images).float(), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -62,7 +66,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="write the result here as JSON")
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.form:
@@ -81,13 +84,14 @@ def main() -> None:
     result = {
         "what": f"a training step of {args.model}, batch {args.batch}, 224x224, on {args.device}",
         "command": " ".join(["python", "benchmarks/training_memory.py", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
         "note": "seconds of CPU time on a CPU; the peak on a CPU includes the libraries (0.5 GiB)",
         "versions": {"rmt": rmt.__version__, "torch": torch.__version__},
         "rows": rows,
     }
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    suffix = "" if args.device == "cpu" else f"_{args.device}"
+    (RESULTS / f"training_memory{suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="RMT vision backbones: train, evaluate, predict, explain, convert.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _demo):
+    for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _annotations, _demo):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):
@@ -111,17 +111,24 @@ def _train(verbs: Any) -> None:
 
 def _eval(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.train import evaluate
+        from rmt.train import record_evaluation
 
-        metrics = evaluate(args.checkpoint, overrides=args.overrides, weights=args.weights)
-        print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics.items()))
-        _write(args.json, {"checkpoint": str(args.checkpoint), "metrics": metrics})
+        record = record_evaluation(
+            args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
+        )
+        if record:  # the first process speaks for all
+            metrics = record["metrics"].items()
+            print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics))
+            _write(args.json, record)
 
     parser = _verb(verbs, "eval", run, "Judge weights on the test part of a data set.")
     parser.set_defaults(takes_overrides=True)
     parser.epilog = "Recipe keys such as --data.root DIR or --data.batch 32 may follow."
     _checkpoint_option(parser)
     parser.add_argument("--weights", choices=("raw", "ema"), help="where a file holds both")
+    parser.add_argument(
+        "--knn", type=int, default=0, metavar="K", help="judge features by K nearest neighbours"
+    )
     _json_option(parser)
 
 
@@ -226,6 +233,22 @@ def _label(verbs: Any) -> None:
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
     parser.add_argument("--side", type=int, help="pixels of the square that the teacher sees")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+
+
+def _annotations(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.detection.formats import convert
+
+        for folder in convert(args.source, args.destination, to=args.to, read_as=args.read_as):
+            print(folder)
+
+    formats = ("coco", "voc", "yolo")
+    parser = _verb(verbs, "annotations", run, "Write a data set of boxes in another format.")
+    parser.epilog = "COCO keeps everything, YOLO boxes and single polygons, VOC boxes."
+    parser.add_argument("source", help="folder of a COCO, VOC or YOLO data set")
+    parser.add_argument("destination", help="new folder; the images are copied into it")
+    parser.add_argument("--to", required=True, choices=formats, help="format to write")
+    parser.add_argument("--from", dest="read_as", choices=formats, default="auto", help="to read")
 
 
 def _demo(verbs: Any) -> None:

@@ -1,6 +1,6 @@
 """The command: every verb on real data, exit codes, words for mistakes, and quick help."""
 
-import importlib
+import hashlib
 import inspect
 import json
 import os
@@ -80,7 +80,12 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         file = tmp_path / "deep" / "eval.json"
         assert call("eval", "--checkpoint", checkpoint, "--json", file, "--data.batch", "100") == 0
         found = json.loads(file.read_text())
-        assert found["checkpoint"] == str(checkpoint)
+        assert found["checkpoint"]["path"] == str(checkpoint)
+        weights = checkpoint / "model.safetensors" if checkpoint == run else checkpoint
+        wanted = hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert found["checkpoint"]["sha256"] == wanted
+        assert found["data"]["images"] == found["metrics"]["images"] == 360
+        assert found["versions"]["rmt"] == rmt.__version__
         assert found["metrics"] == pytest.approx(expected)
     assert "top1" in capsys.readouterr().out
 
@@ -201,11 +206,10 @@ def test_options_of_another_task(
 
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_tasks_name_the_options_of_their_predictors(task: str) -> None:
-    signature = inspect.signature(importlib.import_module(f"rmt.{task}.predict").predictor)
-    (_, *options) = signature.parameters.values()
-    named = task_module(task).PREDICTOR_OPTIONS
+    predict = task_module(task, "predict")
+    (_, *options) = inspect.signature(predict.predictor).parameters.values()
     typed = tuple(o.name for o in options if o.kind is inspect.Parameter.KEYWORD_ONLY)
-    assert typed in (named, ())  # a segmenter takes the fields of a record
+    assert typed in (predict.OPTIONS, ())  # a segmenter takes the fields of a record
 
 
 def test_convert(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +305,7 @@ def test_calls_that_are_none(words: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_nearest_verb_s_help_is_quick() -> None:
     """No verb's help imports what only its work needs."""
     verbs = [[], *([verb] for verb in ("models", "train", "eval", "predict", "convert"))]
-    verbs += [["explain"], ["demo"]]
+    verbs += [["explain"], ["label"], ["annotations"], ["demo"]]
     code = (
         "import contextlib, io, json, sys\n"
         "import rmt_cli\n"

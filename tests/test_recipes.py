@@ -49,6 +49,7 @@ class TestResolving:
     def test_words_of_the_command(self) -> None:
         words = ["--data.batch", "3", "--data.mean=[0.1,0.2,0.3]", "--trainer.compile", "true"]
         words += ["--model.freeze", "[stem., head.]", "--data.root=a=b", "--trainer.devices=auto"]
+        words += ["--token-labels.mix", "0.5"]
         recipe = resolve(ClassificationRecipe, {"task": "classification"}, words)
         assert recipe.data.batch == 3
         assert recipe.data.mean == (0.1, 0.2, 0.3)
@@ -56,6 +57,7 @@ class TestResolving:
         assert recipe.model.freeze == ("stem.", "head.")
         assert recipe.data.root == "a=b"
         assert recipe.trainer.devices == "auto"
+        assert recipe.token_labels.mix == 0.5
         assert isinstance(recipe.optimizer.lr, float)
 
     def test_the_content_is_left_alone(self) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-import rmt.train
+from rmt.callbacks import Interrupted
 from rmt.engine import Engine
 from rmt.loading import SeededSamples, TrainBatches, make_loader
-from rmt.train import BEST, LAST, Interrupted, fit, load_recipe
+from rmt.train import BEST, LAST, fit, load_recipe
 
 BATCHES = 4  # an epoch
 RECIPE = """
@@ -253,7 +253,7 @@ def test_a_failing_write_leaves_the_good_file(
             raise OSError(28, "No space left on device")
         save(content, path)
 
-    monkeypatch.setattr(rmt.train.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         train(recipe_file, tmp_path)
     monkeypatch.undo()

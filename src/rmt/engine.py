@@ -17,6 +17,7 @@ from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from rmt import sharding
 from rmt.hub import Pretrained
 from rmt.loading import mix, seed_all
 from rmt.recipes import as_dict
@@ -36,6 +37,7 @@ class Engine(L.LightningModule):
         key: the metric that decides which weights are best; larger is better.
         history: one record an evaluation, kept through interruptions.
         best_weights: ``"raw"`` or ``"ema"``, whichever was better at the best evaluation.
+        verdict: weights -> metrics of the last evaluation; Lightning rounds its own to float32.
     """
 
     key: ClassVar[str]
@@ -49,9 +51,14 @@ class Engine(L.LightningModule):
         average = recipe.average
         self.ema: ModelEmaV3 | None = None
         if average.decay:
-            self.ema = ModelEmaV3(model, decay=average.decay, use_warmup=average.warmup)
+            # One tensor at a time: sharded weights and whole statistics make no common list.
+            each = recipe.trainer.strategy == sharding.NAME
+            self.ema = ModelEmaV3(
+                model, decay=average.decay, use_warmup=average.warmup, foreach=not each
+            )
             self.ema.requires_grad_(False)
         self.history: list[dict[str, float]] = []
+        self.verdict: dict[str, dict[str, float]] = {}
         self.best_weights = "raw"
         self.best_score = -math.inf
         self._network = torch.compile(model) if recipe.trainer.compile else model
@@ -87,6 +94,15 @@ class Engine(L.LightningModule):
         """Return images a step over all devices and machines."""
         world = self.trainer.world_size
         return self.recipe.data.batch * accumulation(self.recipe, world) * world
+
+    def configure_model(self) -> None:
+        """Give the networks the form in which a resumed run's weights are read."""
+        run = self.recipe.trainer
+        if run.precision == "64-true":
+            self.double()  # Lightning does so too, but behind the reading, which would round
+        if run.strategy == sharding.NAME and self.device_mesh is not None:
+            for network in self.kept_weights().values():
+                sharding.shard(network, self.device_mesh, sync_batchnorm=run.sync_batchnorm)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the release's parameter groups, and the schedule as a step function."""
@@ -159,9 +175,10 @@ class Engine(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log all metrics, and remember whether the raw weights or their average were better."""
-        values = {weights: self.metrics(weights) for weights in self.kept_weights()}
+        self.verdict = {weights: self.metrics(weights) for weights in self.kept_weights()}
         if self.trainer.sanity_checking:
             return
+        values = self.verdict
         best = max(values, key=lambda weights: values[weights][self.key])
         record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
         self.log_dict(record, sync_dist=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import warnings
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +30,29 @@ def read_image(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"no file {str(path)!r}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
+    return decode_image(path, name=str(path))
+
+
+def decode_image(source: Path | BytesIO, *, name: str) -> Image.Image:
+    """Decode the content of an image file as :func:`read_image` does; ``name`` is for messages.
+
+    Raises:
+        ValueError: if it is truncated, no image, or a decompression bomb.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 return to_rgb(image)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image that Pillow can read") from error
+        raise ValueError(f"{name} is no image that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{path} is a decompression bomb: {error}; raise PIL.Image.MAX_IMAGE_PIXELS if the "
+            f"{name} is a decompression bomb: {error}; raise PIL.Image.MAX_IMAGE_PIXELS if the "
             "file is to be trusted"
         ) from error
     except Exception as error:  # damaged bytes can raise anything in a decoder
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{name} is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

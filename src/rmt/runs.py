@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmt import report
-from rmt.train import Interrupted, fit, load_recipe
+from rmt.callbacks import Interrupted
+from rmt.train import fit, load_recipe
 
 
 def train(

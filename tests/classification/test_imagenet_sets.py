@@ -1,6 +1,7 @@
 """ImageNet's test sets in their authors' layouts, tiny; restricted and several right answers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import rmt
 from rmt.classification.imagenet_sets import (
     ALEXNET_ERRORS,
     class_folders,
-    corruption_error,
+    corruptions,
+    mean_corruption_error,
     real_labels,
     wordnet_ids,
 )
+from rmt.classification.task import TopOneByGroup
 from rmt.train import evaluate
 
 
@@ -102,25 +105,63 @@ def test_what_is_no_set_is_named(tmp_path: Path) -> None:
         class_folders(tmp_path)
 
 
-def test_mean_corruption_error_by_hand(tmp_path: Path) -> None:
+def test_mean_corruption_error_by_hand() -> None:
+    """As bad as AlexNet on each, but for snow, where it is half as bad."""
+    errors = ALEXNET_ERRORS | {"snow": ALEXNET_ERRORS["snow"] / 2}
+    top1 = {name: 100 - error for name, error in errors.items()}
+    assert mean_corruption_error(top1) == pytest.approx((14 * 100 + 50) / 15)
+
+
+@pytest.fixture
+def corrupted(tmp_path: Path) -> Path:
+    """Write two images a class of classes 5 and 7 for each corruption and severity."""
+    names = wordnet_ids()
     for i, name in enumerate(ALEXNET_ERRORS):
         group = tmp_path / "noise" if i % 2 else tmp_path  # unpacked either way
         for severity in range(1, 6):
-            (group / name / str(severity)).mkdir(parents=True)
-    # As bad as AlexNet on average on each, but for snow, where it is half as bad.
+            for label in (5, 7):
+                for file in ("a", "b"):
+                    picture(group / name / str(severity) / names[label] / f"{file}.JPEG")
+    return tmp_path
 
-    def top1(folder: Path) -> float:
-        name = folder.parent.name
-        share = 0.5 if name == "snow" else 1.0
-        return 100 - ALEXNET_ERRORS[name] * share * (0.8 + 0.1 * (int(folder.name) - 1))
 
-    found = corruption_error(tmp_path, top1)
-    assert found["mCE"] == pytest.approx((14 * 100 + 50) / 15)
-    assert found["by_corruption"]["snow"] == pytest.approx(50)
-    wrong = sum(ALEXNET_ERRORS.values()) - ALEXNET_ERRORS["snow"] / 2
-    assert found["error"] == pytest.approx(wrong / 15)
-    (tmp_path / "snow" / "3").rmdir() if (tmp_path / "snow").is_dir() else (
-        tmp_path / "noise" / "snow" / "3"
-    ).rmdir()
-    with pytest.raises(ValueError, match="snow/3"):
-        corruption_error(tmp_path, top1)
+def test_corruptions_in_one_pass(corrupted: Path, model: rmt.RMT) -> None:
+    """The model says 7 to all: half right. Where 5s are unreadable, it is right more often."""
+    samples = corruptions(corrupted).val
+    assert len(samples) == 15 * 5 * 4
+    assert samples.name(4 * 5 * 7 + 3) == str(  # the eighth corruption, its first severity
+        corrupted / "noise" / "snow" / "1" / wordnet_ids()[7] / "b.JPEG"
+    )
+    for severity in range(1, 6):
+        for path in corrupted.glob(f"**/fog/{severity}/{wordnet_ids()[5]}/a.JPEG"):
+            path.write_bytes(b"x")
+    (corrupted / "speckle_noise").mkdir()  # one of the four extra ones
+    words = [f"--data.root={corrupted}", "--data.format=imagenet-c", "--data.workers=0"]
+    words += ["--data.input_size=32", "--trainer.devices=1", "--trainer.accelerator=cpu"]
+    found = evaluate(model, overrides=words)
+    assert found["images"] == 15 * 5 * 4 - 5
+    assert {name for name in found if name.startswith("top1/")} == {
+        f"top1/{name}" for name in ALEXNET_ERRORS
+    }
+    assert found["top1/snow"] == pytest.approx(50)
+    assert found["top1/fog"] == pytest.approx(100 * 2 / 3)
+    ratios = [100 * 50 / error for error in ALEXNET_ERRORS.values()]
+    fog = (100 / 3 - 50) * 100 / ALEXNET_ERRORS["fog"]
+    assert found["mCE"] == pytest.approx((sum(ratios) + fog) / 15)
+
+
+def test_corruptions_must_be_whole(corrupted: Path) -> None:
+    lost = corrupted / "noise" / "snow" / "3" / wordnet_ids()[5] / "a.JPEG"
+    lost.unlink()
+    with pytest.raises(ValueError, match=r"snow/3 and .*hold different images: 1 .*a\.JPEG"):
+        corruptions(corrupted)
+    shutil.rmtree(corrupted / "noise" / "snow" / "3")
+    with pytest.raises(ValueError, match=r"has no snow/3; mCE needs 15 corruptions"):
+        corruptions(corrupted)
+
+
+def test_groups_are_counted_apart() -> None:
+    metric = TopOneByGroup(3)
+    metric.update(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]))
+    metric.update(torch.tensor([True]), torch.tensor([1]))
+    assert metric.compute().tolist() == [0.5, 1.0, 1.0]

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from timm.data.random_erasing import RandomErasing
 import rmt
 import rmt_cli
 from rmt.classification import RECIPE, make
-from rmt.classification.data import TrainReader
+from rmt.classification.data import with_map
 from rmt.classification.recipe import Augment, Data, TokenLabels
 from rmt.classification.sources import open_splits
 from rmt.classification.task import teacher_of
@@ -30,6 +31,7 @@ from rmt.classification.token_labels import (
     smoothed,
     token_losses,
 )
+from rmt.reading import TrainReader
 from rmt.recipes import resolve
 from rmt.train import load_recipe
 
@@ -253,7 +255,8 @@ def test_an_image_without_its_map_is_replaced(photos: Path, maps: Path, tmp_path
         (tmp_path / path.parent.name).mkdir()
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
     transform = CutTransform(Data(input_size=32), Augment())
-    read = TrainReader(samples, transform, 1, maps=LabelMaps(tmp_path, samples))
+    vary = partial(with_map, transform=transform)
+    read = TrainReader(LabelMaps(tmp_path, samples).read, vary, count=8, max_errors=1)
     image, label, found, box, mirrored = read(0)
     assert (image.shape, label, found[1, 0, 0, 0].item()) == ((3, 32, 32), 1, 1)
     assert (box.shape, mirrored.dtype) == ((4,), torch.bool)

@@ -2,14 +2,20 @@
 
 import copy
 import io
+import json
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from rmt.detection import coco
+import rmt_cli
+from rmt.detection import coco, create_detector
 from rmt.detection.scores import NAMES, average_precision, by_class
+from rmt.detection.toy import toy
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -73,6 +79,47 @@ def test_equal_to_pycocotools(seed: int, kind: str) -> None:
         else:
             assert name not in numbers
     assert abs(np.mean(list(by_class(table, truth).values())) - numbers["AP"]) < 1e-9
+
+
+# pycocotools speaks to numpy in the old way.
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
+@torch.no_grad()
+def test_the_commands_agree(head: str, tmp_path: Path) -> None:
+    """What `rmt eval` prints is pycocotools' verdict on what `rmt predict` writes."""
+    root = toy(tmp_path / "toy")
+    model = create_detector(head, "rmt_nano", num_classes=2, min_size=64, max_size=96)
+    for layer in [model.head] if head == "retinanet" else [model.rpn, *model.box_heads]:
+        nn.init.normal_(layer.cls.weight, std=0.1)
+        nn.init.zeros_(layer.cls.bias)
+    model.info["label_names"] = ["disc", "square"]
+    weights, photos = str(model.save_pretrained(tmp_path / "model")), root / "images" / "val"
+    words = ["eval", "--checkpoint", weights, "--json", str(tmp_path / "eval.json")]
+    keys = [f"--data.root={root}", "--data.workers=0", "--trainer.accelerator=cpu"]
+    assert rmt_cli.main([*words, *keys]) == 0
+    words = ["predict", str(photos), "--checkpoint", weights]
+    assert rmt_cli.main([*words, "--json", str(tmp_path / "predict.json")]) == 0
+    found = json.loads((tmp_path / "eval.json").read_text())["metrics"]
+    truth = json.loads((root / "annotations" / "val.json").read_text())
+    assert any(entry["iscrowd"] for entry in truth["annotations"])
+    ids = {entry["file_name"]: entry["id"] for entry in truth["images"]}
+    records = []
+    for record in json.loads((tmp_path / "predict.json").read_text()):
+        for own in record["detections"]:
+            x0, y0, x1, y1 = own["box"]
+            shared = {"image_id": ids[Path(record["image"]).name], "score": own["score"]}
+            shared |= {"category_id": own["label"] + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            records.append(shared | ({"segmentation": own["mask"]} if "mask" in own else {}))
+    kinds = {"box": ("bbox", "segmentation")}
+    if model.has_masks:
+        kinds["mask"] = ("segm", "bbox")
+    for kind, (name, other) in kinds.items():
+        judged = [{k: v for k, v in own.items() if k != other} for own in records]
+        expected = dict(zip(NAMES, pycocotools(truth, judged, name), strict=True))
+        assert expected["AP50"] > 0
+        for key, value in expected.items():
+            if value > -1:
+                assert abs(found[f"{kind}_{key}"] / 100 - value) < 1e-12, (kind, key)
 
 
 def test_perfect_answers() -> None:

@@ -1,4 +1,4 @@
-"""Data sets in three formats: read alike, converted into each other, and every fault named."""
+"""Data sets in three formats: read alike, and every fault named."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rmt.detection import coco
-from rmt.detection.formats import FORMATS, convert
+from rmt.detection.formats import FORMATS
 from rmt.detection.recipe import Data
 from rmt.detection.sources import Samples, open_splits
 from rmt.detection.toy import SHAPES, toy
@@ -47,26 +47,6 @@ def test_formats_hold_the_same(root: Path, tmp_path: Path) -> None:
     assert (len(ours.train), len(ours.val)) == (5, 6)
     everything = open_splits(Data(root=str(root), keep_empty=True))
     assert len(everything.train) == 6
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_conversion_there_and_back(root: Path, to: str, tmp_path: Path) -> None:
-    folders = convert(root, tmp_path / "there", to=to)
-    assert all(len(list(folder.glob("*.png"))) == 6 for folder in folders)
-    convert(tmp_path / "there", tmp_path / "back", to="coco", read_as=to)
-    before = open_splits(Data(root=str(root)))
-    after = open_splits(Data(root=str(tmp_path / "back")))
-    assert before.classes == after.classes
-    for name, target in targets(before.val).items():
-        np.testing.assert_allclose(targets(after.val)[name]["boxes"], target["boxes"], atol=1e-3)
-
-
-def test_conversion_keeps_what_is_there(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "something").touch()
-    with pytest.raises(ValueError, match="is not empty"):
-        convert(root, tmp_path, to="coco")
-    with pytest.raises(ValueError, match="did you mean 'coco'"):
-        convert(root, tmp_path / "new", to="cocoo")
 
 
 # pycocotools speaks to numpy in the old way.
@@ -145,6 +125,23 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]),
         "three points",
     ),
+    "mask of words in points": (
+        lambda c: c["annotations"][0].update(segmentation=[["a", 2, 3, 4, 5, 6]]),
+        "three points",
+    ),
+    "code of a number": (
+        lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": 3}),
+        "id 1 has a segmentation of type dict",
+    ),
+    "code of another size": (
+        lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": "x"}),
+        r"id 1 has a mask of size \[1, 1\], its image is of",
+    ),
+    "size of words": (
+        lambda c: c["images"][0].update(height="64"),
+        "image id 1 has height '64'",
+    ),
+    "no object": (lambda c: c["annotations"].insert(0, 7), "annotation number 0 is 7"),
     "image gone": (lambda c: c["images"][0].update(file_name="gone.png"), "id 1, gone.png"),
     "other classes": (lambda c: c["categories"][0].update(name="x"), "must be the same"),
 }
@@ -166,10 +163,10 @@ def test_no_json(own: Path) -> None:
 
 
 def test_an_image_of_another_size(own: Path) -> None:
-    change(own, lambda content: content["images"][0].update(width=999))
+    change(own, lambda content: content["images"][1].update(width=999))
     samples = open_splits(Data(root=str(own))).train
-    with pytest.raises(ValueError, match=r"image id 1: .*the annotations say 999x"):
-        samples.image(0)
+    with pytest.raises(ValueError, match=r"image id 2: .*the annotations say 999x"):
+        samples.image(1)
 
 
 def test_a_mask_is_missing(own: Path) -> None:

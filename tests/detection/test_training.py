@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rmt import recipes, report
+from rmt.callbacks import Interrupted
 from rmt.checkpoints import load
 from rmt.detection import HEADS, Detector
 from rmt.detection.coco import to_mask
@@ -22,7 +23,7 @@ from rmt.detection.toy import SHAPES, toy
 from rmt.images import read_image
 from rmt.plan import plan
 from rmt.predict import Predictor, predict_files
-from rmt.train import Interrupted, evaluate, fit, load_recipe
+from rmt.train import evaluate, fit, load_recipe
 
 COCO = [name for name in recipes.list_recipes() if name.startswith("coco/")]
 

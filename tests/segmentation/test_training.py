@@ -15,17 +15,16 @@ import torch
 from PIL import Image
 
 from rmt import recipes, report
+from rmt.callbacks import Interrupted
 from rmt.checkpoints import load
 from rmt.engine import learning_rate
 from rmt.plan import plan
 from rmt.predict import Predictor, predict_files
 from rmt.segmentation import RECIPE, Segmenter
-from rmt.segmentation.data import SegmentationData, TestReader, TrainReader, stack
-from rmt.segmentation.recipe import Data
-from rmt.segmentation.sources import open_splits
+from rmt.segmentation.data import SegmentationData, stack
 from rmt.segmentation.task import SegmentationTask
 from rmt.segmentation.toy import SHAPES, toy
-from rmt.train import Interrupted, evaluate, fit, load_recipe
+from rmt.train import evaluate, fit, load_recipe
 
 ADE20K = [name for name in recipes.list_recipes() if name.startswith("ade20k/")]
 
@@ -223,20 +222,6 @@ def test_batch_without_labels_says_so(caplog: pytest.LogCaptureFixture) -> None:
         assert not caplog.messages
         stack([(image, ignored), (image, ignored)])
     assert "no pixel of a training batch is labelled" in caplog.text
-
-
-def test_unreadable_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    toy(tmp_path, images=3)
-    (tmp_path / "images" / "train" / "train_1.jpg").write_bytes(b"no picture")
-    samples = open_splits(Data(root=str(tmp_path))).train
-    read = TrainReader(samples, lambda *pair: pair, max_errors=1)
-    with caplog.at_level(logging.WARNING):
-        image, _ = read(1)
-        assert torch.equal(image, read(2)[0])
-        assert TestReader(samples)(1) is None
-    assert caplog.text.count("train_1.jpg") == 2
-    with pytest.raises(ValueError, match=r"data\.max_errors=1 .*train_1\.jpg"):
-        read(1)
 
 
 def test_repeats_lengthen_a_pass(root: Path) -> None:

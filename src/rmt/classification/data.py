@@ -1,9 +1,9 @@
-"""Batches of classification images: transforms, unreadable files, loaders."""
+"""Batches of classification images: transforms and loaders."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,12 +15,13 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms as T
 
+from rmt.classification.augment import mended
 from rmt.classification.recipe import Augment, ClassificationRecipe, Data
-from rmt.classification.sources import Samples, Splits, open_splits
+from rmt.classification.samples import Samples, Splits
+from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import CutTransform, LabelMaps
 from rmt.loading import ResumableLoader, SeededSamples, TestBatches, TrainBatches, make_loader
-
-log = logging.getLogger(__name__)
+from rmt.reading import TestReader, TrainReader, readable
 
 
 class ClassificationData(L.LightningDataModule):
@@ -35,6 +36,10 @@ class ClassificationData(L.LightningDataModule):
     def classes(self) -> tuple[str, ...]:
         """Return the class names."""
         return self.splits.train.classes
+
+    def judged(self) -> Samples:
+        """Return the test part, or the validation part if that is the test."""
+        return self.splits.test or self.splits.val
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
@@ -51,9 +56,13 @@ class ClassificationData(L.LightningDataModule):
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         batches.resume(trainer.current_epoch, progress.ready)
         token_labels, augment = self.recipe.token_labels, self.recipe.augment
-        maps = LabelMaps(token_labels.root, samples) if token_labels.root else None
-        transform = CutTransform(data, augment) if maps else train_transform(data, augment)
-        read = TrainReader(samples, transform, data.max_errors, maps=maps)
+        if token_labels.root:
+            read: Any = LabelMaps(token_labels.root, samples).read
+            vary: Any = partial(with_map, transform=CutTransform(data, augment))
+        else:
+            read = samples.read
+            vary = partial(with_label, transform=train_transform(data, augment))
+        read = TrainReader(read, vary, count=len(samples), max_errors=data.max_errors)
         dataset = SeededSamples(samples, read, seed=self.recipe.seed)
         return make_loader(dataset, batches, workers=data.workers)
 
@@ -62,83 +71,49 @@ class ClassificationData(L.LightningDataModule):
         return self._exact(self.splits.val)
 
     def test_dataloader(self) -> ResumableLoader:
-        """Return the loader of the test part, or of the validation part if that is the test."""
-        return self._exact(self.splits.test or self.splits.val)
+        """Return the loader of what is judged at the end."""
+        return self._exact(self.judged())
 
     def _exact(self, samples: Samples) -> ResumableLoader:
-        data = self.recipe.data
         assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
-        read = TestReader(samples, test_transform(data))
-        dataset = SeededSamples(samples, read, seed=0)
-        return make_loader(dataset, batches, workers=data.workers, collate=drop_unreadable)
+        return exact_loader(samples, self.recipe.data, rank=rank, world=world)
 
 
-class TrainReader:
-    """Read and vary a training image; an unreadable one is named in the log once and replaced.
-
-    With ``maps`` the transform also tells where it cut, and an image without its map is unreadable.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        transform: Callable,
-        max_errors: int,
-        *,
-        maps: LabelMaps | None = None,
-    ) -> None:
-        self.samples, self.transform, self.max_errors = samples, transform, max_errors
-        self.maps = maps
-        self.unreadable: set[int] = set()
-
-    def __call__(self, index: int) -> tuple[Any, ...]:
-        """Return image and label, then map, box and mirroring where there are maps.
-
-        The next readable image stands in for a damaged one.
-        """
-        for step in range(len(self.samples)):
-            at = (index + step) % len(self.samples)
-            try:
-                varied = self.transform(self.samples.image(at))
-                label = self.samples.labels[at]
-                if self.maps is None:
-                    return varied, label
-                image, cut = varied
-                return image, label, self.maps[at], *cut
-            except (ValueError, FileNotFoundError) as error:
-                if at not in self.unreadable:
-                    self.unreadable.add(at)
-                    log.warning("skipped: %s", error)
-                if len(self.unreadable) > self.max_errors:
-                    raise ValueError(
-                        f"more than data.max_errors={self.max_errors} training images are "
-                        f"unreadable, the last one: {error}"
-                    ) from error
-        raise ValueError("no training image can be read")
+def with_label(
+    picture: Image.Image, label: int, *, transform: Callable[[Image.Image], Tensor]
+) -> tuple[Tensor, int]:
+    """Return a varied training image and its label."""
+    return transform(picture), label
 
 
-class TestReader:
-    """Read a test image; an unreadable one is named in the log and left out."""
+def with_map(
+    picture: Image.Image, label: int, label_map: Tensor, *, transform: CutTransform
+) -> tuple[Tensor, int, Tensor, Tensor, Tensor]:
+    """Return a varied training image, its label, its label map, and where it was cut."""
+    image, cut = transform(picture)
+    return image, label, label_map, cut.box, cut.mirrored
 
-    __test__ = False  # no pytest class
 
-    def __init__(self, samples: Samples, transform: Callable) -> None:
-        self.samples, self.transform = samples, transform
+def exact_loader(samples: Samples, data: Data, *, rank: int = 0, world: int = 1) -> ResumableLoader:
+    """Return batches of test images, labels and indices: each readable image once, in order."""
+    batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
+    read = TestReader(partial(numbered, samples=samples, transform=test_transform(data)))
+    dataset = SeededSamples(samples, read, seed=0)
+    return make_loader(dataset, batches, workers=data.workers, collate=drop_unreadable)
 
-    def __call__(self, index: int) -> tuple[Tensor, int, int] | None:
-        """Return image, label and index, or None."""
-        try:
-            return self.transform(self.samples.image(index)), self.samples.labels[index], index
-        except (ValueError, FileNotFoundError) as error:
-            log.warning("left out of the evaluation: %s", error)
-            return None
+
+def numbered(
+    index: int, *, samples: Samples, transform: Callable[[Image.Image], Tensor]
+) -> tuple[Tensor, int, int]:
+    """Return a test image, its label and its index."""
+    picture, label = samples.read(index)
+    return transform(picture), label, index
 
 
 def drop_unreadable(examples: list) -> tuple[Tensor, Tensor, Tensor]:
     """Join the readable examples of a batch; it may be empty."""
-    good = [example for example in examples if example is not None]
+    good = readable(examples)
     if not good:
         return torch.empty(0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
     images, labels, indices = zip(*good, strict=True)
@@ -162,7 +137,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
             re_prob=augment.erasing,
             re_mode="pixel",
         )
-        return transform
+        return mended(transform)
     size = data.input_size
     steps: list[Any] = [T.Resize((size, size), _mode(data.interpolation))]
     if augment.crop == "shift":
@@ -177,7 +152,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
     steps += [T.ToTensor(), T.Normalize(data.mean, data.std)]
     if augment.erasing:
         steps.append(RandomErasing(augment.erasing, mode="pixel", device="cpu"))
-    return T.Compose(steps)
+    return mended(T.Compose(steps))
 
 
 def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from rmt.classification.sources import Samples, Splits
+from rmt.classification.samples import Samples, Splits, only_judged
 from rmt.images import SUFFIXES
 
 #: Errors of AlexNet in percent, the unit of mCE (arXiv 1903.12261, table 1).
@@ -50,14 +51,14 @@ def class_folders(root: Path) -> Splits:
         raise ValueError(f"{root} has folders that are no class of ImageNet: {strange[:5]}")
     items, labels = [], []
     for folder in folders:
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        images = sorted(path for path in folder.rglob("*") if _is_image(path))
         items += images
         labels += [number[folder.name]] * len(images)
     if not items:
         raise ValueError(f"{root} holds no class folder of ImageNet with images")
     present = tuple(sorted(set(labels)))
     allowed = present if len(present) < 1000 else ()
-    return test_only(Samples(items, labels, wordnet, allowed=allowed))
+    return only_judged(Samples(items, labels, wordnet, allowed=allowed))
 
 
 def real_labels(root: Path) -> Splits:
@@ -77,13 +78,13 @@ def real_labels(root: Path) -> Splits:
     found = []
     for path in sorted(root.rglob("*")):
         match = re.search(r"_val_(\d{8})$", path.stem)
-        if match and path.suffix.lower() in SUFFIXES:
+        if match and _is_image(path):
             classes = right[int(match[1]) - 1]
             if classes:
                 found.append((path, classes))
     if not found:
         raise ValueError(f"{root} holds no validation image with a label (*_val_00000001.JPEG)")
-    return test_only(
+    return only_judged(
         Samples(
             [path for path, _ in found],
             [classes[0] for _, classes in found],
@@ -93,49 +94,75 @@ def real_labels(root: Path) -> Splits:
     )
 
 
-def corruption_error(
-    root: str | Path, top1: Callable[[Path], float]
-) -> dict[str, float | dict[str, float]]:
-    """Return the mean corruption error of ImageNet-C (arXiv 1903.12261, section 4.3), in percent.
+def corruptions(root: Path) -> Splits:
+    """Read ImageNet-C (arXiv 1903.12261): ``CORRUPTION/SEVERITY/CLASS/*``, all images in one pass.
 
-    Args:
-        root: ``CORRUPTION/SEVERITY/CLASS/*``, the 15 corruptions of 5 severities; an extra level
-            of folders (``noise/gaussian_noise``), as the archives unpack to, is looked through.
-        top1: from a folder of class folders to a top-1 accuracy in percent.
-
-    Returns:
-        ``mCE``; ``error``, the plain mean error; ``by_corruption``, each one's mean error divided
-        by AlexNet's.
+    An extra level of folders (``noise/gaussian_noise``), as the archives unpack to, is looked
+    through; corruptions beyond the 15 are not looked at.
 
     Raises:
-        ValueError: if a corruption or severity is absent.
+        ValueError: if a corruption or severity is absent, or has other images than the first.
     """
-    root = Path(root)
-    ratios, errors = {}, []
-    for name, alexnet in ALEXNET_ERRORS.items():
-        at = next((p for p in (root / name, *root.glob(f"*/{name}")) if p.is_dir()), None)
-        absent = [s for s in SEVERITIES if at is None or not (at / str(s)).is_dir()]
-        if at is None or absent:
-            raise ValueError(f"{root} has no {name}/{absent[0]}; mCE needs all 15 corruptions")
-        error = sum(100 - top1(at / str(severity)) for severity in SEVERITIES) / len(SEVERITIES)
-        ratios[name] = 100 * error / alexnet
-        errors.append(error)
-    return {
-        "mCE": sum(ratios.values()) / len(ratios),
-        "error": sum(errors) / len(errors),
-        "by_corruption": ratios,
-    }
+    folders = []
+    for name in ALEXNET_ERRORS:
+        at = next((p for p in (root / name, *root.glob(f"*/{name}")) if p.is_dir()), root / name)
+        folders += [at / str(severity) for severity in SEVERITIES]
+    if absent := next((folder for folder in folders if not folder.is_dir()), None):
+        name = "/".join(absent.parts[-2:])
+        raise ValueError(f"{root} has no {name}; mCE needs 15 corruptions of 5 severities")
+    first = class_folders(folders[0]).val
+    names = [path.relative_to(folders[0]) for path in first.items if isinstance(path, Path)]
+    for folder in folders[1:]:
+        found = {path.relative_to(folder) for path in folder.rglob("*") if _is_image(path)}
+        if odd := found ^ set(names):
+            raise ValueError(
+                f"{folder} and {folders[0]} hold different images: {len(odd)} are in one of them "
+                f"only, such as {min(odd)}"
+            )
+    return only_judged(
+        replace(
+            first,
+            items=Product(folders, names),
+            labels=list(first.labels) * len(folders),
+            groups=tuple(ALEXNET_ERRORS),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Product(Sequence[Path]):
+    """The same files in each of many folders; ImageNet-C's 3.75 million paths are never a list.
+
+    Attributes:
+        folders: one behind the other.
+        names: of the files, below each.
+    """
+
+    folders: Sequence[Path]
+    names: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.folders) * len(self.names)
+
+    def __getitem__(self, index: int) -> Path:  # type: ignore[override]  # slices are not asked for
+        folder, name = divmod(index, len(self.names))
+        return self.folders[folder] / self.names[name]
+
+
+def mean_corruption_error(top1: Mapping[str, float]) -> float:
+    """Return mCE in percent (arXiv 1903.12261, section 4.3) from each corruption's mean top-1.
+
+    Each corruption's error, averaged over its severities, counts as a share of AlexNet's.
+    """
+    ratios = [100 * (100 - top1[name]) / alexnet for name, alexnet in ALEXNET_ERRORS.items()]
+    return sum(ratios) / len(ratios)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def wordnet_ids() -> tuple[str, ...]:
     """Return ImageNet-1K's WordNet ids in the order of its classes."""
     info = ImageNetInfo()
     return tuple(info.index_to_label_name(i) for i in range(1000))
-
-
-def test_only(samples: Samples) -> Splits:
-    """Return splits without training images."""
-    return Splits(samples.take([]), samples, samples)
-
-
-test_only.__test__ = False  # type: ignore[attr-defined]  # no pytest function

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from rmt.classification.data import TestReader, drop_unreadable, test_transform
+from rmt.classification.data import exact_loader
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.sources import Samples, open_splits
-from rmt.loading import SeededSamples, TestBatches, make_loader
+from rmt.classification.samples import Samples
+from rmt.classification.sources import open_splits
 from rmt.model import RMT
 
 #: More test images than this are sampled evenly: the pictures do not gain by them.
@@ -37,12 +37,8 @@ def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, st
 @torch.inference_mode()
 def answer(model: RMT, recipe: ClassificationRecipe, samples: Samples) -> tuple[np.ndarray, ...]:
     """Return label, answer, score and index of each readable image."""
-    dataset = SeededSamples(samples, TestReader(samples, test_transform(recipe.data)), seed=0)
-    batches = TestBatches(len(samples), recipe.data.batch)
     found = []
-    for images, labels, indices in make_loader(
-        dataset, batches, workers=recipe.data.workers, collate=drop_unreadable
-    ):
+    for images, labels, indices in exact_loader(samples, recipe.data):
         if len(labels):
             score, best = model.eval()(images).softmax(-1).max(-1)
             found.append((labels, best, score, indices))

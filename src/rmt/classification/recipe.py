@@ -20,7 +20,8 @@ class Model:
         drop_path_rate: stochastic depth; null takes the variant's.
         drop_rate: dropout before the classifier.
         token_labels: the starred form.
-        freeze: parameters whose names begin with one of these stay as they are.
+        freeze: parts whose names begin with one of these stay as they are, batch norms' statistics
+            too, and work as in a test.
     """
 
     name: str = "rmt_s"
@@ -37,10 +38,12 @@ class Data:
     """Where the images are, how they are split and how large they are shown.
 
     Attributes:
-        format: ``folder`` (class folders), ``csv`` (columns path, label and maybe split),
-            ``digits``, ``fashion-mnist``, ``imagenet`` and ``imagenet-real`` (test sets as their
-            authors ship them, for ``rmt eval``), or ``auto`` to look at ``root``.
-        root: folder, CSV file, or the folder of Fashion-MNIST's IDX files.
+        format: ``folder`` (class folders), ``csv`` (columns path, label and maybe split), ``tar``
+            (one tar file a class, or class folders in it), ``webdataset``, ``parquet`` (as Hugging
+            Face writes it), ``digits``, ``fashion-mnist``, ``imagenet``, ``imagenet-real`` and
+            ``imagenet-c`` (test sets as their authors ship them, for ``rmt eval``), or ``auto`` to
+            look at ``root``.
+        root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
         download: let torchvision fetch Fashion-MNIST into ``root``.
         val_fraction: share of the training images held out, class by class, where the data brings
             no split of its own; 1 to judge all of them.
@@ -52,11 +55,21 @@ class Data:
         batch: images a device and a step.
         workers: loading processes a device; -1 takes the spare cores.
         repeats: show each image so many times in one pass (repeated augmentation).
-        max_errors: unreadable training images tolerated; each is named in the log.
+        max_errors: unreadable training images tolerated a device; each is named in the log.
     """
 
     format: Literal[
-        "auto", "folder", "csv", "digits", "fashion-mnist", "imagenet", "imagenet-real"
+        "auto",
+        "folder",
+        "csv",
+        "tar",
+        "webdataset",
+        "parquet",
+        "digits",
+        "fashion-mnist",
+        "imagenet",
+        "imagenet-real",
+        "imagenet-c",
     ] = "auto"
     root: str = ""
     download: bool = False

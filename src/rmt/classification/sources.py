@@ -1,81 +1,37 @@
-"""Where labelled images come from: class folders, a CSV, digits, Fashion-MNIST."""
+"""Where labelled images come from: folders, a CSV, tar and Parquet files, known data sets."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import zlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from rmt.classification.imagenet_sets import class_folders, corruptions, real_labels
+from rmt.classification.packed import files_in
+from rmt.classification.parquet import open_parquet
 from rmt.classification.recipe import Data
-from rmt.images import SUFFIXES, images_in, read_image
+from rmt.classification.samples import PARTS, Samples, Splits, split, splits_of
+from rmt.classification.shards import holds_keys, open_tar, open_webdataset
+from rmt.images import SUFFIXES, images_in
 
-_TRAIN, _VAL, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 # Where Debian's package dataset-fashion-mnist puts the files.
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 _FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Labelled images of one split.
-
-    Attributes:
-        items: a path, or an array (H, W) of 8-bit grey, an image.
-        labels: class index of each.
-        classes: class names.
-        allowed: the classes that count as answers; empty for all.
-        accepted: for each image the classes that are right; empty if only its label is.
-    """
-
-    items: Sequence[Path | np.ndarray] | np.ndarray
-    labels: Sequence[int]
-    classes: tuple[str, ...]
-    allowed: tuple[int, ...] = ()
-    accepted: tuple[frozenset[int], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        """Return an image as RGB; raises ``ValueError`` naming a file that cannot be read."""
-        item = self.items[index]
-        if isinstance(item, np.ndarray):
-            return Image.fromarray(item).convert("RGB")
-        return read_image(item)
-
-    def name(self, index: int) -> str:
-        """Return the path, or the number of an image that has none."""
-        item = self.items[index]
-        return f"#{index}" if isinstance(item, np.ndarray) else str(item)
-
-    def take(self, indices: Sequence[int]) -> Samples:
-        """Return some of the images."""
-        return replace(
-            self,
-            items=[self.items[i] for i in indices],
-            labels=[self.labels[i] for i in indices],
-            accepted=tuple(self.accepted[i] for i in indices) if self.accepted else (),
-        )
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set; ``test`` is None where the data has no third part."""
-
-    train: Samples
-    val: Samples
-    test: Samples | None = None
+_PACKED = {"tar": open_tar, "webdataset": open_webdataset, "parquet": open_parquet}
+_TEST_SETS = {
+    "imagenet": class_folders,
+    "imagenet-real": real_labels,
+    "imagenet-c": corruptions,
+}
 
 
 def open_splits(data: Data) -> Splits:
@@ -95,13 +51,13 @@ def open_splits(data: Data) -> Splits:
         return _with_validation(*_fashion(root, data.download), data.val_fraction)
     if root is None or not root.exists():
         raise ValueError(
-            f"data.root {data.root!r} does not exist; name a folder of class folders or a CSV file"
+            f"data.root {data.root!r} does not exist; name a folder of class folders, of tar or "
+            "Parquet files, or a CSV file"
         )
-    if kind.startswith("imagenet"):
-        # Imported here, for it builds on this module.
-        from rmt.classification.imagenet_sets import class_folders, real_labels
-
-        return real_labels(root) if kind == "imagenet-real" else class_folders(root)
+    if kind in _TEST_SETS:
+        return _TEST_SETS[kind](root)
+    if kind in _PACKED:
+        return _packed(root, kind, data.val_fraction)
     if kind == "csv":
         return _csv(root, data.val_fraction)
     return _folder(root, data.val_fraction)
@@ -112,24 +68,45 @@ def _guess(root: Path | None) -> str:
         raise ValueError("data.root is empty; name a folder of class folders or a CSV file")
     if root.suffix.lower() == ".csv":
         return "csv"
-    return "fashion-mnist" if (root / "train-images-idx3-ubyte.gz").is_file() else "folder"
+    if (root / "train-images-idx3-ubyte.gz").is_file():
+        return "fashion-mnist"
+    if _has_class_folders(_part(root, "train") or root):
+        return "folder"  # whatever archives lie beside
+    if tars := files_in(root, ".tar"):
+        return "webdataset" if holds_keys(tars[0]) else "tar"
+    return "parquet" if files_in(root, ".parquet") else "folder"
+
+
+def _has_class_folders(root: Path) -> bool:
+    parts = {"data", *(name for names in PARTS.values() for name in names)}
+    return root.is_dir() and any(
+        file.suffix.lower() in SUFFIXES
+        for folder in root.iterdir()
+        if folder.is_dir() and folder.name not in parts
+        for file in folder.iterdir()
+    )
+
+
+def _packed(root: Path, kind: str, val_fraction: float) -> Splits:
+    """Open large files; a part to judge may also lie beside them in class folders."""
+    parts = _PACKED[kind](root)
+    for part in set(PARTS) - {"train"} - set(parts):
+        if at := _part(root, part):
+            parts[part] = _class_folders(at, parts["train"].classes if "train" in parts else None)
+    return splits_of(parts, val_fraction, where=root)
 
 
 def _folder(root: Path, val_fraction: float) -> Splits:
-    train_root = _part(root, _TRAIN)
-    if train_root is None:
-        return _split(_class_folders(root), val_fraction)
-    train = _class_folders(train_root)
-    others = [_part(root, names) for names in (_VAL, _TEST)]
-    val, test = (None if at is None else _class_folders(at, train.classes) for at in others)
-    if val is None:
-        split = _split(train, val_fraction)
-        return replace(split, test=test)
-    return Splits(train, val, test)
+    train_root = _part(root, "train")
+    parts = {"train": _class_folders(train_root or root)}
+    for part in ("val", "test") if train_root else ():
+        if at := _part(root, part):
+            parts[part] = _class_folders(at, parts["train"].classes)
+    return splits_of(parts, val_fraction, where=root)
 
 
-def _part(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _part(root: Path, part: str) -> Path | None:
+    return next((root / name for name in PARTS[part] if (root / name).is_dir()), None)
 
 
 def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Samples:
@@ -150,8 +127,7 @@ def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Sample
             )
         items += images
         labels += [known.index(folder.name)] * len(images)
-    samples = Samples(items, labels, known)
-    return samples if classes else _checked(samples, root)
+    return Samples(items, labels, known)
 
 
 def _csv(path: Path, val_fraction: float) -> Splits:
@@ -172,20 +148,20 @@ def _csv(path: Path, val_fraction: float) -> Splits:
     for row in rows:
         parts.setdefault((row.get("split") or "train").strip().lower(), []).append(row)
 
-    def samples(names: Sequence[str]) -> Samples | None:
-        found = [row for name in names for row in parts.get(name, [])]
-        if not found:
-            return None
+    def samples(found: Sequence[dict[str, str]]) -> Samples:
         items = [path.parent / row["path"] for row in found]
         return Samples(items, [classes.index(row["label"]) for row in found], classes)
 
-    if unknown := set(parts) - {*_TRAIN, *_VAL, *_TEST}:
+    if unknown := set(parts) - {name for names in PARTS.values() for name in names}:
         raise ValueError(f"{path} has splits {sorted(unknown)}; use train, val and test")
-    train, val, test = samples(_TRAIN), samples(_VAL), samples(_TEST)
-    if train is None:
+    by_part = {
+        part: [row for name in names for row in parts.get(name, [])]
+        for part, names in PARTS.items()
+    }
+    if not by_part["train"]:
         raise ValueError(f"{path} has no rows of the split 'train'")
-    _checked(train, path)
-    return Splits(train, val, test) if val else replace(_split(train, val_fraction), test=test)
+    found = {part: samples(rows) for part, rows in by_part.items() if rows}
+    return splits_of(found, val_fraction, where=path)
 
 
 def _digits() -> tuple[Samples, Samples]:
@@ -194,8 +170,8 @@ def _digits() -> tuple[Samples, Samples]:
     digits: Any = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
     everything = Samples(images, digits.target.tolist(), tuple(map(str, range(10))))
-    split = _split(everything, 0.2)
-    return split.train, split.val
+    parts = split(everything, 0.2)
+    return parts.train, parts.val
 
 
 def _fashion(root: Path | None, download: bool) -> tuple[Samples, Samples]:
@@ -233,36 +209,4 @@ def _idx(root: Path, part: str) -> Samples:
 
 
 def _with_validation(train: Samples, test: Samples, val_fraction: float) -> Splits:
-    return replace(_split(train, val_fraction), test=test)
-
-
-def _split(samples: Samples, val_fraction: float) -> Splits:
-    """Hold out a share of each class, the same images each time; 1 holds out all to be judged."""
-    if val_fraction == 1:
-        return Splits(samples.take([]), samples)
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
-    from sklearn.model_selection import train_test_split
-
-    count = Counter(samples.labels)
-    label = min(count, key=count.__getitem__)
-    if count[label] < 2:
-        raise ValueError(
-            f"class {samples.classes[label]!r} has one image only, which cannot be split into "
-            "train and val"
-        )
-    train, val = train_test_split(
-        range(len(samples)),
-        test_size=max(val_fraction, len(samples.classes) / len(samples)),
-        stratify=samples.labels,
-        random_state=0,
-    )
-    return Splits(samples.take(sorted(train)), samples.take(sorted(val)))
-
-
-def _checked(samples: Samples, where: Path) -> Samples:
-    if len(set(samples.labels)) < 2:
-        raise ValueError(
-            f"{where} has one class only ({samples.classes[0]!r}); a classifier needs two or more"
-        )
-    return samples
+    return replace(split(train, val_fraction), test=test)

@@ -8,11 +8,12 @@ import torch
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from rmt.classification.imagenet_sets import mean_corruption_error
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.sources import Samples
+from rmt.classification.samples import Samples
 from rmt.classification.teacher import Teacher
 from rmt.classification.token_labels import (
     dense_labels,
@@ -87,9 +88,20 @@ class ClassificationTask(Engine):
         )
         self.confusion: dict[str, list[list[int]]] = {}
         self.judged = judged
+        self.by_group = nn.ModuleDict()
+        if judged is not None and judged.groups:
+            self.by_group.update({w: TopOneByGroup(len(judged.groups)) for w in self.judges})
         self.teacher = teacher_of(recipe, self.model) if model is None else None
         self._smooth = LabelSmoothingCrossEntropy(augment.smoothing)
         self._soft = SoftTargetCrossEntropy()
+
+    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Let frozen parts work as in a test: fixed statistics, nothing dropped."""
+        super().on_train_batch_start(batch, batch_idx)
+        frozen = tuple(self.recipe.model.freeze)
+        for name, part in self.model.named_modules():
+            if f"{name}.".startswith(frozen):
+                part.eval()
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the cross-entropy of a batch of images (B, 3, S, S), labels (B,) and maps."""
@@ -150,9 +162,15 @@ class ClassificationTask(Engine):
             hits = [answer in classes for answer, classes in zip(answers, right, strict=True)]
             labels = torch.where(labels.new_tensor(hits).bool(), logits.argmax(1), labels)
         self._judge(weights).update(logits, labels)
+        if weights in self.by_group:
+            assert self.judged is not None
+            run = len(self.judged) // len(self.judged.groups)
+            self._by_group(weights).update(logits.argmax(1) == labels, indices.to(labels) // run)
 
     def metrics(self, weights: str) -> dict[str, float]:
         """Return top-1 and top-5 in percent, and the number of images judged.
+
+        For ImageNet-C also the top-1 of each corruption, and mCE.
 
         Raises:
             ValueError: if no image could be read.
@@ -164,12 +182,51 @@ class ClassificationTask(Engine):
         confusion = found.pop("confusion")
         self.confusion[weights] = confusion.tolist()
         percent = {name: 100 * value.item() for name, value in found.items()}
-        return percent | {"images": float(confusion.sum())}
+        percent["images"] = float(confusion.sum())
+        if weights in self.by_group:
+            assert self.judged is not None
+            shares = self._by_group(weights).compute().tolist()
+            self._by_group(weights).reset()
+            top1 = {g: 100 * v for g, v in zip(self.judged.groups, shares, strict=True)}
+            percent |= {f"top1/{group}": value for group, value in top1.items()}
+            percent["mCE"] = mean_corruption_error(top1)
+        return percent
+
+    def _by_group(self, weights: str) -> TopOneByGroup:
+        metric = self.by_group[weights]
+        assert isinstance(metric, TopOneByGroup)
+        return metric
 
     def _judge(self, weights: str) -> MetricCollection:
         judge = self.judges[weights]
         assert isinstance(judge, MetricCollection)
         return judge
+
+
+class TopOneByGroup(Metric):
+    """Top-1 of each of several groups of images, as shares; added up over the processes.
+
+    Args:
+        count: of the groups.
+    """
+
+    hits: Tensor
+    images: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        for name in ("hits", "images"):
+            zeros = torch.zeros(count, dtype=torch.long)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, right: Tensor, group: Tensor) -> None:
+        """Count images (B,): whether the answer is right, and the group it belongs to."""
+        self.hits += torch.bincount(group[right], minlength=len(self.hits))
+        self.images += torch.bincount(group, minlength=len(self.images))
+
+    def compute(self) -> Tensor:
+        """Return each group's share of right answers."""
+        return self.hits / self.images
 
 
 def _grid(images: Tensor, stride: int) -> tuple[int, int]:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from rmt.classification.recipe import Data
-from rmt.classification.sources import Samples, open_splits
-from rmt.classification.token_labels import map_name
+from rmt.classification.samples import Samples
+from rmt.classification.sources import open_splits
+from rmt.classification.token_labels import map_name, refuse_shared_maps
 from rmt.hub import write_atomically
 from rmt.variants import nearest
 
@@ -120,16 +121,17 @@ def write_maps(
 
     Args:
         teacher: made for images of mean 0 and std 1.
-        samples: images with paths of the form ``CLASS/NAME.SUFFIX``.
+        samples: images with paths of the form ``CLASS/NAME.SUFFIX``, or within larger files.
         folder: of the maps.
         side: of the square that the teacher sees; None takes its own. 18 times its stride gives
             maps of the TokenLabeling project's size.
         top: how many classes of each place to keep.
         device: where the teacher runs.
     """
+    refuse_shared_maps(samples)
     size = [side, side] if side else list(teacher.size)
     for index in range(len(samples)):
-        path = Path(folder) / map_name(samples.name(index))
+        path = Path(folder) / map_name(samples.place(index))
         if path.is_file():
             continue
         try:

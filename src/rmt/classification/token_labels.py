@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 from torchvision.transforms import functional as TF
 
+from rmt.classification.augment import mended
 from rmt.classification.recipe import Augment, Data
-from rmt.classification.sources import Samples
+from rmt.classification.samples import Packed, Samples
 
 
 class Cut(NamedTuple):
@@ -64,7 +65,7 @@ class CutTransform:
             re_mode="pixel",
             separate=True,
         )
-        first, *self.rest = parts
+        first, *self.rest = map(mended, parts)
         (self.crop,) = first.transforms
         self.flip = augment.flip
 
@@ -100,10 +101,15 @@ class LabelMaps:
         self.root, self.samples = Path(root), samples
         if not self.root.is_dir():
             raise ValueError(f"token_labels.root {str(root)!r} is no folder of label maps")
+        refuse_shared_maps(samples)
+
+    def read(self, index: int) -> tuple[Image.Image, int, Tensor]:
+        """Return an image, its label and its map."""
+        return *self.samples.read(index), self[index]
 
     def __getitem__(self, index: int) -> Tensor:
         """Return the map of an image, (2, k, h, w) float32; raises ``ValueError`` if it is none."""
-        path = self.root / map_name(self.samples.name(index))
+        path = self.root / map_name(self.samples.place(index))
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError) as error:
@@ -114,10 +120,23 @@ class LabelMaps:
         return found.float()
 
 
-def map_name(image: str | Path) -> Path:
+def map_name(image: str | PurePath) -> Path:
     """Return where in a folder of maps the map of an image lies: ``CLASS/NAME.pt``."""
-    image = Path(image)
+    image = PurePath(image)
     return Path(image.parent.name) / f"{image.name.split('.')[0]}.pt"
+
+
+def refuse_shared_maps(samples: Samples) -> None:
+    """Raise ``ValueError`` if images within larger files do not differ in class or name."""
+    owner: dict[Path, int] = {}
+    for index, item in enumerate(samples.items):
+        if isinstance(item, Packed):
+            name = map_name(samples.place(index))
+            if (other := owner.setdefault(name, index)) != index:
+                raise ValueError(
+                    f"{samples.name(other)} and {samples.name(index)} would share the label map "
+                    f"{name}; their names must differ within a class"
+                )
 
 
 def dense_labels(

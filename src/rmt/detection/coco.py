@@ -57,6 +57,8 @@ def check(content: Any, name: str) -> dict[str, Any]:
             raise ValueError(f"{name} is no COCO file: it has no list {part!r}")
         seen = set()
         for i, entry in enumerate(content[part]):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{name}: {part[:-1]} number {i} is {entry!r}; expected an object")
             for field in fields:
                 if field not in entry:
                     which = f"id {entry['id']}" if "id" in entry else f"number {i}"
@@ -64,7 +66,11 @@ def check(content: Any, name: str) -> dict[str, Any]:
             if entry["id"] in seen:
                 raise ValueError(f"{name}: {part[:-1]} id {entry['id']} occurs twice")
             seen.add(entry["id"])
-    images = {entry["id"] for entry in content["images"]}
+    images = {entry["id"]: entry for entry in content["images"]}
+    for entry in images.values():
+        if not all(isinstance(entry[k], int) and entry[k] > 0 for k in ("height", "width")):
+            size = f"height {entry['height']!r}, width {entry['width']!r}"
+            raise ValueError(f"{name}: image id {entry['id']} has {size}; expected whole pixels")
     categories = {entry["id"] for entry in content["categories"]}
     for entry in content["annotations"]:
         where = f"{name}: annotation id {entry['id']}"
@@ -75,7 +81,8 @@ def check(content: Any, name: str) -> dict[str, Any]:
         box = entry["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise ValueError(f"{where} has bbox {box!r}; expected four numbers x, y, w, h")
-        _check_segmentation(entry.get("segmentation"), where)
+        image = images[entry["image_id"]]
+        _check_segmentation(entry.get("segmentation"), (image["height"], image["width"]), where)
         entry.setdefault("iscrowd", 0)
         entry.setdefault("area", box[2] * box[3])
     return content
@@ -135,23 +142,30 @@ def assemble(
     }
 
 
-def _check_segmentation(value: Any, where: str) -> None:
+def _check_segmentation(value: Any, size: tuple[int, int], where: str) -> None:
     if value is None:
         return
     if isinstance(value, list):
-        good = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in value)
-        if good:
+        if all(map(_is_polygon, value)):
             return
         raise ValueError(
             f"{where} has a segmentation that is no list of polygons [x0, y0, x1, y1, ...] of at "
             "least three points each"
         )
-    if isinstance(value, dict) and {"size", "counts"} <= value.keys():
-        return
-    raise ValueError(
-        f"{where} has a segmentation of type {type(value).__name__}; expected polygons or a "
-        "run-length code with 'size' and 'counts'"
-    )
+    if not isinstance(value, dict) or not isinstance(value.get("counts"), str | list):
+        raise ValueError(
+            f"{where} has a segmentation of type {type(value).__name__}; expected polygons or a "
+            "run-length code with 'size' and 'counts'"
+        )
+    if value.get("size") != [*size]:
+        raise ValueError(
+            f"{where} has a mask of size {value.get('size')}, its image is of {[*size]}"
+        )
+
+
+def _is_polygon(value: Any) -> bool:
+    whole = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
+    return whole and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

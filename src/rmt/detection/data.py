@@ -1,9 +1,9 @@
-"""Batches of images with boxes: reading, unreadable files, grouping, loaders."""
+"""Batches of images with boxes: reading, grouping, loaders."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import lightning as L
 import numpy as np
@@ -22,8 +22,7 @@ from rmt.loading import (
     TrainBatches,
     make_loader,
 )
-
-log = logging.getLogger(__name__)
+from rmt.reading import TestReader, TrainReader, readable
 
 
 class DetectionData(L.LightningDataModule):
@@ -43,8 +42,8 @@ class DetectionData(L.LightningDataModule):
         """Return the class names."""
         return self.splits.classes
 
-    def judged(self, *, test: bool) -> Samples:
-        """Return the samples that an evaluation runs over."""
+    def judged(self, *, test: bool = True) -> Samples:
+        """Return the test part, or the validation part if that is the test or ``test`` is off."""
         return (self.splits.test if test else None) or self.splits.val
 
     def train_dataloader(self) -> ResumableLoader:
@@ -52,21 +51,25 @@ class DetectionData(L.LightningDataModule):
         data, train = self.recipe.data, self.splits.train
         if train is None:
             raise ValueError(f"data.root {data.root!r} has no part to train on")
-        samples = train.take(list(range(len(train))) * data.repeats)
         trainer = self.trainer
         assert trainer is not None
         rank, world = trainer.global_rank, trainer.world_size
         place = {"seed": self.recipe.seed, "rank": rank, "world": world}
         if data.group_by_shape:
-            batches = ShapedBatches(upright(samples), data.batch, **place)
+            batches = ShapedBatches(upright(train) * data.repeats, data.batch, **place)
         else:
-            batches = TrainBatches(len(samples), data.batch, **place)
+            batches = TrainBatches(len(train) * data.repeats, data.batch, **place)
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         batches.resume(trainer.current_epoch, progress.ready)
         masks = HEADS[self.recipe.model.head].has_masks
-        vary = TrainTransform(self.recipe.model, self.recipe.augment)
-        read = TrainReader(samples, vary, masks=masks, max_errors=data.max_errors)
-        dataset = SeededSamples(samples, read, seed=self.recipe.seed)
+        transform = TrainTransform(self.recipe.model, self.recipe.augment)
+        read = TrainReader(
+            partial(numbered, train),
+            partial(varied, samples=train, transform=transform, masks=masks),
+            count=len(train),
+            max_errors=data.max_errors,
+        )
+        dataset = SeededSamples(train, read, seed=self.recipe.seed)
         return make_loader(dataset, batches, workers=data.workers, collate=side_by_side)
 
     def val_dataloader(self) -> ResumableLoader:
@@ -74,18 +77,16 @@ class DetectionData(L.LightningDataModule):
         return self._exact(self.judged(test=False))
 
     def test_dataloader(self) -> ResumableLoader:
-        """Return the loader of the test part, or of the validation part if that is the test."""
-        return self._exact(self.judged(test=True))
+        """Return the loader of what is judged at the end."""
+        return self._exact(self.judged())
 
     def _exact(self, samples: Samples) -> ResumableLoader:
         assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
         # Whole images of any size, as the release tests them: one by one.
         batches = TestBatches(len(samples), 1, rank=rank, world=world)
-        dataset = SeededSamples(samples, TestReader(samples), seed=0)
-        return make_loader(
-            dataset, batches, workers=self.recipe.data.workers, collate=drop_unreadable
-        )
+        dataset = SeededSamples(samples, TestReader(partial(with_id, samples)), seed=0)
+        return make_loader(dataset, batches, workers=self.recipe.data.workers, collate=readable)
 
 
 class ShapedBatches(TrainBatches):
@@ -122,59 +123,24 @@ class ShapedBatches(TrainBatches):
         yield from batches[start:]
 
 
-class TrainReader:
-    """Read and vary a training example; an unreadable one is named in the log and replaced."""
-
-    def __init__(
-        self, samples: Samples, transform: Callable, *, masks: bool, max_errors: int
-    ) -> None:
-        self.samples, self.transform = samples, transform
-        self.masks, self.max_errors = masks, max_errors
-        self.errors = 0
-
-    def __call__(self, index: int) -> Example:
-        """Return an image and its target; the next readable one stands in for a damaged one."""
-        for step in range(len(self.samples)):
-            at = (index + step) % len(self.samples)
-            try:
-                image = to_tensor(self.samples, at)
-            except ValueError as error:
-                self.errors += 1
-                log.warning("skipped: %s", error)
-                if self.errors > self.max_errors:
-                    raise ValueError(
-                        f"more than data.max_errors={self.max_errors} unreadable images; "
-                        f"the last: {error}"
-                    ) from error
-                continue
-            target = self.samples.target(at, masks=self.masks)
-            image, varied = self.transform(
-                image, {key: torch.from_numpy(value) for key, value in target.items()}
-            )
-            return image.float() / 255, varied
-        raise ValueError("no training image can be read; each is named above")
+def numbered(samples: Samples, index: int) -> tuple[Tensor, int]:
+    """Return an image as (3, H, W), uint8, and its index."""
+    return torch.from_numpy(np.array(samples.image(index))).permute(2, 0, 1), index
 
 
-class TestReader:
-    """Read a test image; an unreadable one is named in the log and left out."""
-
-    __test__ = False  # no pytest class
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __call__(self, index: int) -> tuple[Tensor, int] | None:
-        """Return an image (3, H, W), floats in 0..1, and its id, or None."""
-        try:
-            return to_tensor(self.samples, index).float() / 255, self.samples.ids[index]
-        except ValueError as error:
-            log.warning("left out of the evaluation: %s", error)
-            return None
+def varied(
+    image: Tensor, index: int, *, samples: Samples, transform: Callable, masks: bool
+) -> Example:
+    """Return an image, floats in 0..1, and its target, varied together."""
+    target = samples.target(index, masks=masks)
+    image, target = transform(image, {key: torch.from_numpy(v) for key, v in target.items()})
+    return image.float() / 255, target
 
 
-def to_tensor(samples: Samples, index: int) -> Tensor:
-    """Return an image as (3, H, W), uint8."""
-    return torch.from_numpy(np.array(samples.image(index))).permute(2, 0, 1)
+def with_id(samples: Samples, index: int) -> tuple[Tensor, int]:
+    """Return an image (3, H, W), floats in 0..1, and its id."""
+    image, _ = numbered(samples, index)
+    return image.float() / 255, samples.ids[index]
 
 
 def upright(samples: Samples) -> list[bool]:
@@ -187,8 +153,3 @@ def side_by_side(examples: list[Example]) -> tuple[list[Tensor], list[dict[str, 
     """Return images and targets as two lists; the model puts them on one canvas."""
     images, targets = zip(*examples, strict=True)
     return list(images), list(targets)
-
-
-def drop_unreadable(examples: list) -> list[tuple[Tensor, int]]:
-    """Return the readable examples of a batch; there may be none."""
-    return [example for example in examples if example is not None]

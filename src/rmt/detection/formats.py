@@ -11,7 +11,7 @@ import yaml
 
 from rmt.detection import coco, voc, yolo
 from rmt.detection.recipe import Data
-from rmt.detection.sources import open_splits
+from rmt.detection.sources import Samples, open_parts
 from rmt.variants import nearest
 
 Format = Literal["coco", "voc", "yolo"]
@@ -21,7 +21,7 @@ FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo")
 def convert(
     source: str | Path, out: str | Path, *, to: str, read_as: Format | Literal["auto"] = "auto"
 ) -> list[Path]:
-    """Write a data set in another format, images included.
+    """Write a data set in another format, images included, with the parts that it has.
 
     COCO's form keeps everything; YOLO's keeps boxes and single polygons; VOC's keeps boxes. The two
     have no word for a crowd, so crowds are left out there.
@@ -36,33 +36,37 @@ def convert(
         The folders of images that were written, one a part.
 
     Raises:
-        ValueError: for an unknown format, a faulty source, or an ``out`` that is not empty.
+        ValueError: for an unknown format, a faulty source, an ``out`` that is not empty, or two
+            images whose names differ by their folders alone.
     """
     out = Path(out)
     if to not in FORMATS:
         raise ValueError(f"unknown format {to!r}{nearest(to, FORMATS)}")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; name a new folder")
-    splits = open_splits(Data(format=read_as, root=str(source), keep_empty=True))
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    if splits.val is splits.test:
-        del parts["val"]
-    folders = []
-    for part, samples in parts.items():
-        if samples is None:
-            continue
-        content = samples.only()
-        files = [samples.path(i) for i in range(len(samples))]
-        flat = content | {
-            "images": [
-                entry | {"file_name": Path(entry["file_name"]).name} for entry in content["images"]
-            ]
-        }
-        folder = write(out, flat, part, to=to)
-        for path in files:
-            shutil.copy2(path, folder / path.name)
-        folders.append(folder)
-    return folders
+    parts = open_parts(Data(format=read_as, root=str(source)))
+    for samples in parts.values():
+        _check_names(samples, stems=to != "coco")
+    return [_convert(samples, out, part, to) for part, samples in parts.items()]
+
+
+def _convert(samples: Samples, out: Path, part: str, to: str) -> Path:
+    content = samples.only()
+    images = [entry | {"file_name": Path(entry["file_name"]).name} for entry in content["images"]]
+    folder = write(out, content | {"images": images}, part, to=to)
+    for i in range(len(samples)):
+        shutil.copy2(samples.path(i), folder)
+    return folder
+
+
+def _check_names(samples: Samples, *, stems: bool) -> None:
+    """Refuse images of one name, from different folders: one would replace the other."""
+    seen: dict[str, Path] = {}
+    for i in range(len(samples)):
+        path = samples.path(i)
+        other = seen.setdefault(path.stem if stems else path.name, path)
+        if other != path:
+            raise ValueError(f"{samples.name}: {other} and {path} would get one name; rename one")
 
 
 def write(root: Path, content: Mapping[str, Any], part: str, *, to: str) -> Path:
@@ -85,7 +89,8 @@ def write(root: Path, content: Mapping[str, Any], part: str, *, to: str) -> Path
     elif to == "yolo":
         folder.mkdir(parents=True, exist_ok=True)
         yolo.write(root / "labels" / part, dict(content))
-        described = {"names": names} | {p: f"images/{p}" for p in ("train", "val", "test")}
+        parts = (p for p in ("train", "val", "test") if (root / "images" / p).is_dir())
+        described = {"names": names} | {p: f"images/{p}" for p in parts}
         (root / "data.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
     else:
         folder = root / part

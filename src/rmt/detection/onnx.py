@@ -9,7 +9,8 @@ onnxruntime sessions.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from rmt.detection import from_config
-from rmt.detection.boxes import nms_by_class
+from rmt.detection.boxes import multiclass_nms
 from rmt.detection.rcnn import RCNN
 from rmt.detection.retinanet import RetinaNet
 from rmt.detection.roi import BOX_SIZE, MASK_SIZE
 from rmt.detection.transform import normalise
+from rmt.hub import info_of
 
 _INPUT, _DENSE, _CONFIG = "image", "dense.onnx", "config.json"
-# Pairs of anchor and class that enter the suppression of the exported graph.
-_CANDIDATES = 5000
 
 
 class OneGraph(nn.Module):
     """RetinaNet from a resized image to detections, suppression included, traceable as a whole.
-
-    It equals the detector as long as at most 5,000 pairs of anchor and class are above the
-    score threshold.
 
     Args:
         detector: in eval mode.
@@ -42,50 +39,61 @@ class OneGraph(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect objects in one image.
 
         Args:
             image: (1, 3, H, W), RGB floats in 0..1, H and W multiples of 32.
+            size: (2,), height and width of what is no padding, which is right and below.
 
         Returns:
             Boxes (n, 4) in pixels of ``image``, scores (n,) and labels (n,), best first.
         """
-        model, size = self.detector, (image.shape[2], image.shape[3])
-        maps = model.neck(model.backbone(normalise(image[0], size)[None]))
-        boxes, scores = model.candidates(maps, torch.tensor([size]))
-        classes = scores.shape[2]
-        best, index = scores[0].flatten().topk(min(_CANDIDATES, scores[0].numel()))
-        boxes, labels = boxes[0][index // classes], index % classes
-        keep = nms_by_class(boxes, best, labels, iou=model.iou_threshold)
-        keep = keep[best[keep] > model.score_threshold][: model.max_detections]
-        return boxes[keep], best[keep], labels[keep]
+        model, canvas = self.detector, (image.shape[2], image.shape[3])
+        y, x = (torch.arange(side) for side in canvas)
+        inside = (y[:, None] < size[0]) & (x < size[1])
+        pixels = normalise(image[0], canvas) * inside
+        maps = model.neck(model.backbone(pixels[None]))
+        boxes, scores = model.candidates(maps, size[None])
+        return multiclass_nms(
+            boxes[0],
+            scores[0],
+            threshold=model.score_threshold,
+            iou=model.iou_threshold,
+            limit=model.max_detections,
+        )
 
 
 def export_retinanet(detector: RetinaNet, path: str | Path, *, size: tuple[int, int]) -> Path:
     """Write RetinaNet for images of one size as a single ONNX file with the suppression inside.
 
-    Its input and outputs are those of :class:`OneGraph`, named ``image``, ``boxes``, ``scores``
-    and ``labels``.
+    Its inputs and outputs are those of :class:`OneGraph`, named ``image``, ``size``, ``boxes``,
+    ``scores`` and ``labels``; without ``size`` the whole image counts. Thresholds and the limit of
+    detections are the detector's.
 
     Args:
-        detector: put into eval mode.
+        detector: of one stage.
         path: ends in ``.onnx``.
-        size: height and width of the image, multiples of 32.
+        size: height and width of the canvas that images are padded to, multiples of 32.
 
     Raises:
         ValueError: if a side is no multiple of 32.
     """
     _check_size(size)
-    names = ["boxes", "scores", "labels"]
-    return _write(OneGraph(detector), [torch.rand(1, 3, *size)], Path(path), outputs=names)
+    whole = torch.tensor(size)
+    names = (["image", "size"], ["boxes", "scores", "labels"])
+    with _evaluating(detector):
+        program = _export(OneGraph(detector), [torch.rand(1, 3, *size), whole], names=names)
+    _set_default(program, "size", whole)
+    program.save(path)
+    return Path(path)
 
 
 def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -> Path:
     """Write a two-stage detector as ``dense.onnx``, heads of each stage, and ``config.json``.
 
     Args:
-        detector: put into eval mode.
+        detector: of two stages or more.
         folder: made if absent.
         size: height and width of the canvas that images are padded to, multiples of 32.
 
@@ -98,13 +106,14 @@ def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -
     _check_size(size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(_Dense(detector), [torch.rand(1, 3, *size)], folder / _DENSE)
     many = {0: torch.export.Dim("regions", min=1, max=100_000)}
-    for i in range(len(detector.stages)):
-        features = torch.rand(3, 256, BOX_SIZE, BOX_SIZE)
-        _write(detector.box_heads[i], [features], folder / f"box_head_{i}.onnx", dynamic=many)
-        features = torch.rand(3, 256, MASK_SIZE, MASK_SIZE)
-        _write(detector.mask_heads[i], [features], folder / f"mask_head_{i}.onnx", dynamic=many)
+    with _evaluating(detector):
+        _export(_Dense(detector), [torch.rand(1, 3, *size)]).save(folder / _DENSE)
+        for i in range(len(detector.stages)):
+            for heads, side, name in _heads(detector):
+                features = torch.rand(3, 256, side, side)
+                program = _export(heads[i], [features], dynamic=many)
+                program.save(folder / name.format(i))
     described = detector.describe() | {"canvas": list(size)}
     (folder / _CONFIG).write_text(json.dumps(described, indent=2))
     return folder
@@ -113,22 +122,65 @@ def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -
 def load_parts(folder: str | Path) -> RCNN:
     """Return a detector whose networks are the ONNX files of :func:`export_parts`.
 
-    It is called like any other, for inference; an image whose canvas is another than the exported
-    one raises ``ValueError``.
+    It is called like any other, for inference, with images of any sizes whose canvas is the
+    exported one; another raises ``ValueError``.
     """
     folder = Path(folder)
     described = json.loads((folder / _CONFIG).read_text())
     with torch.device("meta"):
         model = from_config(described)
     assert isinstance(model, RCNN)
-    dense = Session(folder / _DENSE, tuple(described["canvas"]))
-    model.backbone, model.neck = _Pixels(), dense  # type: ignore[assignment]
+    canvas = tuple(described.pop("canvas"))
+    model.backbone, model.neck = _Pixels(), DenseSession(folder / _DENSE, canvas)  # type: ignore[assignment]
     model.rpn.forward = lambda maps: (maps.logits, maps.deltas)  # type: ignore[method-assign]
-    for heads, name in ((model.box_heads, "box_head"), (model.mask_heads, "mask_head")):
+    for heads, _, name in _heads(model):
         for i in range(len(heads)):
-            heads[i] = Session(folder / f"{name}_{i}.onnx")
-    model.info = {key: value for key, value in described.items() if key == "label_names"}
+            heads[i] = Session(folder / name.format(i))
+    model.info = info_of(described)
     return model.eval()
+
+
+class Session(nn.Module):
+    """An ONNX file as a module: one tensor in, one or several out.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the graph."""
+        outputs = self.session.run(None, {_INPUT: x.contiguous().numpy()})
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
+class DenseSession(Session):
+    """The dense part: normalised pixels to :class:`Maps`, image by image.
+
+    Args:
+        path: of the file.
+        canvas: the only height and width that it takes.
+    """
+
+    def __init__(self, path: Path, canvas: tuple[int, int]) -> None:
+        super().__init__(path)
+        self.canvas = canvas
+
+    def forward(self, x: Tensor) -> Maps:
+        """Run the graph on each image of (B, 3, H, W)."""
+        if tuple(x.shape[2:]) != self.canvas:
+            raise ValueError(
+                f"the image's canvas is {tuple(x.shape[2:])}, the exported one {self.canvas}; "
+                "export another, or resize the image"
+            )
+        images = [super(DenseSession, self).forward(image) for image in x.split(1)]
+        return Maps([torch.cat(own) for own in zip(*images, strict=True)])
 
 
 class Maps(list):
@@ -137,37 +189,6 @@ class Maps(list):
     def __init__(self, outputs: Sequence[Tensor]) -> None:
         super().__init__(outputs[:5])
         self.logits, self.deltas = list(outputs[5:10]), list(outputs[10:])
-
-
-class Session(nn.Module):
-    """An ONNX file as a module.
-
-    Args:
-        path: of the file.
-        canvas: the only height and width of its image, for a dense part.
-    """
-
-    def __init__(self, path: Path, canvas: tuple[int, int] | None = None) -> None:
-        super().__init__()
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.canvas = canvas
-
-    def forward(self, x: Tensor) -> Any:
-        """Run the graph; a dense part gives :class:`Maps`, a head its one or two tensors."""
-        if self.canvas and tuple(x.shape[2:]) != self.canvas:
-            raise ValueError(
-                f"the image's canvas is {tuple(x.shape[2:])}, the exported one {self.canvas}; "
-                "export another, or resize the image"
-            )
-        outputs = [torch.from_numpy(y) for y in self._run(x)]
-        if self.canvas:
-            return Maps(outputs)
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-    def _run(self, x: Tensor) -> list:
-        return list(self.session.run(None, {_INPUT: x.contiguous().numpy()}))
 
 
 class _Pixels(nn.Module):
@@ -194,31 +215,51 @@ class _Dense(nn.Module):
         return (*maps, *logits, *deltas)
 
 
-def _write(
+def _heads(detector: RCNN) -> list[tuple[nn.ModuleList, int, str]]:
+    """Return the heads of all stages, the side of what they read, and their files' names."""
+    return [
+        (detector.box_heads, BOX_SIZE, "box_head_{}.onnx"),
+        (detector.mask_heads, MASK_SIZE, "mask_head_{}.onnx"),
+    ]
+
+
+def _export(
     module: nn.Module,
     inputs: list[Tensor],
-    path: Path,
     *,
-    outputs: list[str] | None = None,
+    names: tuple[list[str], list[str] | None] = ([_INPUT], None),
     dynamic: dict[int, Any] | None = None,
-) -> Path:
-    was_training = module.training
-    module.eval()
-    try:
-        program = torch.onnx.export(
-            module,
-            tuple(inputs),
-            dynamo=True,
-            input_names=[_INPUT],
-            output_names=outputs,
-            dynamic_shapes=None if dynamic is None else (dynamic,),
-            verbose=False,
-        )
-    finally:
-        module.train(was_training)
+) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(
+        module.eval(),
+        tuple(inputs),
+        dynamo=True,
+        input_names=names[0],
+        output_names=names[1],
+        dynamic_shapes=None if dynamic is None else (dynamic,),
+        verbose=False,
+    )
     assert program is not None
-    program.save(path)
-    return path
+    return program
+
+
+def _set_default(program: torch.onnx.ONNXProgram, name: str, value: Tensor) -> None:
+    """Give an input of a graph a value, so that a caller may leave it out."""
+    from onnxscript import ir
+
+    given = next(own for own in program.model.graph.inputs if own.name == name)
+    given.const_value = ir.tensor(value.numpy(), name=name)
+    program.model.graph.register_initializer(given)
+
+
+@contextmanager
+def _evaluating(detector: nn.Module) -> Iterator[None]:
+    was_training = detector.training
+    detector.eval()
+    try:
+        yield
+    finally:
+        detector.train(was_training)
 
 
 def _check_size(size: tuple[int, int]) -> None:

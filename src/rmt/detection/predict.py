@@ -17,6 +17,8 @@ from rmt.detection.coco import to_mask, to_rle
 from rmt.detection.detector import Detector
 
 _FALLBACK = 0.05
+#: What :func:`predictor` takes.
+OPTIONS = ("score",)
 
 
 def predictor(model: Detector, *, score: float = _FALLBACK) -> Callable[[Image.Image], dict]:
@@ -87,10 +89,10 @@ def draw_detections(
         return picture.copy()
     colours: list[str | tuple[int, int, int]] = [colour_of(entry["label"]) for entry in shown]
     if all("mask" in entry for entry in shown):
-        masks = [to_mask(entry["mask"], picture.height, picture.width) for entry in shown]
-        canvas = draw_segmentation_masks(
-            canvas, torch.from_numpy(np.stack(masks)).bool(), alpha=0.5, colors=colours
-        )
+        masks = np.stack([to_mask(own["mask"], picture.height, picture.width) for own in shown])
+        # Where several overlap the best is drawn; torchvision would leave such pixels black.
+        best = torch.from_numpy(masks.astype(bool) & (masks.cumsum(axis=0) == 1))
+        canvas = draw_segmentation_masks(canvas, best, alpha=0.5, colors=colours)
     boxes = torch.tensor([entry["box"] for entry in shown]).round()
     boxes[:, 2:] = boxes[:, 2:].maximum(boxes[:, :2])
     labels = [f"{entry['name']} {100 * entry['score']:.0f}" for entry in shown]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from rmt.detection import coco, voc, yolo
 from rmt.detection.recipe import Data
+from rmt.digests import digest_of_samples, identity
 from rmt.images import SUFFIXES, read_image
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,12 @@ class Samples:
         for entry in self.content["annotations"]:
             by_image[entry["image_id"]].append(entry)
         return dict(by_image)
+
+    def digest(self) -> str:
+        """Return the digest of image names, sizes and annotations."""
+        return digest_of_samples(
+            (identity(self.path(i)), self.objects.get(own)) for i, own in enumerate(self.ids)
+        )
 
     def path(self, index: int) -> Path:
         """Return an image's file."""
@@ -180,30 +187,13 @@ def open_splits(data: Data) -> Splits:
     """Find the images and boxes that a recipe's ``data`` names, and split them.
 
     A split that the data brings is kept; otherwise ``val_fraction`` of the images is held out, the
-    same ones each time. What cannot be trained on is counted in the log.
+    same ones each time.
 
     Raises:
         ValueError: if there is nothing, an unknown layout, wrong annotations, or images missing.
     """
-    root = Path(data.root)
-    if not data.root or not root.is_dir():
-        raise ValueError(f"data.root {data.root!r} is no folder; name that of the data set")
-    kind = data.format if data.format != "auto" else guess(root)
-    read = _READERS[kind]
-    parts = {part: read(root, names) for part, names in _PARTS.items()}
-    train, val, test = parts["train"], parts["val"], parts["test"]
-    if train is None and val is None and test is None:
-        train = read(root, ())
-    present = [samples for samples in (train, val, test) if samples is not None]
-    if not present:
-        raise ValueError(f"{root} holds no images in the layout of {kind!r}")
-    for samples in present:
-        if samples.classes != present[0].classes:
-            raise ValueError(
-                f"{samples.name} has the classes {samples.classes}, {present[0].name} "
-                f"{present[0].classes}; they must be the same, in the same order"
-            )
-        _report(samples)
+    parts = open_parts(data)
+    train, val, test = (parts.get(part) for part in _PARTS)
     if val is None and train is not None:
         train, val = _split(train, data.val_fraction)
     if train is not None and not data.keep_empty:
@@ -213,6 +203,36 @@ def open_splits(data: Data) -> Splits:
     judged = val or test
     assert judged is not None  # some part is present, and a training part alone has been split
     return Splits(train, judged, test)
+
+
+def open_parts(data: Data) -> dict[str, Samples]:
+    """Read the parts that a data set brings, by ``train``, ``val`` and ``test``, with every image.
+
+    One that is not divided is all ``train``. What cannot be trained on is counted in the log.
+
+    Raises:
+        ValueError: as :func:`open_splits`.
+    """
+    root = Path(data.root)
+    if not data.root or not root.is_dir():
+        raise ValueError(f"data.root {data.root!r} is no folder; name that of the data set")
+    kind = data.format if data.format != "auto" else guess(root)
+    read = _READERS[kind]
+    found = {part: read(root, names) for part, names in _PARTS.items()}
+    if all(samples is None for samples in found.values()):
+        found["train"] = read(root, ())
+    parts = {part: samples for part, samples in found.items() if samples is not None}
+    if not parts:
+        raise ValueError(f"{root} holds no images in the layout of {kind!r}")
+    first = next(iter(parts.values()))
+    for samples in parts.values():
+        if samples.classes != first.classes:
+            raise ValueError(
+                f"{samples.name} has the classes {samples.classes}, {first.name} "
+                f"{first.classes}; they must be the same, in the same order"
+            )
+        _report(samples)
+    return parts
 
 
 def guess(root: Path) -> str:

@@ -54,7 +54,8 @@ def resolve(kind: type[R], content: Mapping[str, Any], overrides: Sequence[str] 
     Args:
         kind: the task's recipe record.
         content: what the file says.
-        overrides: command-line words, ``--data.root DIR`` or ``--data.root=DIR``.
+        overrides: command-line words, ``--data.root DIR`` or ``--data.root=DIR``; ``-`` in a key
+            stands for ``_``.
 
     Raises:
         ValueError: for an unknown key (the nearest is named) or a value of a wrong type.
@@ -101,7 +102,7 @@ def _merged(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
             if value is None:
                 raise ValueError(f"--{path} has no value")
         at = merged
-        *parents, last = path.split(".")
+        *parents, last = path.replace("-", "_").split(".")  # as options are written elsewhere
         for parent in parents:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):

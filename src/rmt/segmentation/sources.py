@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rmt.digests import digest_of_samples, identity
 from rmt.images import SUFFIXES, read_image
 from rmt.segmentation import classes as known
 from rmt.segmentation.masks import INVALID, MOST_CLASSES, Colour, plain_table, read_mask
@@ -59,6 +60,11 @@ class Samples:
                 f"{self.images[index]} {w}x{h}; they must be the same"
             )
         return image, labels
+
+    def digest(self) -> str:
+        """Return the digest of the names and sizes of images and masks."""
+        files = zip(self.images, self.masks, strict=True)
+        return digest_of_samples((identity(image), identity(mask)) for image, mask in files)
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Return some of the images."""

@@ -1,0 +1,141 @@
+"""Images in Parquet files as Hugging Face writes them: rows of an image file and a class.
+
+A row is reached through its row group, which is read whole: Hugging Face writes images in groups
+of 100. Rows in their order, as in an evaluation, read a group once; a shuffled epoch reads one for
+each image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rmt.classification.packed import Entry, parts_of, samples_of
+from rmt.classification.samples import Packed, Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Packed):
+    """An image in a Parquet file.
+
+    Its name is that which the image file had, or else the row's number in the whole file.
+
+    Attributes:
+        column: of the images.
+        group: the row group.
+        row: in the group.
+    """
+
+    column: str
+    group: int
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}: row group {self.group}, row {self.row} ({self.name})"
+
+    def read(self) -> bytes:
+        """Return the content of the image file; raises ``ValueError`` naming file and row."""
+        try:
+            content = _group(os.getpid(), self.file, self.column, self.group)[self.row].as_py()
+        except (ValueError, OSError) as error:  # all that Arrow raises is one of these
+            raise ValueError(f"{self} cannot be read: {error}") from error
+        if content is None:
+            raise ValueError(f"{self} holds no image, only a path")
+        return content
+
+
+def open_parquet(root: Path) -> dict[str, Samples]:
+    """Find the images of Parquet files; a part without classes (all -1) is left out.
+
+    Class names come from the schema's description by Hugging Face; without it the classes are
+    named by their numbers, or as the column calls them.
+
+    Raises:
+        ValueError: if pyarrow is not installed, or a file has no columns of images and classes.
+    """
+    names: tuple[str, ...] | None = None
+    parts = {}
+    for part, files in parts_of(root, ".parquet").items():
+        entries = []
+        for file in files:
+            names, found = _entries(file)
+            entries += found
+        if not all(label == "-1" for _, label in entries):
+            parts[part] = entries
+    return samples_of(parts, names=names)
+
+
+def _entries(file: Path) -> tuple[tuple[str, ...] | None, list[Entry]]:
+    """Return the class names, if the file tells them, and its images with their classes."""
+    with _open(file) as source:
+        image, label, names = _columns(source.schema_arrow, file)
+        fields = [label]
+        if any(field.name == "path" for field in source.schema_arrow.field(image).type):
+            fields.append(f"{image}.path")
+        table = source.read(columns=fields, use_threads=False)
+        places = _places(source.metadata)
+        paths = [None] * len(table)
+        if len(fields) == 2:
+            paths = [row["path"] for row in table[image].to_pylist()]
+        entries: list[Entry] = [
+            (Row(file, path or f"{number}", image, group, row), str(value))
+            for number, ((group, row), path, value) in enumerate(
+                zip(places, paths, table[label].to_pylist(), strict=True)
+            )
+        ]
+    return names, entries
+
+
+def _places(metadata: Any) -> Iterator[tuple[int, int]]:
+    for group in range(metadata.num_row_groups):
+        for row in range(metadata.row_group(group).num_rows):
+            yield group, row
+
+
+def _columns(schema: Any, file: Path) -> tuple[str, str, tuple[str, ...] | None]:
+    """Return the columns of images and of classes, and the class names."""
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = described.get("info", {}).get("features", {})
+    images = [
+        field.name
+        for field in schema
+        if str(field.type).startswith("struct") and field.type.get_field_index("bytes") >= 0
+    ]
+    of_classes = [n for n, kind in features.items() if kind.get("_type") == "ClassLabel"]
+    labels = ["label"] if "label" in schema.names else of_classes
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"{file} has the columns {schema.names}; needed are one of images, "
+            "{bytes, path}, and one named 'label'"
+        )
+    names = features.get(labels[0], {}).get("names")
+    return images[0], labels[0], tuple(names) if names else None
+
+
+@lru_cache(maxsize=1)
+def _group(process: int, file: Path, column: str, group: int) -> Any:
+    """Return the image files of a row group, kept until the next one is asked for.
+
+    ``process`` keeps a child from using what its parent opened.
+    """
+    with _open(file) as source:
+        table = source.read_row_group(group, columns=[f"{column}.bytes"], use_threads=False)
+    return table.flatten().column(f"{column}.bytes")
+
+
+def _open(file: Path) -> Any:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ValueError(
+            "reading Parquet files needs pyarrow: pip install 'rmt-vision[parquet]'"
+        ) from error
+    try:
+        return ParquetFile(file, memory_map=True)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} is no whole Parquet file: {error}") from error

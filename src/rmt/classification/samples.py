@@ -1,0 +1,169 @@
+"""Labelled images, and the parts of a data set: to train on, to choose the weights, to judge."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image
+
+from rmt.digests import digest_of_samples, identity
+from rmt.images import decode_image, read_image
+
+#: What folders and files call the parts.
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Packed(ABC):
+    """An image inside a larger file; ``str()`` names both.
+
+    Attributes:
+        file: the larger one.
+        name: of the image in it.
+    """
+
+    file: Path
+    name: str
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Return the bytes of the image file; raises ``ValueError`` naming what cannot be read."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images of one split.
+
+    Attributes:
+        items: a path, an image within a larger file, or an array (H, W) of 8-bit grey, an image.
+        labels: class index of each.
+        classes: class names.
+        allowed: the classes that count as answers; empty for all.
+        accepted: for each image the classes that are right; empty if only its label is.
+        groups: names of equally long runs of images that are also judged by themselves.
+    """
+
+    items: Sequence[Path | Packed | np.ndarray] | np.ndarray
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+    allowed: tuple[int, ...] = ()
+    accepted: tuple[frozenset[int], ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image as RGB and its label; raises as :meth:`image`."""
+        return self.image(index), self.labels[index]
+
+    def image(self, index: int) -> Image.Image:
+        """Return an image as RGB; raises ``ValueError`` naming a file that cannot be read."""
+        item = self.items[index]
+        if isinstance(item, np.ndarray):
+            return Image.fromarray(item).convert("RGB")
+        if isinstance(item, Packed):
+            return decode_image(BytesIO(item.read()), name=str(item))
+        return read_image(item)
+
+    def name(self, index: int) -> str:
+        """Return the path, the place in a larger file, or the number of an image without either."""
+        item = self.items[index]
+        return f"#{index}" if isinstance(item, np.ndarray) else str(item)
+
+    def place(self, index: int) -> PurePath:
+        """Return a path that ends in ``CLASS/FILE``, whatever the image lies in."""
+        item = self.items[index]
+        if isinstance(item, Packed):
+            return PurePath(self.classes[self.labels[index]], PurePath(item.name).name)
+        return PurePath(self.name(index))
+
+    def digest(self) -> str:
+        """Return the digest of names, sizes and labels (of arrays: their content)."""
+        labelled = zip(self.items, self.labels, strict=True)
+        return digest_of_samples((self._identity(item), int(label)) for item, label in labelled)
+
+    def _identity(self, item: Path | Packed | np.ndarray) -> object:
+        if isinstance(item, np.ndarray):
+            return item.tobytes()
+        if isinstance(item, Packed):
+            return identity(item.file), item.name
+        return identity(item)
+
+    def take(self, indices: Sequence[int]) -> Samples:
+        """Return some of the images, in no groups."""
+        return replace(
+            self,
+            items=[self.items[i] for i in indices],
+            labels=[self.labels[i] for i in indices],
+            accepted=tuple(self.accepted[i] for i in indices) if self.accepted else (),
+            groups=(),
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set; ``test`` is None where the data has no third part."""
+
+    train: Samples
+    val: Samples
+    test: Samples | None = None
+
+
+def only_judged(samples: Samples) -> Splits:
+    """Return splits without training images."""
+    return Splits(samples.take([]), samples, samples)
+
+
+def splits_of(parts: Mapping[str, Samples], val_fraction: float, *, where: Path) -> Splits:
+    """Return the parts that a data set brings, a missing ``val`` held out of ``train``.
+
+    Without ``train`` there is something to judge only.
+
+    Raises:
+        ValueError: if there is one class only, or too little to hold anything out.
+    """
+    train, val, test = (parts.get(part) for part in PARTS)
+    judged = val or test
+    if train is None:
+        if judged is None:
+            raise ValueError(f"{where} holds no images")
+        return Splits(judged.take([]), judged, test)
+    if len(set(train.labels)) < 2:
+        name = train.classes[train.labels[0]]
+        raise ValueError(f"{where} has one class only ({name!r}); a classifier needs two or more")
+    return Splits(train, val, test) if val else replace(split(train, val_fraction), test=test)
+
+
+def split(samples: Samples, val_fraction: float) -> Splits:
+    """Hold out a share of each class, the same images each time; 1 holds out all to be judged."""
+    if val_fraction == 1:
+        return Splits(samples.take([]), samples)
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
+    from sklearn.model_selection import train_test_split
+
+    count = Counter(samples.labels)
+    label = min(count, key=count.__getitem__)
+    if count[label] < 2:
+        raise ValueError(
+            f"class {samples.classes[label]!r} has one image only, which cannot be split into "
+            "train and val"
+        )
+    train, val = train_test_split(
+        range(len(samples)),
+        test_size=max(val_fraction, len(set(samples.labels)) / len(samples)),
+        stratify=samples.labels,
+        random_state=0,
+    )
+    return Splits(samples.take(sorted(train)), samples.take(sorted(val)))

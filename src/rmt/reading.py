@@ -1,0 +1,93 @@
+"""What happens to a sample that cannot be read: training replaces it, judging leaves it out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+#: What a reading function raises, naming the file, if a sample is damaged or gone.
+UNREADABLE = (ValueError, FileNotFoundError)
+
+
+class TrainReader:
+    """Read and vary training examples; for an unreadable sample the next readable one stands in.
+
+    Each unreadable sample is named in the log and counted once, however often it comes up. The
+    count is common to all loading processes of a device, which share it in memory; several devices
+    count each for itself, and a resumed run begins anew.
+
+    Args:
+        read: ``read(index)`` -> the parts of a sample; what it raises of :data:`UNREADABLE` counts.
+        vary: the parts of a sample -> one training example; what it raises is an error of the run.
+        count: of the samples. Indices beyond it begin anew, for samples shown several times.
+        max_errors: unreadable samples tolerated.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], tuple],
+        vary: Callable[..., Any],
+        *,
+        count: int,
+        max_errors: int,
+    ) -> None:
+        self.read, self.vary, self.count, self.max_errors = read, vary, count, max_errors
+        # A flag a sample rather than a number: a process may set one that is set already.
+        self.unreadable = torch.zeros(count, dtype=torch.bool).share_memory_()
+
+    def __call__(self, index: int) -> Any:
+        """Return a training example.
+
+        Raises:
+            ValueError: beyond ``max_errors``, or if no sample can be read.
+        """
+        for step in range(self.count):
+            at = (index + step) % self.count
+            try:
+                found = self.read(at)
+            except UNREADABLE as error:
+                self._skip(at, error)
+            else:
+                return self.vary(*found)
+        raise ValueError("no training sample can be read; each is named above")
+
+    def _skip(self, at: int, error: Exception) -> None:
+        if not self.unreadable[at]:
+            self.unreadable[at] = True
+            log.warning("skipped: %s", error)
+        if self.unreadable.sum() > self.max_errors:
+            raise ValueError(
+                f"more than data.max_errors={self.max_errors} training samples are unreadable, "
+                f"the last one: {error}"
+            ) from error
+
+
+class TestReader:
+    """Read examples to be judged; an unreadable one is named in the log and left out.
+
+    Args:
+        read: ``read(index)`` -> one example; raises one of :data:`UNREADABLE` if it cannot.
+    """
+
+    __test__ = False  # no pytest class
+
+    def __init__(self, read: Callable[[int], Any]) -> None:
+        self.read = read
+
+    def __call__(self, index: int) -> Any:
+        """Return an example, or None."""
+        try:
+            return self.read(index)
+        except UNREADABLE as error:
+            log.warning("left out of the evaluation: %s", error)
+            return None
+
+
+def readable(examples: list) -> list:
+    """Return the examples of a batch that could be read; there may be none."""
+    return [example for example in examples if example is not None]
