@@ -1,16 +1,19 @@
-"""Measure time and peak memory of RetinaNet at 800x1280: inference, and one training step.
+"""Measure time and peak memory of a detector at 800x1280: inference, and one training step.
 
 Each case runs in a process of its own, so that one does not count for another. On a CPU the
-peak is of the process's resident memory beyond what it held before the call; on a GPU it is what
-torch allocated.
+peak is of the process's resident memory beyond what it held before the call, and the seconds are
+the processor's, which other jobs do not lengthen much; on a GPU it is what torch allocated, and
+the seconds are those of the second call.
 
-Run: python benchmarks/detection_memory.py [--device cuda] [--models rmt_t rmt_s] [--note TEXT]
+Run: python benchmarks/detection_memory.py [--device cuda] [--heads retinanet mask_rcnn]
+     [--models rmt_t rmt_s] [--modes inference training] [--note TEXT]
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import platform
 import resource
@@ -31,18 +34,19 @@ MODES = ("inference", "training", "training, checkpointing")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", nargs="+", default=["retinanet", "mask_rcnn"])
     parser.add_argument("--models", nargs="+", default=["rmt_t", "rmt_s"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--note", default="", help="what else ran on the machine")
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "MODE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("HEAD", "MODEL", "MODE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(*args.one, device=args.device)))
         return
     machine = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     record = {
-        "what": "RetinaNet at 800x1280, one image, float32",
+        "what": "detectors at 800x1280, one image, float32",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), {machine}",
@@ -50,24 +54,27 @@ def main() -> None:
         "versions": {module.__name__: module.__version__ for module in (rmt, torch)},
         "rows": [],
     }
-    for model in args.models:
-        for mode in args.modes:
-            command = [sys.executable, __file__, "--device", args.device, "--one", model, mode]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            row = {"model": model, "mode": mode} | json.loads(done.stdout.splitlines()[-1])
-            record["rows"].append(row)
-            RESULT.write_text(json.dumps(record, indent=1) + "\n")
-            print(row, flush=True)
+    for case in itertools.product(args.heads, args.models, args.modes):
+        command = [sys.executable, __file__, "--device", args.device, "--one", *case]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        row = dict(zip(("head", "model", "mode"), case, strict=True))
+        record["rows"].append(row | json.loads(done.stdout.splitlines()[-1]))
+        RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        print(record["rows"][-1], flush=True)
 
 
-def measure(name: str, mode: str, *, device: str) -> dict[str, float]:
+def measure(head: str, name: str, mode: str, *, device: str) -> dict[str, float]:
     """Return seconds and peak MiB of one call; on a GPU of the second."""
     torch.manual_seed(0)
-    model = create_detector("retinanet", name).to(device).train(mode != "inference")
+    model = create_detector(head, name).to(device).train(mode != "inference")
     model.set_grad_checkpointing("checkpointing" in mode)
     images = [torch.rand(3, *SIZE, device=device)]
-    targets = [{"boxes": torch.tensor([[100.0, 100, 300, 300]]), "labels": torch.tensor([0])}]
-    targets = [{key: value.to(device) for key, value in targets[0].items()}]
+    target = {
+        "boxes": torch.tensor([[100.0, 100, 300, 300]]),
+        "labels": torch.tensor([0]),
+        "masks": torch.ones(1, *SIZE, dtype=torch.uint8),
+    }
+    targets = [{key: value.to(device) for key, value in target.items()}]
 
     def step() -> None:
         if mode == "inference":
@@ -80,15 +87,15 @@ def measure(name: str, mode: str, *, device: str) -> dict[str, float]:
         step()
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
-    before = _resident()
-    started = time.monotonic()
+    clock = time.monotonic if device == "cuda" else time.process_time
+    before, started = _resident(), clock()
     step()
     if device == "cuda":
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
         peak = _resident() - before
-    return {"seconds": round(time.monotonic() - started, 2), "peak_mib": round(peak)}
+    return {"seconds": round(clock() - started, 2), "peak_mib": round(peak)}
 
 
 def _resident() -> float:

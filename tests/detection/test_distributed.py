@@ -57,7 +57,8 @@ def losses(out: Path, rank: int = 0) -> list[float]:
 
 
 def test_one_process_judges_as_two_did(folder: Path) -> None:
-    found = metrics(run(folder, "judged"))["test"]
+    # So small a rate that the weights still find something.
+    found = metrics(run(folder, "judged", "--optimizer.lr=1e-6"))["test"]
     assert found["images"] == 6
     assert found["box_AP50"] > 0
     assert evaluate(folder / "judged", overrides=["--trainer.accelerator=cpu"]) == found
