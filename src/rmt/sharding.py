@@ -16,7 +16,7 @@ def strategy(name: str) -> str | Strategy:
     """Return what Lightning's Trainer takes for ``trainer.strategy``: its own names pass through.
 
     ``fsdp2`` shards over all processes; a checkpoint is still one file with whole tensors, which
-    every tool of this package reads and any number of processes can resume.
+    everything in this package reads.
     """
     return WholeFileSharding() if name == NAME else name
 

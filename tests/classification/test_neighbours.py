@@ -67,6 +67,10 @@ def test_refusals(folder: Path, weights: Path) -> None:
     recipe = resolve(RECIPE, {"task": "classification", "data": data})
     with pytest.raises(ValueError, match="25 neighbours were asked for; the training part has 25"):
         judge_by_neighbours(model, recipe, 25)  # one of them is broken
+    assert not model.training
+    model.train()
+    judge_by_neighbours(model, recipe, 3)
+    assert model.training  # as it was
     with pytest.raises(ValueError, match="-1 neighbours cannot vote"):
         judge_by_neighbours(model, recipe, -1)
     segmenter = rmt.create_segmenter("semantic_fpn", "rmt_nano", 3)

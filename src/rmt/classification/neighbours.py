@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -42,24 +43,30 @@ def judge_by_neighbours(
     splits = open_splits(recipe.data)
     judged = splits.test or splits.val
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    model = model.to("cuda" if on_gpu else "cpu").eval()
-    known = list(_features(model, splits.train, recipe.data))
+    with _in_use(model, "cuda" if on_gpu else "cpu"):
+        return _accuracy(model, splits.train, judged, recipe.data, count), judged
+
+
+def _accuracy(
+    model: RMT, train: Samples, judged: Samples, data: Data, count: int
+) -> dict[str, float]:
+    known = list(_features(model, train, data))
     if sum(len(labels) for _, labels in known) < count:
         raise ValueError(
-            f"{count} neighbours were asked for; the training part has {len(splits.train)} images, "
+            f"{count} neighbours were asked for; the training part has {len(train)} images, "
             "which are fewer or unreadable (is data.val_fraction 1?)"
         )
     features, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
     hits, images = torch.zeros(2), 0
-    for queries, truth in _features(model, judged, recipe.data):
-        votes = vote(queries, features, labels, count=count, classes=len(splits.train.classes))
+    for queries, truth in _features(model, judged, data):
+        votes = vote(queries, features, labels, count=count, classes=len(train.classes))
         best = votes.topk(min(5, votes.shape[1])).indices == truth[:, None]
         hits += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()
         images += len(truth)
     if not images:
         raise ValueError("none of the images to be judged can be read")
     top1, top5 = (100 * hits / images).tolist()
-    return {"knn_top1": top1, "knn_top5": top5, "images": float(images)}, judged
+    return {"knn_top1": top1, "knn_top5": top5, "images": float(images)}
 
 
 def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, classes: int) -> Tensor:
@@ -75,6 +82,17 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
     likeness, nearest = (queries @ features.T).topk(count)
     votes = queries.new_zeros(len(queries), classes)
     return votes.scatter_add_(1, labels[nearest], (likeness / TEMPERATURE).exp())
+
+
+@contextmanager
+def _in_use(model: RMT, device: str) -> Iterator[None]:
+    """Put a model on a device and in eval mode, and back."""
+    home, was_training = next(model.parameters()).device, model.training
+    try:
+        model.to(device).eval()
+        yield
+    finally:
+        model.to(home).train(was_training)
 
 
 @torch.inference_mode()
