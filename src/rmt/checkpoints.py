@@ -138,11 +138,15 @@ def load_body(
     return [key for key in target if key not in fitting]
 
 
-def task_module(task: str) -> ModuleType:
-    """Return the package of a task; imported on demand, since each brings its own libraries."""
+def task_module(task: str, part: str = "") -> ModuleType:
+    """Return the package of a task, or a module of it that every task has.
+
+    The package says what a model and a recipe of the task are, and is quick to import; ``predict``,
+    ``pictures``, ``sources`` and the like are imported on demand, for they bring more libraries.
+    """
     if task not in _TASKS:
         raise ValueError(f"unknown task {task!r} (known: {', '.join(_TASKS)})")
-    return importlib.import_module(f"rmt.{task}")
+    return importlib.import_module(f"rmt.{task}.{part}" if part else f"rmt.{task}")
 
 
 def _from_training(

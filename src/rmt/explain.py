@@ -114,7 +114,7 @@ def explain(
         ValueError: if ``at`` lies outside the image, or the model has no RMT body.
     """
     model = load(checkpoint)
-    pixels, shown = task_module(model.task).pixels(model, as_picture(image))
+    pixels, shown = task_module(model.task, "predict").pixels(model, as_picture(image))
     maps = model_attention(model, pixels, at)
     return {
         "attention": draw_attention(shown, maps, at, Path(out) / "attention.png"),

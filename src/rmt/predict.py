@@ -33,10 +33,10 @@ class Predictor:
     """
 
     def __init__(self, model: Pretrained, *, device: str = "cpu", **options: Any) -> None:
-        task = task_module(model.task)
+        task = task_module(model.task, "predict")
         for name in options:
-            if name not in task.PREDICTOR_OPTIONS:
-                known = ", ".join(task.PREDICTOR_OPTIONS)
+            if name not in task.OPTIONS:
+                known = ", ".join(task.OPTIONS)
                 raise ValueError(f"a {model.task} model takes no option {name!r}, only {known}")
         try:
             self.model = model.to(device).eval()
@@ -116,7 +116,7 @@ def predict_files(
     """
     paths = find_images(sources)
     model = load(checkpoint)
-    task = task_module(model.task)
+    save = task_module(model.task, "predict").save_prediction
     predictor = Predictor(model, device=device, **options)
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -129,7 +129,7 @@ def predict_files(
         except (ValueError, FileNotFoundError) as error:
             yield record | {"error": str(error)}
             continue
-        yield record | task.save_prediction(result, picture, folder, stem)
+        yield record | save(result, picture, folder, stem)
 
 
 def describe(record: dict[str, Any]) -> str:

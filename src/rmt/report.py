@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from rmt import recipes
 from rmt.checkpoints import load, task_module
 from rmt.explain import draw_attention, draw_decay, model_attention
 from rmt.model import RMT
+from rmt.reading import UNREADABLE
+from rmt.recipes.schema import Recipe
 from rmt.train import write_json
 
 _CENTRE = (0.5, 0.5)
@@ -34,8 +38,7 @@ def write(run: str | Path) -> dict[str, str]:
         raise ValueError(f"{run} holds no finished run (no metrics.json)")
     metrics = json.loads((run / "metrics.json").read_text())
     model = load(run)
-    task = task_module(model.task)
-    recipe = recipes.resolve(task.RECIPE, model.info["recipe"])
+    recipe = recipes.resolve(task_module(model.task).RECIPE, model.info["recipe"])
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     write_json(folder / "metrics.json", metrics)
@@ -47,12 +50,22 @@ def write(run: str | Path) -> dict[str, str]:
     body = model.body
     if isinstance(body, RMT) and body.variant.decay:
         draw_decay(model, folder / "decay.png")
-        pixels, picture = task.pixels(model, task.example(recipe))
+        pixels, picture = task_module(model.task, "predict").pixels(model, _example(recipe))
         maps = model_attention(model, pixels, _CENTRE)
         draw_attention(picture, maps, _CENTRE, folder / "attention.png")
         shown["decay.png"] = "how far each head of each stage sees"
         shown["attention.png"] = "what the centre of one test image attends to, stage by stage"
-    return shown | task.draw(model, recipe, folder)
+    return shown | task_module(model.task, "pictures").draw(model, recipe, folder)
+
+
+def _example(recipe: Recipe) -> Image.Image:
+    """Return the first picture of the test part that can be read."""
+    splits = task_module(recipe.task, "sources").open_splits(recipe.data)
+    judged = splits.test or splits.val
+    for index in range(len(judged)):
+        with suppress(*UNREADABLE):
+            return judged.image(index)
+    raise ValueError("no test image can be read")
 
 
 def _curve(history: list[dict[str, Any]]) -> Figure:

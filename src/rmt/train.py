@@ -169,7 +169,8 @@ def _judge(
     if knn:
         if model.task != "classification":
             raise ValueError(f"nearest neighbours judge a classifier; {source} is for {model.task}")
-        found, judged = task.judge_by_neighbours(model, recipe, knn)
+        judge = task_module(model.task, "neighbours").judge_by_neighbours
+        found, judged = judge(model, recipe, knn)
         return found, recipe, judged
     recipe = replace(recipe, average=WeightAverage())  # a matter of training
     engine, data = task.make(recipe, model=model)

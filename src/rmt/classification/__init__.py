@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,15 +17,12 @@ from rmt.variants import VARIANTS
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
-    from PIL import Image
 
-    from rmt.classification.samples import Samples
     from rmt.engine import Engine
 
 TASK = "classification"
 RULES = BACKBONE + CLASSIFIER
 RECIPE = ClassificationRecipe
-PREDICTOR_OPTIONS = ("top",)
 from_config = RMT.from_config
 
 
@@ -119,58 +115,3 @@ def make(
         recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
     data = ClassificationData(recipe)
     return ClassificationTask(recipe, data.classes, model=model, judged=data.judged()), data
-
-
-def judge_by_neighbours(
-    model: RMT, recipe: ClassificationRecipe, count: int
-) -> tuple[dict[str, float], Samples]:
-    """Return what nearest neighbours get right; see :mod:`rmt.classification.neighbours`."""
-    from rmt.classification.neighbours import judge_by_neighbours
-
-    return judge_by_neighbours(model, recipe, count)
-
-
-def predictor(model: RMT, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from a picture to plain values; see :mod:`rmt.classification.predict`."""
-    from rmt.classification.predict import predictor
-
-    return predictor(model, **options)
-
-
-def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
-    """Write the pictures of a test; see :mod:`rmt.classification.pictures`."""
-    from rmt.classification.pictures import draw
-
-    return draw(model, recipe, folder)
-
-
-def pixels(model: RMT, picture: Image.Image) -> tuple[Tensor, Image.Image]:
-    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
-    from rmt.classification.predict import pixels
-
-    return pixels(model, picture)
-
-
-def example(recipe: ClassificationRecipe) -> Image.Image:
-    """Return the first readable test image of the recipe's data."""
-    from rmt.classification.sources import open_splits
-
-    splits = open_splits(recipe.data)
-    samples = splits.test or splits.val
-    for index in range(len(samples)):
-        try:
-            return samples.image(index)
-        except (ValueError, FileNotFoundError):
-            continue
-    raise ValueError("no test image can be read")
-
-
-def save_prediction(
-    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
-) -> dict[str, Any]:
-    """Write the picture with its answer into ``out`` (if given); return the JSON record."""
-    from rmt.classification.predict import caption
-
-    if out is not None:
-        caption(picture, result).save(out / f"{stem}.png")
-    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from rmt.model import RMT
+
+#: What :func:`predictor` takes.
+OPTIONS = ("top",)
 
 
 def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, Any]]:
@@ -83,3 +87,12 @@ def caption(picture: Image.Image, result: dict[str, Any]) -> Image.Image:
     text = f"{best['name'][:40]} {100 * best['score']:.1f} %"
     ImageDraw.Draw(sheet).text((4, 3), text, fill="black")
     return sheet
+
+
+def save_prediction(
+    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+) -> dict[str, Any]:
+    """Write the picture with its answer into ``out`` (if given); return the JSON record."""
+    if out is not None:
+        caption(picture, result).save(out / f"{stem}.png")
+    return result

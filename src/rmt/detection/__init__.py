@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,7 +16,6 @@ from rmt.variants import nearest
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
-    from PIL import Image
 
     from rmt.engine import Engine
 
@@ -29,7 +27,6 @@ HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
 #: The release's names of a detector's tensors, and ours.
 RULES = DETECTION
 RECIPE = DetectionRecipe
-PREDICTOR_OPTIONS = ("score",)
 # A key that only this head has; its length tells the number of classes.
 _SENTINELS = {
     "retinanet": "bbox_head.retina_cls.weight",
@@ -142,41 +139,3 @@ def make(
 
     data = DetectionData(recipe)
     return DetectionTask(recipe, data.splits, model=model), data
-
-
-def predictor(model: Detector, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from a picture to plain values; see :mod:`rmt.detection.predict`."""
-    from rmt.detection.predict import predictor
-
-    return predictor(model, **options)
-
-
-def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, str]:
-    """Write the pictures of a test; see :mod:`rmt.detection.pictures`."""
-    from rmt.detection.pictures import draw
-
-    return draw(model, recipe, folder)
-
-
-def pixels(model: Detector, picture: Image.Image) -> tuple[Tensor, Image.Image]:
-    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
-    from rmt.detection.predict import pixels
-
-    return pixels(model, picture)
-
-
-def example(recipe: DetectionRecipe) -> Image.Image:
-    """Return one test image of the recipe's data."""
-    from rmt.detection.sources import open_splits
-
-    splits = open_splits(recipe.data)
-    return (splits.test or splits.val).image(0)
-
-
-def save_prediction(
-    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
-) -> dict[str, Any]:
-    """Write the picture with its objects into ``out`` (if given); return the JSON record."""
-    from rmt.detection.predict import save_prediction
-
-    return save_prediction(result, picture, out, stem)

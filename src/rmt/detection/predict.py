@@ -17,6 +17,8 @@ from rmt.detection.coco import to_mask, to_rle
 from rmt.detection.detector import Detector
 
 _FALLBACK = 0.05
+#: What :func:`predictor` takes.
+OPTIONS = ("score",)
 
 
 def predictor(model: Detector, *, score: float = _FALLBACK) -> Callable[[Image.Image], dict]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.release import SEGMENTATION, variant_of_release
-from rmt.segmentation.recipe import Inference, SegmentationRecipe
+from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter, create_segmenter
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
-    from PIL import Image
 
     from rmt.engine import Engine
 
@@ -24,7 +22,6 @@ __all__ = ["RULES", "TASK", "Segmenter", "config_of_release", "create_segmenter"
 TASK = Segmenter.task
 RULES = SEGMENTATION
 RECIPE = SegmentationRecipe
-PREDICTOR_OPTIONS = tuple(Inference.__dataclass_fields__)
 from_config = Segmenter.from_config
 
 # A key that only this head has.
@@ -86,44 +83,6 @@ def make(
 
     data = SegmentationData(recipe)
     return SegmentationTask(recipe, data.classes, model=model), data
-
-
-def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from a picture to plain values; see :mod:`rmt.segmentation.predict`."""
-    from rmt.segmentation.predict import predictor
-
-    return predictor(model, **options)
-
-
-def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str, str]:
-    """Write the pictures of a test; see :mod:`rmt.segmentation.pictures`."""
-    from rmt.segmentation.pictures import draw
-
-    return draw(model, recipe, folder)
-
-
-def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]:
-    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
-    from rmt.segmentation.predict import pixels
-
-    return pixels(model, picture)
-
-
-def example(recipe: SegmentationRecipe) -> Image.Image:
-    """Return one test image of the recipe's data."""
-    from rmt.segmentation.sources import open_splits
-
-    splits = open_splits(recipe.data)
-    return (splits.test or splits.val).image(0)
-
-
-def save_prediction(
-    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
-) -> dict[str, Any]:
-    """Write the label map and the overlay into ``out`` (if given); return the JSON record."""
-    from rmt.segmentation.predict import save_prediction
-
-    return save_prediction(result, picture, out, stem)
 
 
 def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from rmt.segmentation.overlay import draw_overlay, save_labels
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
 
+#: What :func:`predictor` takes.
+OPTIONS = tuple(Inference.__dataclass_fields__)
+
 
 def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
     """Return a function from a picture to its label map and the area of each class.
