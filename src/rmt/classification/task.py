@@ -181,8 +181,10 @@ class ClassificationTask(Engine):
         self._judge(weights).reset()
         confusion = found.pop("confusion")
         self.confusion[weights] = confusion.tolist()
-        percent = {name: 100 * value.item() for name, value in found.items()}
-        percent["images"] = float(confusion.sum())
+        images = int(confusion.sum())
+        # Shares are counts over images in float32: the counts are found again exactly.
+        percent = {name: 100 * round(v.item() * images) / images for name, v in found.items()}
+        percent["images"] = float(images)
         if weights in self.by_group:
             assert self.judged is not None
             shares = self._by_group(weights).compute().tolist()
