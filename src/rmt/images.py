@@ -51,8 +51,10 @@ def decode_image(source: Path | BytesIO, *, name: str) -> Image.Image:
             f"{name} is a decompression bomb: {error}; raise PIL.Image.MAX_IMAGE_PIXELS if the "
             "file is to be trusted"
         ) from error
+    except MemoryError:
+        raise  # the machine's fault, not the file's
     except Exception as error:  # damaged bytes can raise anything in a decoder
-        raise ValueError(f"{name} is damaged: {error}") from error
+        raise ValueError(f"{name} is damaged: {type(error).__name__}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -168,21 +168,21 @@ def mix(*numbers: int) -> int:
 def seeded(*numbers: int) -> Iterator[None]:
     """Draw from python's, numpy's and torch's CPU generators as seeded; then put them back."""
     seed = mix(*numbers)
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (timm draws there)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)
         # Not torch.manual_seed: it goes through every device, a tenth of a millisecond a sample.
         torch.default_generator.manual_seed(seed)
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
+        np.random.set_state(before[1])
         torch.set_rng_state(before[2])
 
 
 def seed_all(seed: int) -> None:
     """Seed the global generators of python, numpy and torch (all devices)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

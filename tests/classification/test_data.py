@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import rmt
 import rmt_cli
-from rmt.classification.data import drop_unreadable, test_transform, train_transform
+from rmt.classification.data import drop_unreadable, judging_transform, train_transform
 from rmt.classification.predict import eval_transform
 from rmt.classification.recipe import Augment, Data
 from rmt.classification.token_labels import CutTransform
@@ -169,13 +169,13 @@ def test_without_any_variation(picture: Image.Image) -> None:
 
 def test_the_release_s_evaluation(picture: Image.Image) -> None:
     """Short side to 256, the centre 224 of it, ImageNet's mean and deviation."""
-    ours = test_transform(Data())(picture)
+    ours = judging_transform(Data())(picture)
     resized = picture.resize((384, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
     mean, std = (torch.tensor(v)[:, None, None] for v in (Data().mean, Data().std))
     assert torch.allclose(ours, (pil_to_tensor(resized).float() / 255 - mean) / std, atol=1e-6)
     assert eval_transform(rmt.create_model("rmt_t"))(picture).equal(ours)
     starred = eval_transform(rmt.create_model("rmt_s", token_labels=True))(picture)
-    assert starred.equal(test_transform(Data(crop_pct=0.96))(picture))
+    assert starred.equal(judging_transform(Data(crop_pct=0.96))(picture))
 
 
 def test_what_was_trained_on_travels(folder: Path, picture: Image.Image) -> None:
@@ -185,7 +185,7 @@ def test_what_was_trained_on_travels(folder: Path, picture: Image.Image) -> None
     fit(wanted, folder.parent / "run")
     model = rmt.load(folder.parent / "run")
     assert model.info["label_names"] == ["dark", "light"]
-    assert eval_transform(model)(picture).equal(test_transform(wanted.data)(picture))
+    assert eval_transform(model)(picture).equal(judging_transform(wanted.data)(picture))
 
 
 class TestOtherClasses:

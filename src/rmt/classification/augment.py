@@ -12,7 +12,7 @@ def mended(transform: Any) -> Any:
     """Return a composed transform of timm whose RandAugment posterizes to no bits again.
 
     At its full strength timm's ``PosterizeIncreasing`` keeps no bits of a pixel, which
-    ``rand-m9-mstd0.5-inc1`` asks for in about one image of 700. Older versions of Pillow answer
+    ``rand-m9-mstd0.5-inc1`` asks for now and then. Older versions of Pillow answer
     with a black image, as when the published recipes ran; version 13 raises ``ValueError``.
     """
     for part in transform.transforms:

@@ -98,7 +98,7 @@ def with_map(
 def exact_loader(samples: Samples, data: Data, *, rank: int = 0, world: int = 1) -> ResumableLoader:
     """Return batches of test images, labels and indices: each readable image once, in order."""
     batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
-    read = TestReader(partial(numbered, samples=samples, transform=test_transform(data)))
+    read = TestReader(partial(numbered, samples=samples, transform=judging_transform(data)))
     dataset = SeededSamples(samples, read, seed=0)
     return make_loader(dataset, batches, workers=data.workers, collate=drop_unreadable)
 
@@ -155,7 +155,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
     return mended(T.Compose(steps))
 
 
-def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:
+def judging_transform(data: Data) -> Callable[[Image.Image], Tensor]:
     """Return the transform of evaluation and prediction: resize, centre crop, normalise."""
     transform: Any = create_transform(
         data.input_size,
@@ -166,9 +166,6 @@ def test_transform(data: Data) -> Callable[[Image.Image], Tensor]:
         std=data.std,
     )
     return transform
-
-
-test_transform.__test__ = False  # type: ignore[attr-defined]  # no pytest function
 
 
 def _mode(name: str) -> T.InterpolationMode:

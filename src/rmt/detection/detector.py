@@ -133,7 +133,8 @@ class Detector(Pretrained, nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass: less memory, equal output."""
-        self.backbone.body.set_grad_checkpointing(enable)  # type: ignore[operator]
+        body: Any = self.backbone.body  # RMT or a network of timm: both have it
+        body.set_grad_checkpointing(enable)
 
     def fuse(self) -> Self:
         """Return the exact inference form: see :func:`rmt.deploy.fuse`."""

@@ -128,11 +128,12 @@ def load_parts(folder: str | Path) -> RCNN:
     folder = Path(folder)
     described = json.loads((folder / _CONFIG).read_text())
     with torch.device("meta"):
-        model = from_config(described)
-    assert isinstance(model, RCNN)
+        built = from_config(described)
+    assert isinstance(built, RCNN)
+    model: Any = built  # sessions take the places of its networks
     canvas = tuple(described.pop("canvas"))
-    model.backbone, model.neck = _Pixels(), DenseSession(folder / _DENSE, canvas)  # type: ignore[assignment]
-    model.rpn.forward = lambda maps: (maps.logits, maps.deltas)  # type: ignore[method-assign]
+    model.backbone, model.neck = _Pixels(), DenseSession(folder / _DENSE, canvas)
+    model.rpn.forward = lambda maps: (maps.logits, maps.deltas)
     for heads, _, name in _heads(model):
         for i in range(len(heads)):
             heads[i] = Session(folder / name.format(i))

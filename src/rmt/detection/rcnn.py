@@ -148,7 +148,7 @@ class RCNN(Detector):
         rois = to_rois(proposals)
         total, deltas = self.box_scores(self.box_heads[0], maps, rois)
         logits = total
-        for before, head in zip(self.stages, self.box_heads[1:], strict=False):
+        for before, head in zip(self.stages[:-1], self.box_heads[1:], strict=True):
             rois = self.refine(rois, logits[:, :-1].argmax(dim=1), deltas, batch, before)
             logits, deltas = self.box_scores(head, maps, rois)
             total = total + logits

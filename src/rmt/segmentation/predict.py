@@ -36,7 +36,7 @@ def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[
     Raises:
         ValueError: for a value that makes no sense.
     """
-    how = test_options(model, **options)
+    how = inference_options(model, **options)
     names, shades = label_names(model), palette(model)
 
     def predict(image: Image.Image) -> dict[str, Any]:
@@ -64,21 +64,18 @@ def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[
 def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]:
     """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    image = resize_photo(image, test_options(model))
+    image = resize_photo(image, inference_options(model))
     shown = Image.fromarray(image.permute(1, 2, 0).numpy())
     return normalise(image, *model.channel_statistics), shown
 
 
-def test_options(model: Segmenter, **options: Any) -> Inference:
+def inference_options(model: Segmenter, **options: Any) -> Inference:
     """Return how the weights were judged, with some fields changed."""
     kept = model.info.get("recipe", {}).get("test", {})  # JSON made lists of tuples
     fields: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in (kept | options).items()
     }
     return Inference(**fields)
-
-
-test_options.__test__ = False  # type: ignore[attr-defined]  # no pytest function
 
 
 def label_names(model: Segmenter) -> list[str]:
