@@ -2,14 +2,19 @@
 
     python benchmarks/results.py [--check]
 
-The two never share a table. `--check` writes nothing and fails if RESULTS.md is not up to date.
+Two kinds of files are read: `results/*.json`, which the programs beside this one write, and
+`evaluations/*.json`, which `rmt eval --json` writes. An evaluation of a published row's model is
+shown beside the published number, each under its own heading. `--check` writes nothing and fails
+if RESULTS.md is not up to date.
 """
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rmt.recipes import list_recipes, read
 
@@ -17,11 +22,15 @@ ROOT = Path(__file__).parent.parent
 HEAD = """\
 # Results
 
-Written by `python benchmarks/results.py`; edit the recipes and `benchmarks/results/*.json` instead.
+Written by `python benchmarks/results.py` from the recipes, `benchmarks/results/*.json` and
+`benchmarks/evaluations/*.json`; edit those instead.
 
 **Published** numbers are the authors': they come with the recipe that would reproduce them and were
 not measured here. **Measured** numbers are ours, each with its command and machine.
 """
+#: What an evaluation is named after; the other metrics stay in its file.
+MAIN = ("top1", "top5", "knn_top1", "mCE", "mIoU", "mAcc", "aAcc",
+        "box_AP", "box_AP50", "mask_AP", "mask_AP50")  # fmt: skip
 
 
 def table(rows: list[dict[str, object]]) -> list[str]:
@@ -36,12 +45,12 @@ def shown(value: object) -> str:
 
 
 def flat(row: dict[str, object], prefix: str = "") -> dict[str, object]:
-    """Return nested numbers and words as one row; lists (histories, samples) are left out."""
+    """Return nested numbers and words as one row, without lists and the numbers of each class."""
     found: dict[str, object] = {}
     for key, value in row.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{key} ")
-        elif not isinstance(value, list):
+        elif not isinstance(value, list) and "/" not in key:
             found[prefix + key] = value
     return found
 
@@ -58,6 +67,46 @@ def published() -> list[str]:
     for group, rows in groups.items():
         lines += [f"### {group}", "", *table(rows), ""]
     return lines
+
+
+def evaluated(files: Iterable[Path]) -> list[str]:
+    """Show the records of `rmt eval`, with the published number of the model's recipe beside."""
+    groups: dict[str, list[dict[str, object]]] = {}
+    notes = []
+    for file in files:
+        record = json.loads(file.read_text())
+        recipe, metrics = record["recipe"], record["metrics"]
+        theirs = recipe["published"]["numbers"]
+        row: dict[str, object] = {"model": recipe["title"], "record": f"`{file.name}`"}
+        row["images"] = record["data"]["images"]
+        for name in MAIN:
+            if name in metrics:
+                row[f"measured {name}"] = metrics[name]
+            if name in theirs:
+                row[f"published {name}"] = float(theirs[name])
+        groups.setdefault(recipe["task"], []).append(row)
+        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        data, weights = record["data"]["sha256"][:12], record["checkpoint"]["sha256"][:12]
+        notes.append(
+            f"* `{file.name}`: `{command(record)}`; {record['date']}; {record['machine']}; "
+            f"data {data}, weights {weights} (SHA-256); {versions}"
+        )
+    if not groups:
+        return []
+    lines = ["## Evaluated by `rmt eval`", ""]
+    for task, rows in groups.items():
+        lines += [f"### {task}", "", *table(rows), ""]
+    return [*lines, *notes, ""]
+
+
+def command(record: dict[str, Any]) -> str:
+    """Return what to type for a record of `rmt eval`."""
+    words = ["rmt", "eval", "--checkpoint", record["checkpoint"]["path"]]
+    if record["checkpoint"]["weights"] != "default":
+        words += ["--weights", record["checkpoint"]["weights"]]
+    if record["knn"]:
+        words += ["--knn", str(record["knn"])]
+    return shlex.join([*words, *record["overrides"]])
 
 
 def measured(files: Iterable[Path]) -> list[str]:
@@ -80,16 +129,23 @@ def measured(files: Iterable[Path]) -> list[str]:
     return lines
 
 
+def page() -> str:
+    """Return the text of RESULTS.md."""
+    evaluations, results = (
+        sorted((ROOT / "benchmarks" / kind).glob("*.json")) for kind in ("evaluations", "results")
+    )
+    text = "\n".join([HEAD, *published(), *evaluated(evaluations), *measured(results)])
+    return text.rstrip() + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    text = "\n".join([HEAD, *published(), *measured(files)]).rstrip() + "\n"
     target = ROOT / "RESULTS.md"
     if not args.check:
-        target.write_text(text)
-    elif not target.is_file() or target.read_text() != text:
+        target.write_text(page())
+    elif not target.is_file() or target.read_text() != page():
         print("RESULTS.md is not up to date: python benchmarks/results.py", file=sys.stderr)
         return 1
     return 0

@@ -86,6 +86,8 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert found["checkpoint"]["sha256"] == wanted
         assert found["data"]["images"] == found["metrics"]["images"] == 360
         assert found["versions"]["rmt"] == rmt.__version__
+        assert found["overrides"] == ["--data.batch", "100"]
+        assert found["recipe"]["data"]["batch"] == 100
         assert found["metrics"] == pytest.approx(expected)
     assert "top1" in capsys.readouterr().out
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from rmt.classification.recipe import Data
+from rmt.classification.sources import open_splits
 from rmt.loading import TestBatches, TrainBatches
 from rmt.train import LAST
 
@@ -41,7 +42,7 @@ losses, step = [], Engine.training_step
 
 def training_step(self, batch, batch_idx):
     for module in self.model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, still):
             module.eval()
     loss = step(self, batch, batch_idx)
     losses.append(loss.item())
@@ -50,8 +51,9 @@ def training_step(self, batch, batch_idx):
     return loss
 
 Engine.training_step = training_step
-resume = "resume" in words
-words = [word for word in words if word != "resume"]
+resume, dropout = "resume" in words, "no-dropout" not in words
+words = [word for word in words if word.startswith("--") or word.endswith(".yaml")]
+still = (torch.nn.modules.batchnorm._BatchNorm, *([] if dropout else [torch.nn.Dropout2d]))
 try:
     fit(load_recipe(words[0], words[1:]), out, resume=resume)
 except Interrupted as stopped:
@@ -64,15 +66,13 @@ with open(f"{out}/losses.{rank}.json", "w") as file:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 80 training and 14 + 13 validation pictures, a recipe and the script."""
+    """Write real handwritten digits, 80 for training and 27 to judge, a recipe and the script."""
     root = tmp_path_factory.mktemp("data")
-    noise = np.random.default_rng(0)
-    for part, counts in (("train", (40, 40)), ("val", (14, 13))):
-        for name, low, count in zip(("dark", "light"), (0, 60), counts, strict=True):
-            (root / "images" / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = noise.integers(low, low + 190, (40, 40, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / "images" / part / name / f"{i}.png")
+    digits = open_splits(Data(format="digits")).train
+    for i in range(107):
+        to = root / "images" / ("train" if i < 80 else "val") / digits.classes[digits.labels[i]]
+        to.mkdir(parents=True, exist_ok=True)
+        digits.image(i).convert("RGB").resize((40, 40)).save(to / f"{i}.png")
     images = root / "images"
     (root / "recipe.yaml").write_text(RECIPE.replace("{input", f"{{root: {images}, input"))
     (root / "script.py").write_text(SCRIPT)

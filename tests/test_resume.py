@@ -124,6 +124,24 @@ def test_stopped_in_any_step(
         assert_same(state(tmp_path, file), state(straight, file))
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_stopped_in_another_precision(
+    precision: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is rounded on the way through the file."""
+    words = [f"--trainer.precision={precision}"]
+    train(recipe_file, tmp_path / "whole", *words)
+    signal_at(monkeypatch, BATCHES + 2)
+    with pytest.raises(Interrupted):
+        train(recipe_file, tmp_path / "parts", *words)
+    monkeypatch.undo()
+    train(recipe_file, tmp_path / "parts", *words, resume=True)
+    for file in (LAST, BEST):
+        assert_same(state(tmp_path / "parts", file), state(tmp_path / "whole", file))
+    wide = {v.dtype for v in state(tmp_path / "parts")["weights"].values() if v.is_floating_point()}
+    assert wide == {torch.float64 if precision == "64-true" else torch.float32}
+
+
 @pytest.fixture(scope="module")
 def straight_in_steps(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("steps")

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -135,9 +136,10 @@ def record_evaluation(
     """Judge a checkpoint as :func:`evaluate` does, and say what was judged on what by what.
 
     Returns:
-        ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, the resolved ``recipe`` and
-        ``versions``; nothing in all processes but the first. The digest of the checkpoint is that
-        of its file; that of the data covers each image's name, size in bytes and labels.
+        ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
+        what was asked (``knn``, ``overrides``), the ``recipe`` it led to, and ``versions``; nothing
+        in all processes but the first. The digest of the checkpoint is that of its file; that of
+        the data covers each image's name, size in bytes and labels.
     """
     metrics, recipe, judged = _judge(source, overrides, weights, None, knn)
     if rank_zero_only.rank:  # type: ignore[attr-defined]  # set by Lightning
@@ -147,10 +149,20 @@ def record_evaluation(
         "checkpoint": {"path": str(source), "weights": weights or "default", "sha256": file},
         "data": {"root": recipe.data.root, "images": len(judged), "sha256": judged.digest()},
         "metrics": metrics,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": _machine(recipe),
+        "knn": knn,
+        "overrides": list(overrides),
         "recipe": recipes.as_dict(recipe),
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "lightning")}
         | {"rmt": __version__, "python": platform.python_version()},
     }
+
+
+def _machine(recipe: Recipe) -> str:
+    if recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return f"{platform.machine()}, CPU"
+    return f"{platform.machine()}, {torch.cuda.get_device_name()}"
 
 
 def _judge(

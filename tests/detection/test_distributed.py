@@ -81,11 +81,12 @@ def test_two_processes_equal_one_that_accumulates(folder: Path) -> None:
     assert metrics(one)["test"] == pytest.approx(metrics(two)["test"], rel=1e-12)
 
 
-def test_two_processes_resume_exactly(folder: Path) -> None:
-    words = ("--schedule.epochs=2",)
-    whole = run(folder, "whole", *words)
-    run(folder, "parts", *words, stop=4, status=143)
-    parts = run(folder, "parts", *words, "resume")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_resume_exactly(folder: Path, strategy: str) -> None:
+    words = ("--schedule.epochs=2", f"--trainer.strategy={strategy}")
+    whole = run(folder, f"whole-{strategy}", *words)
+    run(folder, f"parts-{strategy}", *words, stop=4, status=143)
+    parts = run(folder, f"parts-{strategy}", *words, "resume")
     first, second = tensors(whole), tensors(parts)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
