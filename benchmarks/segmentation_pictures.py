@@ -42,25 +42,30 @@ def curves(rows: dict[str, dict]) -> Figure:
 
 def scaling(rows: list[dict]) -> Figure:
     """Return processor time and peak memory over pixels, next to straight proportion."""
-    rows = sorted(rows, key=lambda row: row["height"] * row["width"])
-    pixels = [row["height"] * row["width"] / 1e6 for row in rows]
     figure = Figure(figsize=(8, 3), layout="constrained")
+    ways = {
+        "whole": rows,
+        "whole, memory kept": [row | row["kept"] for row in rows],
+        "windows of 512": [row | row["windows"] for row in rows if "windows" in row],
+    }
     for axis, key, title in zip(
         figure.subplots(1, 2),
         ("cpu_seconds", "peak_gb"),
         ("processor time, s", "peak memory of the process, GB"),
         strict=True,
     ):
-        values = [row[key] for row in rows]
-        axis.plot(pixels, values, marker="o", label="measured")
+        for name, of in ways.items():
+            points = sorted((row["height"] * row["width"] / 1e6, row[key]) for row in of)
+            axis.plot(*zip(*points, strict=True), marker=".", label=name)
+            if key == "cpu_seconds" and name == "whole":
+                start, most = points[0], points[-1][0]
+                straight = [start[1], start[1] * most / start[0]]
+                axis.plot([start[0], most], straight, "--", color="grey", label="straight")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("megapixels", fontsize=8)
         axis.set_ylim(0)
         axis.grid(alpha=0.3)
-        if key == "cpu_seconds":
-            straight = [values[0] * at / pixels[0] for at in pixels]
-            axis.plot(pixels, straight, "--", color="grey", label="in proportion to 512²")
-            axis.legend(fontsize=7)
+        axis.legend(fontsize=7)
     return figure
 
 

@@ -5,8 +5,9 @@ the libraries, about 0.5 GB, included). Time is the median over the repeats, beh
 warm up, of ``model(image)`` on one CPU thread in float32, logits at image size included: by the
 clock, and the processor time of the process, which other work on the machine disturbs less.
 
-Each size is measured twice: as it comes, and (`kept`) with a C library that is told, by two
-environment variables, to keep the memory of large tensors instead of handing it back each time.
+Each size is measured in three ways: whole, as it comes; whole, with a C library that is told by two
+environment variables to keep the memory of large tensors instead of handing it back each time
+(`kept`); and in windows of 512 pixels side by side (`windows`), for sizes that they tile.
 
 Run: python benchmarks/segmentation_scaling.py [--repeats 3]
 """
@@ -27,6 +28,7 @@ from statistics import median
 
 RESULTS = Path(__file__).parent / "results"
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+WINDOW = 512
 SIZES = [(512, 512), (768, 768), (1024, 1024), (1024, 2048), (1536, 1536), (2048, 2048)]
 
 
@@ -35,17 +37,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--one", nargs=2, type=int, metavar=("H", "W"), help="one size, as JSON")
+    parser.add_argument("--window", type=int, default=0, help="with --one: side of the windows")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one, repeats=args.repeats)))
+        print(json.dumps(measure(*args.one, repeats=args.repeats, window=args.window)))
         return
     rows = []
     for height, width in SIZES:
-        row = in_own_process(height, width, args.repeats, {})
-        kept = in_own_process(height, width, args.repeats, KEEP)
-        row["kept"] = {key: kept[key] for key in ("cpu_seconds", "peak_gb")}
-        share = row["cpu_seconds"] / (height * width / 1e6)
-        row["cpu_seconds_per_megapixel"] = round(share, 2)
+        words = ["--one", str(height), str(width), "--repeats", str(args.repeats)]
+        row = in_own_process(words, {})
+        others = {"kept": in_own_process(words, KEEP)}
+        if not (height % WINDOW or width % WINDOW):
+            others["windows"] = in_own_process([*words, "--window", str(WINDOW)], {})
+        for name, other in others.items():
+            row[name] = {key: other[key] for key in ("cpu_seconds", "peak_gb")}
         rows.append(row)
         print(row, flush=True)
     import torch
@@ -65,8 +70,7 @@ def main() -> None:
     (RESULTS / "segmentation_scaling.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def in_own_process(height: int, width: int, repeats: int, allocator: dict[str, str]) -> dict:
-    words = ["--one", str(height), str(width), "--repeats", str(repeats)]
+def in_own_process(words: list[str], allocator: dict[str, str]) -> dict:
     done = subprocess.run(
         [sys.executable, __file__, *words],
         check=True,
@@ -77,11 +81,15 @@ def in_own_process(height: int, width: int, repeats: int, allocator: dict[str, s
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(height: int, width: int, *, repeats: int) -> dict:
+def measure(height: int, width: int, *, repeats: int, window: int) -> dict:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from rmt.segmentation import create_segmenter
+    from rmt.segmentation.inference import segment
+    from rmt.segmentation.recipe import Inference
+
+    options = Inference(window=window, stride=window)
 
     torch.manual_seed(0)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -92,7 +100,7 @@ def measure(height: int, width: int, *, repeats: int) -> dict:
     with torch.inference_mode():
         for _ in range(1 + repeats):
             started, cpu_started = time.perf_counter(), time.process_time()
-            model(image)
+            segment(model, image, options)
             seconds.append(time.perf_counter() - started)
             cpu_seconds.append(time.process_time() - cpu_started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,6 +5,7 @@ import copy
 import json
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -353,6 +354,35 @@ def test_fine_tuning_keeps_the_body(nano: rmt.RMT, tmp_path: Path) -> None:
     assert load_body(same, path) == []
     starred = rmt.create_model("rmt_nano", 4, lce=False, token_labels=True)
     assert load_body(starred, path) == ["aux_head.weight", "aux_head.bias"]
+
+
+@pytest.mark.parametrize(
+    ("make", "per_class"),
+    [
+        (lambda: rmt.create_model("rmt_nano", 2, token_labels=True), {"head.fc", "aux_head"}),
+        (lambda: rmt.create_detector("retinanet", "rmt_nano", num_classes=2), {"head.cls"}),
+        (
+            lambda: rmt.create_detector("mask_rcnn", "rmt_nano", num_classes=2),
+            {"box_heads.0.cls", "box_heads.0.reg", "mask_heads.0.logits"},
+        ),
+        (
+            lambda: rmt.create_segmenter("upernet", "rmt_nano", 2),
+            {"head.classifier.conv", "aux_head.classifier.conv"},
+        ),
+    ],
+)
+def test_fine_tuning_on_as_many_other_classes(
+    make: Callable[[], rmt.RMT], per_class: set[str], tmp_path: Path
+) -> None:
+    """What was learnt of cats and dogs says nothing of cars and ships."""
+    donor, model = make(), make()
+    donor.info["label_names"] = ["cat", "dog"]
+    donor.save_pretrained(tmp_path)
+    model.info["label_names"] = ["car", "ship"]
+    fresh = load_body(model, tmp_path)
+    assert {key.rsplit(".", 1)[0] for key in fresh} == per_class
+    model.info["label_names"] = ["cat", "dog"]
+    assert load_body(model, tmp_path) == []
 
 
 @pytest.mark.parametrize("changed", [{}, {"dims": (32, 64, 96, 160), "lce": False}])

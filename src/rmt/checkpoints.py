@@ -106,7 +106,10 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
 def load_body(
     model: Pretrained, source: str | Path, *, weights: Weights | None = None
 ) -> list[str]:
-    """Copy a classifier's weights into another network's body, as fine-tuning starts.
+    """Copy what fits of a trained network into another one, as fine-tuning starts.
+
+    What belongs to single classes is copied only if both networks name the same classes in the
+    same order, or one of them does not name any.
 
     Args:
         model: an :class:`rmt.RMT` of any number of classes, or a detector or segmenter.
@@ -114,7 +117,7 @@ def load_body(
         weights: as in :func:`load`.
 
     Returns:
-        The names in ``model`` that kept their fresh values (heads of another shape, necks).
+        The names in ``model`` that kept their fresh values (heads of other classes, necks).
 
     Raises:
         ValueError: if the two bodies are of different variants.
@@ -134,8 +137,21 @@ def load_body(
             f"absent or of another shape, first {wrong[:1]}. Choose the variant it was made for"
         )
     fitting = {k: v for k, v in tensors.items() if k in target and v.shape == target[k].shape}
+    ours, theirs = (list(network.info.get("label_names") or ()) for network in (model, donor))
+    if ours and theirs and ours != theirs:
+        single = _per_class(model)
+        fitting = {k: v for k, v in fitting.items() if k not in single}
     model.load_state_dict(target | fitting, strict=True)
     return [key for key in target if key not in fitting]
+
+
+def _per_class(model: Pretrained) -> set[str]:
+    """Return the entries whose shape depends on the number of classes."""
+    config = model.config
+    with torch.device("meta"):
+        other = type(model).from_config(config | {"num_classes": config["num_classes"] + 1})
+    shapes = {key: value.shape for key, value in other.state_dict().items()}
+    return {key for key, value in model.state_dict().items() if shapes[key] != value.shape}
 
 
 def task_module(task: str, part: str = "") -> ModuleType:

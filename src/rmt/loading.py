@@ -11,8 +11,9 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -85,6 +86,9 @@ class TrainBatches:
             yield tickets[step * self.batch : (step + 1) * self.batch]
 
 
+B = TypeVar("B", bound=TrainBatches)
+
+
 class TestBatches:
     """Batches in order, each sample exactly once over all processes, without padding."""
 
@@ -136,6 +140,56 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take nothing: see the class."""
+
+
+class TaskData(L.LightningDataModule):
+    """The loaders of a recipe. A task says what a training batch and a judged one are.
+
+    Args:
+        recipe: of the task.
+        splits: with the parts ``train``, ``val`` and ``test``, which may be None.
+    """
+
+    recipe: Any  # the task's kind of Recipe
+    splits: Any  # and of data
+
+    def __init__(self, recipe: Any, splits: Any) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.splits = splits
+
+    def exact(self, samples: Any) -> ResumableLoader:
+        """Return a loader that shows each sample once over all processes, in order."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names, which all parts share."""
+        return self.splits.val.classes
+
+    def judged(self) -> Any:
+        """Return the test part, or the validation part if that is the test."""
+        return self.splits.test or self.splits.val
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Return the loader that chooses the best weights."""
+        return self.exact(self.splits.val)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Return the loader of what is judged at the end."""
+        return self.exact(self.judged())
+
+    def place(self) -> dict[str, int]:
+        """Return which process this is, of how many."""
+        assert self.trainer is not None, "the loop attaches itself before it asks for loaders"
+        return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+
+    def continued(self, batches: B) -> B:
+        """Return training batches set to where an interrupted run stopped."""
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        batches.resume(self.trainer.current_epoch, progress.ready)
+        return batches
 
 
 def make_loader(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -20,41 +19,32 @@ from rmt.classification.recipe import Augment, ClassificationRecipe, Data
 from rmt.classification.samples import Samples, Splits
 from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import CutTransform, LabelMaps
-from rmt.loading import ResumableLoader, SeededSamples, TestBatches, TrainBatches, make_loader
+from rmt.loading import (
+    ResumableLoader,
+    SeededSamples,
+    TaskData,
+    TestBatches,
+    TrainBatches,
+    make_loader,
+)
 from rmt.reading import TestReader, TrainReader, readable
 
 
-class ClassificationData(L.LightningDataModule):
+class ClassificationData(TaskData):
     """The loaders of a recipe; images come as (B, 3, S, S), labels as (B,)."""
 
+    recipe: ClassificationRecipe
+    splits: Splits
+
     def __init__(self, recipe: ClassificationRecipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.splits: Splits = open_splits(recipe.data)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the class names."""
-        return self.splits.train.classes
-
-    def judged(self) -> Samples:
-        """Return the test part, or the validation part if that is the test."""
-        return self.splits.test or self.splits.val
+        super().__init__(recipe, open_splits(recipe.data))
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
-        data, samples, trainer = self.recipe.data, self.splits.train, self.trainer
-        assert trainer is not None  # the loop attaches itself before it asks for loaders
+        data, samples, seed = self.recipe.data, self.splits.train, self.recipe.seed
         batches = TrainBatches(
-            len(samples),
-            data.batch,
-            seed=self.recipe.seed,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            repeats=data.repeats,
+            len(samples), data.batch, seed=seed, repeats=data.repeats, **self.place()
         )
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        batches.resume(trainer.current_epoch, progress.ready)
         token_labels, augment = self.recipe.token_labels, self.recipe.augment
         if token_labels.root:
             read: Any = LabelMaps(token_labels.root, samples).read
@@ -63,21 +53,12 @@ class ClassificationData(L.LightningDataModule):
             read = samples.read
             vary = partial(with_label, transform=train_transform(data, augment))
         read = TrainReader(read, vary, count=len(samples), max_errors=data.max_errors)
-        dataset = SeededSamples(samples, read, seed=self.recipe.seed)
-        return make_loader(dataset, batches, workers=data.workers)
+        dataset = SeededSamples(samples, read, seed=seed)
+        return make_loader(dataset, self.continued(batches), workers=data.workers)
 
-    def val_dataloader(self) -> ResumableLoader:
-        """Return the loader that chooses the best weights."""
-        return self._exact(self.splits.val)
-
-    def test_dataloader(self) -> ResumableLoader:
-        """Return the loader of what is judged at the end."""
-        return self._exact(self.judged())
-
-    def _exact(self, samples: Samples) -> ResumableLoader:
-        assert self.trainer is not None
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        return exact_loader(samples, self.recipe.data, rank=rank, world=world)
+    def exact(self, samples: Samples) -> ResumableLoader:
+        """Return the loader of test images: see :func:`exact_loader`."""
+        return exact_loader(samples, self.recipe.data, **self.place())
 
 
 def with_label(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from rmt.detection.sources import Samples, Splits, open_splits
 from rmt.loading import (
     ResumableLoader,
     SeededSamples,
+    TaskData,
     TestBatches,
     Ticket,
     TrainBatches,
@@ -25,42 +25,30 @@ from rmt.loading import (
 from rmt.reading import TestReader, TrainReader, readable
 
 
-class DetectionData(L.LightningDataModule):
+class DetectionData(TaskData):
     """The loaders of a recipe.
 
     Training batches are lists of images (3, h, w), floats in 0..1, and of targets; test batches
     are lists of whole images with their ids.
     """
 
+    recipe: DetectionRecipe
+    splits: Splits
+
     def __init__(self, recipe: DetectionRecipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.splits: Splits = open_splits(recipe.data)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the class names."""
-        return self.splits.classes
-
-    def judged(self, *, test: bool = True) -> Samples:
-        """Return the test part, or the validation part if that is the test or ``test`` is off."""
-        return (self.splits.test if test else None) or self.splits.val
+        super().__init__(recipe, open_splits(recipe.data))
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
-        data, train = self.recipe.data, self.splits.train
+        data, train, seed = self.recipe.data, self.splits.train, self.recipe.seed
         if train is None:
             raise ValueError(f"data.root {data.root!r} has no part to train on")
-        trainer = self.trainer
-        assert trainer is not None
-        rank, world = trainer.global_rank, trainer.world_size
-        place = {"seed": self.recipe.seed, "rank": rank, "world": world}
         if data.group_by_shape:
-            batches = ShapedBatches(upright(train) * data.repeats, data.batch, **place)
+            shapes = upright(train) * data.repeats
+            batches = ShapedBatches(shapes, data.batch, seed=seed, **self.place())
         else:
-            batches = TrainBatches(len(train) * data.repeats, data.batch, **place)
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        batches.resume(trainer.current_epoch, progress.ready)
+            size = len(train) * data.repeats
+            batches = TrainBatches(size, data.batch, seed=seed, **self.place())
         masks = HEADS[self.recipe.model.head].has_masks
         transform = TrainTransform(self.recipe.model, self.recipe.augment)
         read = TrainReader(
@@ -69,22 +57,14 @@ class DetectionData(L.LightningDataModule):
             count=len(train),
             max_errors=data.max_errors,
         )
-        dataset = SeededSamples(train, read, seed=self.recipe.seed)
-        return make_loader(dataset, batches, workers=data.workers, collate=side_by_side)
+        dataset = SeededSamples(train, read, seed=seed)
+        return make_loader(
+            dataset, self.continued(batches), workers=data.workers, collate=side_by_side
+        )
 
-    def val_dataloader(self) -> ResumableLoader:
-        """Return the loader that chooses the best weights."""
-        return self._exact(self.judged(test=False))
-
-    def test_dataloader(self) -> ResumableLoader:
-        """Return the loader of what is judged at the end."""
-        return self._exact(self.judged())
-
-    def _exact(self, samples: Samples) -> ResumableLoader:
-        assert self.trainer is not None
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        # Whole images of any size, as the release tests them: one by one.
-        batches = TestBatches(len(samples), 1, rank=rank, world=world)
+    def exact(self, samples: Samples) -> ResumableLoader:
+        """Return the loader of whole images of any size, one by one, as the release tests them."""
+        batches = TestBatches(len(samples), 1, **self.place())
         dataset = SeededSamples(samples, TestReader(partial(with_id, samples)), seed=0)
         return make_loader(dataset, batches, workers=self.recipe.data.workers, collate=readable)
 

@@ -40,6 +40,9 @@ class PixelClassifier(nn.Sequential):
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps (B, C, H, W) to ``size`` (h, w) bilinearly, corners not aligned."""
+    # A traced graph leaves sizes open; to the same size the weights are one and zero.
+    if not torch.compiler.is_compiling() and x.shape[2:] == tuple(size):
+        return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 

@@ -79,7 +79,7 @@ def sliding(model: nn.Module, images: Tensor, *, window: int, stride: int) -> Te
             count[rows, columns] += 1
     assert total is not None
     assert count is not None
-    return total / count
+    return total.div_(count)
 
 
 def resize_photo(image: Tensor, options: Inference, *, scale: float = 1.0) -> Tensor:

@@ -48,6 +48,7 @@ class SemanticFPNHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, C, Hᵢ, Wᵢ), finest first -> (B, K, H₀, W₀)."""
-        size = maps[0].shape[2:]
-        climbed = [level(x) for level, x in zip(self.levels, maps, strict=True)]
-        return self.classifier(sum(resize(x, size) for x in climbed[1:]) + climbed[0])
+        total = self.levels[0](maps[0])
+        for level, x in zip(self.levels[1:], maps[1:], strict=True):
+            total = total + resize(level(x), total.shape[2:])
+        return self.classifier(total)
