@@ -102,8 +102,7 @@ def evaluated(files: Iterable[Path]) -> list[str]:
 def command(record: dict[str, Any]) -> str:
     """Return what to type for a record of `rmt eval`."""
     words = ["rmt", "eval", "--checkpoint", record["checkpoint"]["path"]]
-    if record["checkpoint"]["weights"] != "default":
-        words += ["--weights", record["checkpoint"]["weights"]]
+    words += ["--weights", record["checkpoint"]["weights"]]
     if record["knn"]:
         words += ["--knn", str(record["knn"])]
     return shlex.join([*words, *record["overrides"]])

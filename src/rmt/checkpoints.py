@@ -47,11 +47,14 @@ def load(
         ValueError: if the file is damaged, is no RMT, is the layout of December 2023, or has keys
             that do not fit (all of them are listed).
     """
+    if weights not in (None, *_OURS):
+        raise ValueError(f"weights is {weights!r}; choose 'raw' or 'ema', or None for the better")
     if isinstance(source, Mapping):
         return _from_release(source, weights, overrides, "a state dict")
     path = find_weights(source)
     if path.suffix == ".safetensors":
         tensors, description = read_safetensors(path)
+        _only(description.get("weights", "raw"), weights, str(path))
         return _build(tensors, description, overrides, str(path))
     content = read_pickle(path)
     if "rmt" in content:
@@ -63,12 +66,12 @@ def save(model: Pretrained, path: str | Path) -> Path:
     """Write a model of this package to one ``.safetensors`` file with its description.
 
     Raises:
-        ValueError: if ``path`` has another suffix.
+        ValueError: if ``path`` has another suffix, or the model was fused or pruned.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors, the only format that is written")
-    write_safetensors(path, model.state_dict(), model.describe())
+    write_safetensors(path, model.tensors_to_save(), model.describe())
     return path
 
 
@@ -205,18 +208,25 @@ def _choose_weights(
 ) -> tuple[Mapping[str, Tensor], str]:
     """Pick a state dict out of a release file, and say which it is."""
     if "state_dict" in content:  # detection and segmentation
+        _only("raw", weights, name)
         return _tensors(content["state_dict"], name), "raw"
     holds = {"raw": content.get("model"), "ema": content.get("model_ema")}
     if not any(holds.values()):
-        return _tensors(content, name), weights or "raw"
+        _only("raw", weights, name)
+        return _tensors(content, name), "raw"
     # The published number is the best EMA epoch, but for RMT-T, whose average stayed behind.
     first = _tensors(next(state for state in holds.values() if state), name)
     tiny = depths_of_release(first) == VARIANTS["rmt_t"].depths
     chosen = weights or ("raw" if (tiny and holds["raw"]) or not holds["ema"] else "ema")
     if not holds[chosen]:
-        has = [kind for kind, state in holds.items() if state]
-        raise ValueError(f"{name} holds no {chosen!r} weights; it has {has}")
+        _only(next(kind for kind, state in holds.items() if state), chosen, name)
     return _tensors(holds[chosen], name), chosen
+
+
+def _only(kind: str, weights: Weights | None, name: str) -> None:
+    """Refuse to call the one kind of weights that a file holds the other one."""
+    if weights not in (None, kind):
+        raise ValueError(f"{name} holds {kind!r} weights only, no {weights!r} ones")
 
 
 def _tensors(state: Any, name: str) -> Mapping[str, Tensor]:
@@ -236,6 +246,11 @@ def _build(
     name: str,
     renamed: Renamed | None = None,
 ) -> Pretrained:
+    if "num_classes" in overrides:
+        raise ValueError(
+            "num_classes belongs to the weights: call reset_classifier(N) on the loaded "
+            "classifier, or start a training from the file (--model.checkpoint)"
+        )
     config = dict(description)
     config["model_args"] = description["model_args"] | overrides
     model = task_module(description["task"]).from_config(config)
@@ -259,7 +274,8 @@ def _account(
     ]
     if lines:
         shown = "\n  ".join(lines[:40]) + (f"\n  … {len(lines) - 40} more" if lines[40:] else "")
-        raise ValueError(f"{name} does not fit the model it looks like:\n  {shown}")
+        names = " (− in this package's names)" if renamed.sources else ""
+        raise ValueError(f"{name} does not fit the model it looks like{names}:\n  {shown}")
 
 
 def _geometry(model: Pretrained) -> tuple[Variant, dict[int, tuple[float, ...] | None]]:

@@ -108,7 +108,7 @@ def model_attention(
 def explain(
     image: Picture, checkpoint: str | Path, out: str | Path, *, at: tuple[float, float] = (0.5, 0.5)
 ) -> dict[str, Path]:
-    """Draw decay maps and the attention from one place of an image into the folder ``out``.
+    """Draw the attention from one place of an image, and the decay if there is one, into ``out``.
 
     Raises:
         ValueError: if ``at`` lies outside the image, or the model has no RMT body.
@@ -116,10 +116,10 @@ def explain(
     model = load(checkpoint)
     pixels, shown = task_module(model.task, "predict").pixels(model, as_picture(image))
     maps = model_attention(model, pixels, at)
-    return {
-        "attention": draw_attention(shown, maps, at, Path(out) / "attention.png"),
-        "decay": draw_decay(model, Path(out) / "decay.png"),
-    }
+    drawn = {"attention": draw_attention(shown, maps, at, Path(out) / "attention.png")}
+    if rmt_body(model).variant.decay:
+        drawn["decay"] = draw_decay(model, Path(out) / "decay.png")
+    return drawn
 
 
 def rmt_body(model: Pretrained) -> RMT:

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,6 +22,12 @@ from rmt.version import __version__
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 _METADATA_KEY = "rmt"
+#: Task -> the hub's word for it.
+_PIPELINES = {
+    "classification": "image-classification",
+    "detection": "object-detection",
+    "segmentation": "image-segmentation",
+}
 
 
 class Pretrained(nn.Module):
@@ -65,11 +72,33 @@ class Pretrained(nn.Module):
         # By name: the folding knows the models, and they are built on this class.
         return importlib.import_module("rmt.deploy").fuse(self)
 
+    def tensors_to_save(self) -> dict[str, Tensor]:
+        """Return the state dict, made sure that ``config`` builds a model that takes it.
+
+        Raises:
+            ValueError: if it does not: the model was fused or pruned.
+        """
+        tensors = self.state_dict()
+        with torch.device("meta"):
+            wanted = type(self).from_config(self.describe()).state_dict()
+        if strange := sorted(tensors.keys() ^ wanted.keys()):
+            raise ValueError(
+                f"this model has not the parameters that its configuration says ({strange[0]} and "
+                f"{len(strange) - 1} others differ): save it as it was before fuse() or pruning, "
+                "and fuse or prune what is loaded"
+            )
+        return tensors
+
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if absent."""
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if absent.
+
+        Raises:
+            ValueError: if the model was fused or pruned.
+        """
+        tensors = self.tensors_to_save()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS_NAME, self.state_dict(), self.describe())
+        write_safetensors(folder / WEIGHTS_NAME, tensors, self.describe())
         text = json.dumps(self.describe(), indent=2)
         write_atomically(folder / CONFIG_NAME, lambda path: path.write_text(text + "\n"))
         return folder
@@ -109,7 +138,7 @@ class Pretrained(nn.Module):
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(model_card(self.describe()))
+            (Path(folder) / "README.md").write_text(model_card(self.describe(), repo_id))
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -187,13 +216,14 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def model_card(description: dict[str, Any]) -> str:
-    """Return a README for a hub repository."""
-    license_name = description.get("pretrained_cfg", {}).get("license", "other")
+def model_card(description: dict[str, Any], repo_id: str) -> str:
+    """Return a README for a hub repository, with the metadata that the hub knows."""
+    licence = description.get("pretrained_cfg", {}).get("license", "unknown")
+    stated = licence if licence == "apache-2.0" else f"other\nlicense_name: {licence}"
     return f"""---
 library_name: rmt-vision
-license: {license_name}
-pipeline_tag: {description["task"]}
+license: {stated}
+pipeline_tag: {_PIPELINES[description["task"]]}
 ---
 # {description["architecture"]}
 
@@ -202,6 +232,6 @@ pipeline_tag: {description["task"]}
 
 ```python
 import rmt
-model = rmt.load("hf-hub:<this repository>")
+model = rmt.load("hf-hub:{repo_id}")
 ```
 """

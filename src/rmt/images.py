@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -39,11 +42,27 @@ def decode_image(source: Path | BytesIO, *, name: str) -> Image.Image:
     Raises:
         ValueError: if it is truncated, no image, or a decompression bomb.
     """
+    with _named(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
+        with Image.open(source) as image:
+            return to_rgb(image)
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """Return a picture as :func:`to_rgb` does, though its file may only be read now.
+
+    Raises:
+        ValueError: if that fails.
+    """
+    with _named(str(getattr(image, "filename", "") or "the picture")):
+        return to_rgb(image)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say in one kind of error what is wrong with an image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
-            with Image.open(source) as image:
-                return to_rgb(image)
+        yield
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is no image that Pillow can read") from error
     except Image.DecompressionBombError as error:
@@ -84,20 +103,20 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Return the image files that files, folders (searched deep) and glob patterns name, in order.
 
     A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
-    files do not.
+    files do not. A name of what is not there stays in the list, for a report in its place.
 
     Raises:
-        ValueError: if a source matches nothing.
+        ValueError: if a folder or pattern holds no image, or none of the files is there.
     """
     found: list[Path] = []
     for source in sources:
-        path = Path(source)
+        path = local_path(source)
         if path.is_dir():
             inside = images_in(path)
             if not inside:
                 raise ValueError(f"folder {str(path)!r} holds no image ({', '.join(SUFFIXES)})")
             found += inside
-        elif path.exists():
+        elif path.exists() or not glob.has_magic(str(source)):
             found.append(path)
         else:
             matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
@@ -105,6 +124,8 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
             if not matches:
                 raise ValueError(f"no file, folder or pattern {str(source)!r} matches a file")
             found += matches
+    if not any(path.exists() for path in found):
+        raise ValueError(f"there is no file or folder {str(found[0])!r}" if found else "no image")
     return found
 
 
@@ -113,5 +134,21 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not path.is_dir()
     )
+
+
+def local_path(name: str | Path) -> Path:
+    """Return the path that a name is, or a ``file://`` address.
+
+    Raises:
+        ValueError: for an address on the network.
+    """
+    address = urlsplit(str(name))
+    if address.scheme in ("http", "https", "ftp"):
+        raise ValueError(f"{name} is on the network; download it, and name the file")
+    if address.scheme == "file":
+        return Path(url2pathname(address.path))
+    return Path(name)

@@ -21,7 +21,7 @@ from timm.models._manipulate import checkpoint, named_apply
 from torch import Tensor, nn
 
 from rmt.hub import Pretrained
-from rmt.ops import manhattan_attention
+from rmt.ops import BACKENDS, manhattan_attention
 from rmt.ops.geometry import log_decay_rates, rotate, rotation, rotation_angles
 from rmt.variants import Variant, get_variant, variant_overrides
 
@@ -97,7 +97,7 @@ class ManhattanAttention(nn.Module):
         backend: a kernel of :data:`rmt.ops.BACKENDS`, or None to choose by static facts.
 
     Raises:
-        ValueError: if ``dim`` does not split into heads of even width.
+        ValueError: if ``dim`` does not split into heads of even width, or for an unknown backend.
     """
 
     def __init__(
@@ -116,6 +116,8 @@ class ManhattanAttention(nn.Module):
             raise ValueError(
                 f"{dim} channels on {num_heads} heads: the head width must be a whole even number"
             )
+        if backend is not None and backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.decomposed = decomposed
@@ -528,6 +530,7 @@ class RMT(Pretrained):
         """Replace the classifier (and the auxiliary one) for ``num_classes`` classes."""
         assert isinstance(self.head, Head), "this network was pruned to features"
         self.num_classes = num_classes
+        self.info.pop("label_names", None)  # of the classes that were
         self.head.reset(num_classes, self.head.global_pool if global_pool is None else global_pool)
         self.aux_head = self._new_aux_head()
         for layer in (self.head.fc, self.aux_head):

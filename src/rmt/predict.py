@@ -13,7 +13,7 @@ from PIL import Image
 
 from rmt.checkpoints import load, task_module
 from rmt.hub import Pretrained
-from rmt.images import find_images, read_image, to_rgb
+from rmt.images import decoded, find_images, local_path, read_image
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -55,7 +55,8 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: a path, a PIL picture, or an array (H, W) or (H, W, 3) of 8 bits, RGB.
+            image: a path or ``file://`` address, a PIL picture, or an array (H, W) or (H, W, 3) of
+                8 bits, RGB.
 
         Returns:
             Plain values, as ``rmt predict --json`` writes them; masks and label maps as arrays.
@@ -83,7 +84,7 @@ def as_picture(image: Picture) -> Image.Image:
         ValueError: for an array that is no 8-bit picture, or a file that cannot be read.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(local_path(image))
     if isinstance(image, np.ndarray):
         flat = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         if image.dtype != np.uint8 or not flat or not image.size:
@@ -91,7 +92,9 @@ def as_picture(image: Picture) -> Image.Image:
                 f"expected an array of uint8, (H, W) or (H, W, 3), got {image.dtype} {image.shape}"
             )
         image = Image.fromarray(image)
-    return to_rgb(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"a {type(image).__name__} is no picture; give a path, array or PIL image")
+    return decoded(image)
 
 
 def predict_files(

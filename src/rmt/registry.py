@@ -24,6 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PLAIN_TAG = "in1k"
 STARRED_TAG = "token_label_in1k"
+_STARRED_CLASSIFIERS = ("head.fc", "aux_head")
 # Options of timm's factory, handed through to it; what is left must be ours.
 _TIMM_OPTIONS = (
     "features_only",
@@ -76,9 +77,11 @@ def create_model(
     Raises:
         ValueError: for an unknown name or option (the nearest is named), or ``pretrained=True``.
     """
-    base = name.split(".")[0]
+    base, _, tag = name.partition(".")
     if base not in VARIANTS:
         raise ValueError(f"unknown model {name!r}{nearest(base, VARIANTS)}")
+    if tag and tag not in default_cfgs[base].cfgs:
+        raise ValueError(f"unknown weight tag {tag!r}{nearest(tag, default_cfgs[base].cfgs)}")
     model: Any = timm.create_model(
         name,
         pretrained=pretrained,
@@ -110,13 +113,17 @@ def _default_cfg(variant: Variant, *, starred: bool = False) -> dict[str, Any]:
         "interpolation": "bicubic",
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "first_conv": "stem.0" if variant.stem == "conv" else "stem.proj",
-        "classifier": ("head.fc", "aux_head") if starred else "head.fc",
+        "first_conv": _first_conv(variant),
+        "classifier": _STARRED_CLASSIFIERS if starred else "head.fc",
         "license": "unlicensed-release" if published else "apache-2.0",
         "paper_ids": "arXiv:2309.11523",
         "paper_name": "RMT: Retentive Networks Meet Vision Transformers",
         "origin_url": "https://arxiv.org/abs/2309.11523",
     }
+
+
+def _first_conv(variant: Variant) -> str:
+    return "stem.0" if variant.stem == "conv" else "stem.proj"
 
 
 def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | FeatureGetterNet:
@@ -137,6 +144,11 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
         options.setdefault("token_labels", True)
     elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
         options["pretrained_cfg"] = STARRED_TAG  # timm hands in None where no tag is named
+    # Table 6's stem and an auxiliary head have other first and last layers.
+    overlay: dict[str, Any] = {"first_conv": _first_conv(variant), "classifier": "head.fc"}
+    if options.get("token_labels"):
+        overlay["classifier"] = _STARRED_CLASSIFIERS
+    options["pretrained_cfg_overlay"] = overlay | (options.get("pretrained_cfg_overlay") or {})
     with torch.device(device):
         model = build_model_with_cfg(
             partial(RMT, variant),

@@ -176,6 +176,8 @@ def check_geometry(
         if match is None:
             continue
         stage = int(match[1])
+        if stage not in log_decay:
+            raise ValueError(f"{key} of the file is of a stage that {variant.name} does not have")
         if match[2] == "decay":
             ours = torch.tensor(log_decay[stage])
         else:
@@ -228,12 +230,28 @@ def variant_of_release(state: Mapping[str, Tensor]) -> str:
             "model without rotation, without the convolution in the feed-forward and without the "
             "1024-wide head. Its weights cannot give the published numbers; use a file of June 2024"
         )
-    prefix = "backbone." if any(key.startswith("backbone.") for key in state) else ""
-    dims = tuple(
-        state[f"{prefix}layers.{stage}.blocks.0.final_layer_norm.weight"].numel()
-        for stage in range(len(depths))
-    )
+    norm = re.compile(r"(?:backbone\.)?" + _BLOCK + r"final_layer_norm\.weight")
+    found = ((norm.fullmatch(key), value) for key, value in state.items())
+    widths = {int(match[1]): value.numel() for match, value in found if match}
+    name = variant_like(depths, widths)
+    if name is None:
+        raise ValueError(f"no RMT variant has {depths} blocks, with channels {widths} by stage")
+    return name
+
+
+def variant_like(depths: tuple[int, ...], widths: Mapping[int, int]) -> str | None:
+    """Return the first variant of these depths and, as far as they are known, widths by stage."""
     for name, variant in VARIANTS.items():
-        if (variant.depths, variant.dims) == (depths, dims):
+        if variant.depths == depths and all(variant.dims[i] == dim for i, dim in widths.items()):
             return name
-    raise ValueError(f"no RMT variant has {depths} blocks of {dims} channels")
+    return None
+
+
+def image_channels(stem: Tensor | None) -> int:
+    """Return the image channels that the stem's first convolution reads; RGB if it is missing."""
+    return stem.shape[1] if stem is not None and stem.ndim == 4 else 3
+
+
+def class_count(*entries: Tensor | None) -> int:
+    """Return the classes of a classifier by the first of its entries that is there; else 0."""
+    return next((len(entry) for entry in entries if entry is not None and entry.ndim), 0)

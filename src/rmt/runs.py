@@ -28,7 +28,8 @@ def train(
     Raises:
         ValueError: for a mistake in the recipe, its data or ``out``.
     """
-    out = out or Path("runs") / Path(name).with_suffix("")
+    # A file's own folder is no part of the name.
+    out = out or Path("runs") / (Path(name).stem if Path(name).suffix else name)
     if resume and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")  # as it was resolved when the run began
     recipe = load_recipe(name, overrides)

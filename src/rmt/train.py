@@ -17,15 +17,16 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes, sharding
 from rmt.callbacks import KeepLast, Progress, Throughput, WholeFiles, quiet
-from rmt.checkpoints import Weights, load, load_body, task_module
+from rmt.checkpoints import Weights, load, load_body, read_pickle, task_module
 from rmt.digests import digest_of_file
 from rmt.engine import accumulation
 from rmt.hub import Pretrained, find_weights, write_atomically
-from rmt.recipes.schema import Recipe, WeightAverage
+from rmt.recipes.schema import Recipe, Run, WeightAverage
 from rmt.version import __version__
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
@@ -63,6 +64,8 @@ def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, A
         raise ValueError(f"{out} holds a run already; continue it with --resume or name another")
     if resume and not last.exists():
         raise ValueError(f"{out} holds no run to resume: no {LAST}")
+    if resume:
+        read_pickle(last)  # says so if it is damaged
     out.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(recipes.as_dict(recipe), sort_keys=False)
     write_atomically(out / "recipe.yaml", lambda path: path.write_text(text))
@@ -123,7 +126,8 @@ def evaluate(
         ValueError: if data and weights do not belong together, or ``knn`` is asked of a detector
             or segmenter.
     """
-    return _judge(source, overrides, weights, recipe, knn)[0]
+    model = source if isinstance(source, Pretrained) else load(source, weights=weights)
+    return _judge(model, overrides, recipe, knn)[0]
 
 
 def record_evaluation(
@@ -141,12 +145,17 @@ def record_evaluation(
         in all processes but the first. The digest of the checkpoint is that of its file; that of
         the data covers each image's name, size in bytes and labels.
     """
-    metrics, recipe, judged = _judge(source, overrides, weights, None, knn)
+    model = load(source, weights=weights)
+    metrics, recipe, judged = _judge(model, overrides, None, knn)
     if rank_zero_only.rank:  # type: ignore[attr-defined]  # set by Lightning
         return {}
     file = digest_of_file(find_weights(source))
     return {
-        "checkpoint": {"path": str(source), "weights": weights or "default", "sha256": file},
+        "checkpoint": {
+            "path": str(source),
+            "weights": model.info.get("weights", "raw"),
+            "sha256": file,
+        },
         "data": {"root": recipe.data.root, "images": len(judged), "sha256": judged.digest()},
         "metrics": metrics,
         "date": datetime.now(UTC).date().isoformat(),
@@ -166,13 +175,8 @@ def _machine(recipe: Recipe) -> str:
 
 
 def _judge(
-    source: str | Path | Pretrained,
-    overrides: Sequence[str],
-    weights: Weights | None,
-    recipe: Recipe | None,
-    knn: int,
+    model: Pretrained, overrides: Sequence[str], recipe: Recipe | None, knn: int
 ) -> tuple[dict[str, Any], Recipe, Any]:
-    model = source if isinstance(source, Pretrained) else load(source, weights=weights)
     task = task_module(model.task)
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
@@ -180,7 +184,7 @@ def _judge(
         recipe = recipes.resolve(task.RECIPE, content, overrides)
     if knn:
         if model.task != "classification":
-            raise ValueError(f"nearest neighbours judge a classifier; {source} is for {model.task}")
+            raise ValueError(f"nearest neighbours judge a classifier; this is for {model.task}")
         judge = task_module(model.task, "neighbours").judge_by_neighbours
         found, judged = judge(model, recipe, knn)
         return found, recipe, judged
@@ -188,16 +192,8 @@ def _judge(
     engine, data = task.make(recipe, model=model)
     was_training = model.training
     with quiet():
-        trainer = L.Trainer(
-            accelerator=recipe.trainer.accelerator,
-            devices=recipe.trainer.devices,
-            num_nodes=recipe.trainer.num_nodes,
-            precision=cast(Any, recipe.trainer.precision),
-            callbacks=[Progress()],
-            use_distributed_sampler=False,  # ours cut the data themselves, without padding
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
+        trainer = _start(
+            recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
         )
         trainer.test(engine, data, verbose=False)
     model.train(was_training)
@@ -207,6 +203,29 @@ def _judge(
 def write_json(path: Path, content: Any) -> None:
     """Write plain values as readable JSON; a half-written file never stays."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
+
+
+def _start(run: Run, **options: Any) -> L.Trainer:
+    """Return a Trainer on the recipe's devices.
+
+    Raises:
+        ValueError: if there are none such, or Lightning does not know a word.
+    """
+    try:
+        return L.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            precision=cast(Any, run.precision),  # Lightning checks the word
+            use_distributed_sampler=False,  # ours cut the data themselves, without padding
+            enable_model_summary=False,
+            **options,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(
+            f"trainer.accelerator {run.accelerator!r} with trainer.devices {run.devices!r} cannot "
+            f"be had: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
@@ -236,20 +255,15 @@ def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
         evaluation = {"check_val_every_n_epoch": run.evaluate_every or 1}
     # torch synchronises batch norm between accelerators only.
     on_accelerator = run.accelerator != "cpu" and torch.accelerator.is_available()
-    trainer = L.Trainer(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.num_nodes,
+    trainer = _start(
+        run,
         strategy=sharding.strategy(run.strategy),
-        precision=cast(Any, run.precision),  # Lightning checks the word
         max_epochs=schedule.epochs or -1,
         max_steps=schedule.steps or -1,
         gradient_clip_val=recipe.optimizer.clip_grad or None,
         sync_batchnorm=run.sync_batchnorm and on_accelerator,
-        use_distributed_sampler=False,  # our samplers cut the data themselves, without padding
         num_sanity_val_steps=0,
         log_every_n_steps=run.log_every,
-        enable_model_summary=False,
         logger=[
             CSVLogger(str(out), name="logs"),
             TensorBoardLogger(str(out), name="logs", version="tensorboard"),

@@ -11,9 +11,15 @@ from torch import Tensor
 
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.model import RMT
-from rmt.registry import default_cfgs
-from rmt.release import BACKBONE, CLASSIFIER, variant_of_release
-from rmt.variants import VARIANTS
+from rmt.registry import STARRED_TAG, default_cfgs
+from rmt.release import (
+    BACKBONE,
+    CLASSIFIER,
+    class_count,
+    image_channels,
+    variant_like,
+    variant_of_release,
+)
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -40,19 +46,16 @@ def config_of_release(
     if not any(key.startswith("layers.") for key in state):
         return None
     name = variant_of_release(state)
-    aux = state.get("aux_head.weight")
-    tag = "in1k" if aux is None else "token_label_in1k"
-    classes = state["head.bias"].shape[0] if "head.bias" in state else 0
     return {
         "task": TASK,
         "architecture": name,
-        "num_classes": classes,
+        "num_classes": class_count(state.get("head.weight"), state.get("head.bias")),
         "model_args": {
-            "in_chans": state["patch_embed.proj.0.weight"].shape[1],
-            "token_labels": aux is not None,
-            "aux_width": None if aux is None else aux.shape[1],
+            "in_chans": image_channels(state.get("patch_embed.proj.0.weight")),
+            **_auxiliary(state),
         },
-        "pretrained_cfg": default_cfgs[name].cfgs[tag].to_dict(),
+        "pretrained_cfg": _transforms(name, state),
+        "published_recipe": f"imagenet/{name}" + ("_tl" if "aux_head.weight" in state else ""),
     }
 
 
@@ -62,31 +65,40 @@ def config_of_ours(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     It brings no description, so the variant is told by depths and widths alone.
     """
     stem = state.get("stem.0.weight", state.get("stem.proj.weight"))
-    blocks = [
-        key.split(".")
-        for key in state
-        if re.fullmatch(r"stages\.\d\.blocks\.\d+\.norm1\.weight", key)
-    ]
-    if stem is None or not blocks:
+    blocks, widths = set(), {}
+    for key, value in state.items():
+        if match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)", key):
+            blocks.add((int(match[1]), int(match[2])))
+            if match[3] == "norm1.weight":
+                widths[int(match[1])] = value.numel()
+    stages = {stage for stage, _ in blocks}
+    depths = tuple(sum(at == stage for at, _ in blocks) for stage in sorted(stages))
+    name = variant_like(depths, widths) if stages == set(range(len(stages))) else None
+    if not blocks or name is None:
         return None
-    stages = sorted({int(block[1]) for block in blocks})
-    depths = tuple(sum(int(block[1]) == stage for block in blocks) for stage in stages)
-    dims = tuple(len(state[f"stages.{stage}.blocks.0.norm1.weight"]) for stage in stages)
-    name = next((n for n, v in VARIANTS.items() if (v.depths, v.dims) == (depths, dims)), None)
-    if name is None:
-        return None
-    aux = state.get("aux_head.weight")
     return {
         "task": TASK,
         "architecture": name,
-        "num_classes": len(state["head.fc.bias"]) if "head.fc.bias" in state else 0,
-        "model_args": {
-            "in_chans": stem.shape[1],
-            "token_labels": aux is not None,
-            "aux_width": None if aux is None else aux.shape[1],
-        },
-        "pretrained_cfg": next(iter(default_cfgs[name].cfgs.values())).to_dict(),
+        "num_classes": class_count(state.get("head.fc.weight"), state.get("head.fc.bias")),
+        "model_args": {"in_chans": image_channels(stem), **_auxiliary(state)},
+        "pretrained_cfg": _transforms(name, state),
     }
+
+
+def _auxiliary(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of the auxiliary head, which both layouts name alike."""
+    weight = state.get("aux_head.weight")
+    return {
+        "token_labels": any(key.startswith("aux_head.") for key in state),
+        "aux_width": weight.shape[1] if weight is not None and weight.ndim == 2 else None,
+    }
+
+
+def _transforms(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    cfgs = default_cfgs[name].cfgs
+    starred = "aux_head.weight" in state and STARRED_TAG in cfgs
+    tag = STARRED_TAG if starred else next(iter(cfgs))
+    return cfgs[tag].to_dict()
 
 
 def default_recipe(model: RMT) -> dict[str, Any]:

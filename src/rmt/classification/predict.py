@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, 
         raise ValueError(f"top is {top}; at least one class must be named")
     if not model.num_classes:
         raise ValueError("this model has no classifier (num_classes=0)")
+    if not model.head.global_pool:
+        raise ValueError("this model gives a map of logits (global_pool=''); it must pool")
     transform = eval_transform(model)
     names = label_names(model)
 
@@ -52,14 +55,29 @@ def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, 
 
 def eval_transform(model: RMT) -> Callable[[Image.Image], Tensor]:
     """Return the transform that the weights were evaluated with."""
-    config: dict[str, Any] = resolve_data_config(dict(model.pretrained_cfg), model=model)
-    transform: Any = create_transform(**config)
+    transform: Any = create_transform(**_data_config(model))
     return transform
+
+
+def _data_config(model: RMT) -> dict[str, Any]:
+    """Return timm's words for the transform, for one grey channel the mean of the colours'.
+
+    Raises:
+        ValueError: for images that no file holds.
+    """
+    config: dict[str, Any] = resolve_data_config(dict(model.pretrained_cfg), model=model)
+    if model.in_chans not in (1, 3):
+        raise ValueError(f"this model reads {model.in_chans} channels; image files have 1 or 3")
+    if model.in_chans == 1:
+        for key in ("mean", "std"):
+            config[key] = (fmean(config[key]),)
+    return config
 
 
 def label_names(model: RMT) -> list[str]:
     """Return class names: the weights' own, ImageNet's for 1,000 classes, else numbers."""
-    if names := model.info.get("label_names"):
+    names = model.info.get("label_names") or ()
+    if len(names) == model.num_classes:
         return list(names)
     if model.num_classes == 1000:
         from timm.data import ImageNetInfo
@@ -73,7 +91,7 @@ def pixels(model: RMT, picture: Image.Image) -> tuple[Tensor, Image.Image]:
     """Return a picture as the model sees it: (C, H, W) normalised, and the same as a picture."""
     picture = picture if model.in_chans == 3 else picture.convert("L")
     tensor = eval_transform(model)(picture)
-    cfg = resolve_data_config(dict(model.pretrained_cfg), model=model)
+    cfg = _data_config(model)
     mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
     return tensor, to_pil_image((tensor * std + mean).clamp(0, 1))
 

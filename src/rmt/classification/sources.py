@@ -97,12 +97,17 @@ def _packed(root: Path, kind: str, val_fraction: float) -> Splits:
 
 
 def _folder(root: Path, val_fraction: float) -> Splits:
-    train_root = _part(root, "train")
-    parts = {"train": _class_folders(train_root or root)}
-    for part in ("val", "test") if train_root else ():
-        if at := _part(root, part):
-            parts[part] = _class_folders(at, parts["train"].classes)
+    at = {part: folder for part in PARTS if (folder := _part(root, part)) and _folders(folder)}
+    if not at:  # or they are names of classes
+        return splits_of({"train": _class_folders(root)}, val_fraction, where=root)
+    parts: dict[str, Samples] = {}
+    for part, folder in at.items():
+        parts[part] = _class_folders(folder, parts["train"].classes if "train" in parts else None)
     return splits_of(parts, val_fraction, where=root)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _part(root: Path, part: str) -> Path | None:
@@ -110,7 +115,7 @@ def _part(root: Path, part: str) -> Path | None:
 
 
 def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Samples:
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = _folders(root)
     if not folders:
         raise ValueError(f"{root} holds no class folders (one folder a class, images inside)")
     names = tuple(p.name for p in folders)
@@ -131,8 +136,11 @@ def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Sample
 
 
 def _csv(path: Path, val_fraction: float) -> Splits:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write the mark
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write the mark
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}; save it so") from error
     if not rows or not {"path", "label"} <= set(rows[0]):
         raise ValueError(
             f"{path} must begin with a line naming the columns path and label (and maybe split); "

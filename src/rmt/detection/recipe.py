@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rmt.recipes.schema import Recipe
+from rmt.recipes.schema import Recipe, at_least
 
 
 @dataclass(kw_only=True)
@@ -63,6 +63,9 @@ class Data:
     workers: int = -1
     repeats: int = 1
     max_errors: int = 100
+
+    def __post_init__(self) -> None:
+        at_least(1, data__batch=self.batch, data__repeats=self.repeats)
 
 
 @dataclass(kw_only=True)

@@ -68,7 +68,12 @@ def manhattan_attention(
 
 
 def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict[str, str]:
-    """Say of every backend whether it can run on these tensors, and which would be chosen."""
+    """Say of every backend whether it can run on these tensors, and which would be chosen.
+
+    Raises:
+        ValueError: as :func:`manhattan_attention`.
+    """
+    _check(q, k, v, None)
     chosen = _choose(q, k, v, decomposed)
     lines = {}
     for name, module in BACKENDS.items():
@@ -103,6 +108,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Sequence[float] | Tensor 
             )
     if q.shape != k.shape:
         raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} must have the same shape")
+    if q.dtype != k.dtype:
+        raise ValueError(f"q ({q.dtype}) and k ({k.dtype}) must have the same dtype")
     if v.shape[:4] != q.shape[:4]:
         raise ValueError(
             f"v {tuple(v.shape)} must share batch, height, width and heads with q {tuple(q.shape)}"

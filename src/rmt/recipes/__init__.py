@@ -40,8 +40,8 @@ def read(name: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no recipe file {str(path)!r}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict) or "task" not in content:
         raise ValueError(f"{path} is no recipe: it must be a mapping with the key 'task'")

@@ -10,6 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+def at_least(least: int, **values: float) -> None:
+    """Raise ``ValueError`` for the first value below ``least``; its key has ``__`` for a dot."""
+    for key, value in values.items():
+        if value < least:
+            raise ValueError(f"{key.replace('__', '.')} is {value}; it must be at least {least}")
+
+
 @dataclass(kw_only=True)
 class Published:
     """What the authors printed for this row; shown next to what is measured, never used.
@@ -86,6 +93,9 @@ class Schedule:
     by_epoch: bool = False
     lag: int = 0
 
+    def __post_init__(self) -> None:
+        at_least(0, schedule__epochs=self.epochs, schedule__steps=self.steps)
+
 
 @dataclass(kw_only=True)
 class WeightAverage:
@@ -142,6 +152,12 @@ class Run:
     save_every: int = 0
     evaluate_every: int = 0
     log_every: int = 20
+
+    def __post_init__(self) -> None:
+        at_least(1, trainer__num_nodes=self.num_nodes, trainer__accumulate=self.accumulate)
+        at_least(0, trainer__threads=self.threads, trainer__global_batch=self.global_batch)
+        if isinstance(self.devices, int):
+            at_least(1, trainer__devices=self.devices)
 
 
 @dataclass(kw_only=True)

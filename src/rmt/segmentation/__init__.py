@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.release import SEGMENTATION, variant_of_release
+from rmt.release import SEGMENTATION, image_channels, variant_of_release
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter, create_segmenter
 
@@ -58,7 +58,7 @@ def config_of_release(
         "num_classes": num_classes,
         "model_args": {
             "backbone": variant_of_release(state),
-            "in_chans": state["backbone.patch_embed.proj.0.weight"].shape[1],
+            "in_chans": image_channels(state.get("backbone.patch_embed.proj.0.weight")),
             "channels": width,
         },
         "pretrained_cfg": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},

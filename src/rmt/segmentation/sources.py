@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.digests import digest_of_samples, identity
-from rmt.images import SUFFIXES, read_image
+from rmt.images import SUFFIXES, images_in, read_image
 from rmt.segmentation import classes as known
 from rmt.segmentation.masks import INVALID, MOST_CLASSES, Colour, plain_table, read_mask
 from rmt.segmentation.recipe import Data
@@ -220,14 +220,10 @@ def _pairs(
     images: Path, masks: Path, *, rename: Callable[[str], str] = str
 ) -> tuple[list[Path], list[Path]]:
     """Return the images below a folder and the mask of each, at the same place below another."""
-    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = images_in(images)
     if not found:
         raise ValueError(f"{images} holds no image ({', '.join(SUFFIXES)})")
-    at = {
-        p.relative_to(masks).with_suffix(""): p
-        for p in masks.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-    }
+    at = {p.relative_to(masks).with_suffix(""): p for p in images_in(masks)}
     places = [p.relative_to(images).with_suffix("") for p in found]
     partners = [at.get(place.with_name(rename(place.name))) for place in places]
     if lost := [p for p, mask in zip(found, partners, strict=True) if mask is None]:
