@@ -82,6 +82,10 @@ def _models(verbs: Any) -> None:
 
 def _train(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
+        if args.json and not (args.dry_run or args.print_config):
+            raise ValueError("--json belongs to --dry-run; a run writes metrics.json")
+        if args.recipe is None and (args.overrides or args.dry_run or args.print_config):
+            raise ValueError("name a recipe or a YAML file; `rmt train --list` shows the recipes")
         if args.list or args.recipe is None:
             from rmt.recipes import list_recipes
 

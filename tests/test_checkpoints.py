@@ -109,7 +109,7 @@ def test_the_average_is_the_published_choice() -> None:
     assert model.info["weights"] == "ema"
     assert bias(model).equal(state["head.bias"] + 1)
     assert load({"model": state, "model_ema": None}).info["weights"] == "raw"
-    with pytest.raises(ValueError, match=r"a state dict holds no 'ema' weights; it has \['raw'\]"):
+    with pytest.raises(ValueError, match=r"a state dict holds 'raw' weights only, no 'ema' ones"):
         load({"model": state}, weights="ema")
 
 
@@ -417,3 +417,44 @@ def test_public_names() -> None:
     assert rmt.from_pretrained is rmt.load
     with pytest.raises(AttributeError, match="'rmt' has no attribute 'lode'"):
         rmt.lode  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "patch_embed.proj.0.weight",
+        "layers.0.blocks.0.final_layer_norm.weight",
+        "layers.2.blocks.3.retention.q_proj.bias",
+        "layers.0.downsample.reduction.weight",
+        "head.bias",
+        "head.weight",
+        "norm.running_var",
+    ],
+)
+def test_any_missing_key_is_listed(key: str, tiny: dict[str, Tensor]) -> None:
+    state = {name: value for name, value in tiny.items() if name != key}
+    with pytest.raises(ValueError, match=r"does not fit the model it looks like .*\n  − "):
+        load(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("layers.9.Relpos.decay", torch.zeros(4), r"layers\.9\.Relpos\.decay .* does not have"),
+        ("aux_head.weight", torch.zeros(3, 512), r"≠ aux_head\.weight|− aux_head\.bias"),
+        ("head.bias", torch.zeros(()), r"≠ head\.fc\.bias"),
+        ("patch_embed.proj.0.weight", torch.zeros(5), r"≠ stem\.0\.weight"),
+    ],
+)
+def test_strange_keys_are_listed(
+    key: str, value: Tensor, message: str, tiny: dict[str, Tensor]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tiny | {key: value})
+
+
+def test_a_hole_in_weights_of_ours(nano: rmt.RMT) -> None:
+    state = nano.state_dict()
+    del state["stages.1.blocks.0.norm1.weight"]
+    with pytest.raises(ValueError, match=r"− stages\.1\.blocks\.0\.norm1\.weight"):
+        load(state, lce=False)

@@ -276,7 +276,23 @@ def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("train small/digits --schedule.steps 9", "exactly one of them"),
         ("train small/folder --data.root /nowhere", "data.root '/nowhere' does not exist"),
         ("eval --checkpoint gone.pth", "no file or folder 'gone.pth'"),
-        ("predict gone.jpg --checkpoint gone.pth", "'gone.jpg' matches a file"),
+        ("predict gone.jpg --checkpoint gone.pth", "there is no file or folder 'gone.jpg'"),
+        ("train small/digits --data.batch 0", "data.batch is 0; it must be at least 1"),
+        ("train small/digits --data.input_size 0", "data.input_size is 0"),
+        ("train small/digits --trainer.devices 0", "trainer.devices is 0"),
+        ("train small/digits --trainer.threads -1", "trainer.threads is -1"),
+        ("train small/digits --schedule.epochs -5", "schedule.epochs is -5"),
+        ("train small/digits --trainer.precision half", "trainer.precision"),
+        ("train small/digits --trainer.accelerator tpu", "trainer.accelerator 'tpu' with"),
+        ("train small/digits --devices 2", "did you mean 'trainer.devices'?"),
+        ("train small/digits --json x.json", "--json belongs to --dry-run"),
+        ("train --data.root=X", "name a recipe"),
+        ("train small/digits --model.freeze [stem,stages,head]", "leaves nothing to train"),
+        ("train small/digits --model.freeze [stages.10]", "'stages.10'; no parameter lies there"),
+        ("train imagenet/rmt_t --dry-run --optimizer.lr -1", "optimizer.lr is -1"),
+        ("train imagenet/rmt_t --dry-run --trainer.strategy no", "unknown trainer.strategy 'no'"),
+        ("train imagenet/rmt_t --dry-run --model.checkpoint gone.pth", "no file or folder"),
+        ("train imagenet/rmt_s_tl --dry-run --token_labels.teacher resnet1", "unknown teacher"),
         ("convert gone.pth x.safetensors", "no file or folder 'gone.pth'"),
         ("explain gone.png --checkpoint gone.pth", "no file or folder 'gone.pth'"),
     ],
@@ -401,3 +417,39 @@ def test_functions_behind_the_verbs_restore_the_mode(run: Path) -> None:
     evaluate(model, overrides=["--data.batch=360"])
     assert model.training
     assert fit.__module__ == "rmt.train"
+
+
+def test_a_picture_that_is_not_there_spares_the_others(
+    run: Path, photo: Path, tmp_path: Path
+) -> None:
+    words = [photo, tmp_path / "gone.png", photo, "--checkpoint", run]
+    assert call("predict", *words, "--json", tmp_path / "p.json") == 1
+    records = json.loads((tmp_path / "p.json").read_text())
+    assert ["error" in record for record in records] == [False, True, False]
+    assert "gone.png" in records[1]["error"]
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_weights_are_called_what_they_are(run: Path, tmp_path: Path) -> None:
+    kind = rmt.load(run).info["weights"]
+    other = {"raw": "ema", "ema": "raw"}[kind]
+    assert call("eval", "--checkpoint", run, "--weights", kind, "--json", tmp_path / "e.json") == 0
+    assert json.loads((tmp_path / "e.json").read_text())["checkpoint"]["weights"] == kind
+    assert call("eval", "--checkpoint", run, "--weights", other) == 2
+    both = run / "checkpoints" / "best.ckpt"
+    assert rmt.load(both, weights="raw").info["weights"] == "raw"
+    with pytest.raises(ValueError, match="weights is 'best'; choose 'raw' or 'ema'"):
+        rmt.load(both, weights="best")
+
+
+def test_a_damaged_state_is_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"PK half a file")
+    (tmp_path / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or no checkpoint"):
+        fit(load_recipe(tmp_path / "recipe.yaml"), tmp_path, resume=True)
+
+
+def test_a_checkpoint_holds_its_weights_once(run: Path) -> None:
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {key.split(".")[0] for key in state} <= {"model", "ema"}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import rmt
-from rmt.engine import parameter_groups
+from rmt.engine import freeze, parameter_groups
 from rmt.recipes import list_recipes
 from rmt.recipes.schema import Optimizer
 from rmt.train import load_recipe
@@ -86,3 +86,11 @@ def test_published_recipes_spare_what_the_release_spares(name: str) -> None:
     if group == "ade20k":
         expected["ade20k"] = "norms" if row.startswith("upernet") else "nothing"
     assert load_recipe(name).optimizer.no_decay == expected[group]
+
+
+def test_parts_are_named_whole() -> None:
+    """Block 1 is not blocks 10 to 19."""
+    model = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(1, 1) for _ in range(12))})
+    freeze(model, ["blocks.1"])
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"blocks.1.weight", "blocks.1.bias"}

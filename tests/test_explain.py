@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -122,3 +123,20 @@ def test_pictures(model: rmt.RMT, tmp_path: Path) -> None:
     for path in drawn.values():
         with Image.open(path) as picture:
             assert min(picture.size) > 200
+
+
+def test_a_model_without_decay(tmp_path: Path) -> None:
+    rmt.create_model("rmt_nano", 3, decay=False).save_pretrained(tmp_path / "model")
+    picture = np.zeros((64, 48, 3), np.uint8)
+    assert set(explain(picture, tmp_path / "model", tmp_path)) == {"attention"}
+
+
+def test_one_channel(tmp_path: Path) -> None:
+    grey = rmt.create_model("rmt_nano", 3, in_chans=1)
+    assert len(rmt.Predictor(grey)(np.zeros((64, 48, 3), np.uint8))["top"]) == 3
+    grey.save_pretrained(tmp_path / "model")
+    assert explain(np.zeros((64, 48), np.uint8), tmp_path / "model", tmp_path)
+    with pytest.raises(ValueError, match="this model reads 4 channels"):
+        rmt.Predictor(rmt.create_model("rmt_nano", 3, in_chans=4))
+    with pytest.raises(ValueError, match="it must pool"):
+        rmt.Predictor(rmt.create_model("rmt_nano", 3, global_pool=""))

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import rmt
 from rmt import hub
+from rmt.hub import model_card
 
 OPTIONS = {
     "plain": {},
@@ -162,3 +165,37 @@ def test_push_and_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in card
     x = torch.randn(1, 3, 40, 56)
     assert rmt.RMT.from_pretrained("hf-hub:someone/rmt")(x).equal(model(x))
+
+
+@pytest.mark.parametrize("change", ["fuse", "prune"])
+def test_what_could_not_be_read_again_is_not_written(change: str, tmp_path: Path) -> None:
+    model = small()
+    if change == "fuse":
+        model = model.fuse()
+    else:
+        model.prune_intermediate_layers([1])
+    with pytest.raises(ValueError, match="save it as it was before fuse"):
+        model.save_pretrained(tmp_path / "folder")
+    with pytest.raises(ValueError, match="save it as it was before fuse"):
+        rmt.save(model, tmp_path / "file.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_classes_have_no_old_names(tmp_path: Path) -> None:
+    model = rmt.create_model("rmt_nano", 4)
+    model.info["label_names"] = ["a", "b", "c", "d"]
+    model.reset_classifier(6)
+    predictor = rmt.Predictor(rmt.load(model.save_pretrained(tmp_path)), top=6)
+    answer = predictor(np.zeros((40, 40), np.uint8))
+    assert {top["name"] for top in answer["top"]} == set("012345")
+
+
+@pytest.mark.parametrize(("task", "word"), [("classification", "image-classification"),
+                                            ("detection", "object-detection")])  # fmt: skip
+def test_a_card_has_the_words_of_the_hub(task: str, word: str) -> None:
+    cfg = {"license": "unlicensed-release"}
+    card = model_card({"task": task, "architecture": "x", "pretrained_cfg": cfg}, "me/mine")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["pipeline_tag"] == word
+    assert (head["license"], head["license_name"]) == ("other", "unlicensed-release")
+    assert 'rmt.load("hf-hub:me/mine")' in card

@@ -251,3 +251,40 @@ def test_arrays(picture: Image.Image) -> None:
 def test_arrays_that_are_no_picture(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected an array of uint8, \(H, W\) or \(H, W, 3\)"):
         as_picture(array)
+
+
+def test_hidden_folders_and_folders_named_as_images(picture: Image.Image, tmp_path: Path) -> None:
+    for name in ("a.png", ".ipynb_checkpoints/a-checkpoint.png", "folder.png/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(tmp_path / name)
+    assert images_in(tmp_path) == [tmp_path / "a.png", tmp_path / "folder.png" / "b.png"]
+
+
+def test_addresses(picture: Image.Image, tmp_path: Path) -> None:
+    picture.save(tmp_path / "a b.png")
+    address = (tmp_path / "a b.png").as_uri()
+    assert find_images([address]) == [tmp_path / "a b.png"]
+    assert as_picture(address).size == picture.size
+    with pytest.raises(ValueError, match=r"https://x\.org/a\.png is on the network; download it"):
+        as_picture("https://x.org/a.png")
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_a_picture_whose_file_ends_early(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with (
+        Image.open(tmp_path / "a.jpg") as lazy,
+        pytest.raises(ValueError, match=r"a\.jpg is damaged"),
+    ):
+        as_picture(lazy)
+    with pytest.raises(ValueError, match="a list is no picture"):
+        as_picture([1, 2])
+
+
+def test_what_is_not_there_stays_for_a_report(picture: Image.Image, tmp_path: Path) -> None:
+    picture.save(tmp_path / "a.png")
+    names = [tmp_path / "a.png", tmp_path / "gone.png"]
+    assert find_images(names) == names

@@ -66,9 +66,14 @@ def test_a_mistake_in_varying_is_no_damaged_file() -> None:
 
 
 def test_judging_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
-    read = TestReader(Read(2))
+    read = TestReader(Read(2), count=COUNT, max_errors=1)
     assert readable([read(i) for i in range(4)]) == [(0,), (1,), (3,)]
     assert caplog.messages == ["left out of the evaluation: file 2"]
+    assert read(2) is None  # again, in the next evaluation: it counts once
+    strict = TestReader(Read(1, 2), count=COUNT, max_errors=1)
+    assert strict(1) is None
+    with pytest.raises(ValueError, match=r"more than data\.max_errors=1 samples .* file 2"):
+        strict(2)
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -84,7 +89,7 @@ def test_loading_processes_count_together(limit: int) -> None:
     else:
         for _ in range(2):
             assert len(list(loader)) == COUNT
-        assert read.unreadable.sum() == 2
+        assert read.unreadable.flags.sum() == 2
 
 
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
@@ -119,7 +124,7 @@ def test_every_task_reads_so(task: str, tmp_path: Path, caplog: pytest.LogCaptur
     skipped = [message for message in caplog.messages if message.startswith("skipped")]
     assert len(skipped) == 2
     assert all(any(path.name in m for m in skipped) for path in images[1:3])
-    with pytest.raises(ValueError, match=r"more than data\.max_errors=1 training samples"):
+    with pytest.raises(ValueError, match=r"more than data\.max_errors=1 samples"):
         pass_over("--data.max_errors=1")
 
 
@@ -127,4 +132,5 @@ def trainer() -> Any:
     """Return what a data module asks of the trainer at the start of a run of one process."""
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(global_rank=0, world_size=1, current_epoch=0, fit_loop=loop)
+    place = {"global_rank": 0, "world_size": 1, "current_epoch": 0}
+    return SimpleNamespace(accumulate_grad_batches=1, fit_loop=loop, **place)

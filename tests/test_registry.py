@@ -119,3 +119,15 @@ def test_pretrained_takes_a_file_that_the_caller_names(tmp_path) -> None:
     assert finetuned.head.fc.out_features == 3
     assert finetuned.stem[0].weight.equal(ours.stem[0].weight.sum(1, keepdim=True))
     assert finetuned.head.proj.weight.equal(ours.head.proj.weight)
+
+
+@pytest.mark.parametrize("options", [{"stem": "patch"}, {"token_labels": True}])
+def test_timm_knows_first_and_last_layers_of_any_form(options: dict, tmp_path) -> None:
+    folder = rmt.create_model("rmt_nano", 4, **options).save_pretrained(tmp_path)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, in_chans=1, num_classes=3)
+    assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 3)
+
+
+def test_an_unknown_tag_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown weight tag 'in1' ?.*did you mean 'in1k'"):
+        rmt.create_model("rmt_s.in1")

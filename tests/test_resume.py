@@ -174,7 +174,7 @@ def test_stopped_between_evaluations_within_epochs(
     train(recipe_file, tmp_path, *IN_STEPS, resume=True)
     for file in (LAST, BEST):
         assert_same(state(tmp_path, file), state(straight_in_steps, file))
-    assert [record["step"] for record in state(tmp_path)["found"]["history"]] == [3, 6]
+    assert [record["step"] for record in state(tmp_path)["found"]["history"]] == [3, 6, 7]
 
 
 def test_killed_between_two_steps(recipe_file: Path, straight: Path, tmp_path: Path) -> None:
@@ -234,6 +234,60 @@ def test_resumed_with_workers(
     monkeypatch.undo()
     train(recipe_file, tmp_path, "--data.workers=2", resume=True)
     assert_same(state(tmp_path)["weights"], state(straight)["weights"])
+
+
+def test_a_signal_to_all_processes_is_the_loop_s(recipe_file: Path, tmp_path: Path) -> None:
+    """As `timeout`, a terminal and schedulers send it: to the loading processes too."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "rmt_cli", "train", str(recipe_file), "--out", str(out)]
+    command += ["--data.workers=2", "--schedule.epochs=1000", "--trainer.save_every=1"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (out / LAST).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "--resume" in said
+
+
+def test_runs_in_steps_are_judged_at_steps(recipe_file: Path, tmp_path: Path) -> None:
+    """Four batches an epoch, three of them a step: an epoch is one step, without a rest."""
+    words = ["--schedule.epochs=0", "--schedule.steps=7", "--trainer.accumulate=3"]
+    metrics = fit(load_recipe(recipe_file, [*words, "--trainer.evaluate_every=3"]), tmp_path)
+    assert [record["step"] for record in metrics["history"]] == [3, 6, 7]
+    with pytest.raises(ValueError, match=r"a step takes 5 batches and all data make 4: lower"):
+        fit(load_recipe(recipe_file, [*words, "--trainer.accumulate=5"]), tmp_path / "more")
+
+
+def test_the_average_follows_its_formula(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    step = Engine.optimizer_step
+
+    def optimizer_step(self: Engine, *args: object, **kwargs: object) -> None:
+        if not weights:
+            weights.append(first(self.model).clone())
+        step(self, *args, **kwargs)
+        weights.append(first(self.model).clone())
+
+    def first(network: torch.nn.Module) -> torch.Tensor:
+        return next(network.parameters()).detach()
+
+    monkeypatch.setattr(Engine, "optimizer_step", optimizer_step)
+    train(recipe_file, tmp_path, "--average.warmup=false", "--schedule.epochs=1")
+    expected = weights[0]
+    for after in weights[1:]:
+        expected = 0.9 * expected + 0.1 * after
+    name = "ema.module.stem.0.weight"
+    assert torch.allclose(state(tmp_path)["weights"][name], expected, atol=1e-7)
 
 
 def test_refusals(recipe_file: Path, straight: Path, tmp_path: Path) -> None:

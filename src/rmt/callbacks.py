@@ -110,9 +110,9 @@ class KeepLast(Checkpoint):
             self._due = True
         # Within an epoch counted in steps, an evaluation may follow this very batch.
         loop = trainer.fit_loop.epoch_loop
-        judged = (
-            trainer.check_val_every_n_epoch is None
-            and (loop.total_batch_idx + 1) % cast(int, trainer.val_check_batch) == 0
+        judged = trainer.check_val_every_n_epoch is None and (
+            (loop.total_batch_idx + 1) % cast(int, trainer.val_check_batch) == 0
+            or trainer.global_step >= trainer.max_steps
         )
         if (asked or self._due) and stepped and not judged and not trainer.is_last_batch:
             self._save(trainer, asked)

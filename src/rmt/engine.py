@@ -8,7 +8,7 @@ was never interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -61,7 +61,8 @@ class Engine(L.LightningModule):
         self.verdict: dict[str, dict[str, float]] = {}
         self.best_weights = "raw"
         self.best_score = -math.inf
-        self._network = torch.compile(model) if recipe.trainer.compile else model
+        # In a tuple: as a module it would put all weights into a checkpoint a second time.
+        self._network = (torch.compile(model) if recipe.trainer.compile else model,)
         if recipe.trainer.checkpointing:
             model.set_grad_checkpointing()
 
@@ -84,7 +85,7 @@ class Engine(L.LightningModule):
     @property
     def network(self) -> Callable[..., Any]:
         """The network to train, compiled if the recipe says so."""
-        return self._network
+        return self._network[0]
 
     def kept_weights(self) -> dict[str, nn.Module]:
         """Return the networks that are evaluated: raw, and their average if there is one."""
@@ -166,7 +167,14 @@ class Engine(L.LightningModule):
         """Step, then move the average."""
         super().optimizer_step(*args, **kwargs)
         if self.ema:
-            self.ema.update(self.model, step=self.global_step)
+            # Told the step, timm begins with copies of the weights.
+            step = self.global_step if self.recipe.average.warmup else None
+            self.ema.update(self.model, step=step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Have the weights of a run's last step judged, wherever the interval falls."""
+        if self.recipe.schedule.steps and self.global_step >= self.recipe.schedule.steps:
+            self.trainer.should_stop = True
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Judge raw weights and their average."""
@@ -264,12 +272,34 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
     return aim
 
 
+def is_within(name: str, part: str) -> bool:
+    """Return whether a module's or parameter's name is ``part`` or lies below it."""
+    return f"{name}.".startswith(f"{part.rstrip('.')}.")
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Leave the parameters of the named parts as they are.
+
+    Raises:
+        ValueError: for a part that has none.
+    """
+    for part in parts:
+        frozen = [p for name, p in model.named_parameters() if is_within(name, part)]
+        if not frozen:
+            raise ValueError(f"model.freeze names {part!r}; no parameter lies there")
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
 
     Raises:
-        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie.
+        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie,
+            or if everything is frozen.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model.freeze leaves nothing to train; leave out the last layer at least")
     spared = _spared(model, optimizer.no_decay)
     if optimizer.layer_decay < 1:
         if not hasattr(model, "group_matcher"):  # timm would treat all alike

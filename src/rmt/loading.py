@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -69,6 +70,11 @@ class TrainBatches:
         """Begin an epoch; the loop calls it. A position set by :meth:`resume` is kept once."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
+
+    def whole_steps(self, accumulate: int) -> None:
+        """Leave out batches at the end of an epoch that are too few for an optimizer step."""
+        if self.length > accumulate:
+            self.length = self.length // accumulate * accumulate
 
     def resume(self, epoch: int, batches_done: int) -> None:
         """Continue ``epoch`` behind the batches that are done, the next one if these are all."""
@@ -185,8 +191,19 @@ class TaskData(L.LightningDataModule):
         return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
 
     def continued(self, batches: B) -> B:
-        """Return training batches set to where an interrupted run stopped."""
+        """Return training batches, of whole steps, set to where an interrupted run stopped.
+
+        Raises:
+            ValueError: if an epoch is too short for a step of a run that is counted in steps.
+        """
         assert self.trainer is not None
+        accumulate = self.trainer.accumulate_grad_batches
+        batches.whole_steps(accumulate)
+        if self.recipe.schedule.steps and len(batches) < accumulate:
+            raise ValueError(
+                f"a step takes {accumulate} batches and all data make {len(batches)}: lower "
+                "trainer.global_batch or trainer.accumulate"
+            )
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         batches.resume(self.trainer.current_epoch, progress.ready)
         return batches
@@ -209,7 +226,14 @@ def make_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_deaf,
     )
+
+
+def _deaf(worker: int) -> None:
+    """Leave signals to the process that loads: a stop asked of all lets it finish its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def mix(*numbers: int) -> int:

@@ -8,18 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import yaml
+from lightning.pytorch.strategies import StrategyRegistry
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from rmt.engine import accumulation, learning_rate, peak_lr
+from rmt import sharding
+from rmt.classification.recipe import ClassificationRecipe
+from rmt.engine import accumulation, learning_rate, parameter_groups, peak_lr
 from rmt.flops import count
-from rmt.hub import Pretrained
+from rmt.hub import Pretrained, find_weights
 from rmt.model import Block
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe, Schedule
 from rmt.train import load_recipe
+from rmt.variants import nearest
 
 # Where the data are not looked at: classes, and training images of ImageNet-1K, COCO 2017 (those
 # with a box) and ADE20K.
@@ -55,6 +60,7 @@ def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     task = importlib.import_module(f"rmt.{recipe.task}.task")
     with torch.device("meta"):
         model = task.new_model(recipe, tuple(map(str, range(classes))))
+    _rehearse(recipe, model, peak_lr(recipe, batch))
     measured, size = _part_to_measure(model, recipe)
     return {
         "title": recipe.title,
@@ -75,6 +81,29 @@ def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         },
         "recipe": as_dict(recipe),
     }
+
+
+def _rehearse(recipe: Recipe, model: nn.Module, peak: float) -> None:
+    """Build what a run builds besides its network and data, to refuse here what it would refuse."""
+    if peak <= 0:
+        raise ValueError(f"optimizer.lr is {recipe.optimizer.lr}; it must be positive")
+    parameter_groups(model, recipe.optimizer)
+    strategies = ["auto", sharding.NAME, *StrategyRegistry.available_strategies()]
+    if recipe.trainer.strategy not in strategies:
+        hint = nearest(recipe.trainer.strategy, strategies)
+        raise ValueError(f"unknown trainer.strategy {recipe.trainer.strategy!r}{hint}")
+    if recipe.model.checkpoint and not str(recipe.model.checkpoint).startswith("hf-hub:"):
+        find_weights(recipe.model.checkpoint)
+    if isinstance(recipe, ClassificationRecipe):
+        data = importlib.import_module("rmt.classification.data")
+        data.train_transform(recipe.data, recipe.augment)
+        data.judging_transform(recipe.data)
+        labels = recipe.token_labels
+        if labels.root and labels.teacher:
+            raise ValueError("token_labels.root and token_labels.teacher are both set; name one")
+        if labels.teacher and not timm.is_model(labels.teacher):
+            hint = nearest(labels.teacher, timm.list_models())
+            raise ValueError(f"unknown teacher {labels.teacher!r}{hint}")
 
 
 def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:

@@ -14,12 +14,40 @@ log = logging.getLogger(__name__)
 UNREADABLE = (ValueError, FileNotFoundError)
 
 
+class Unreadable:
+    """A count of the samples that cannot be read, each once, however often it comes up.
+
+    The count is common to all loading processes of a device, which share it in memory; several
+    devices count each for itself, and a resumed run begins anew.
+
+    Args:
+        count: of the samples.
+        most: unreadable samples tolerated, ``data.max_errors``.
+    """
+
+    def __init__(self, count: int, most: int) -> None:
+        self.most = most
+        # A flag a sample rather than a number: a process may set one that is set already.
+        self.flags = torch.zeros(count, dtype=torch.bool).share_memory_()
+
+    def add(self, at: int, error: Exception, *, what: str) -> None:
+        """Name a sample in the log and say what becomes of it.
+
+        Raises:
+            ValueError: if these are more than ``most``.
+        """
+        if not self.flags[at]:
+            self.flags[at] = True
+            log.warning("%s: %s", what, error)
+        if self.flags.sum() > self.most:
+            raise ValueError(
+                f"more than data.max_errors={self.most} samples are unreadable, the last one: "
+                f"{error}"
+            ) from error
+
+
 class TrainReader:
     """Read and vary training examples; for an unreadable sample the next readable one stands in.
-
-    Each unreadable sample is named in the log and counted once, however often it comes up. The
-    count is common to all loading processes of a device, which share it in memory; several devices
-    count each for itself, and a resumed run begins anew.
 
     Args:
         read: ``read(index)`` -> the parts of a sample; what it raises of :data:`UNREADABLE` counts.
@@ -36,9 +64,8 @@ class TrainReader:
         count: int,
         max_errors: int,
     ) -> None:
-        self.read, self.vary, self.count, self.max_errors = read, vary, count, max_errors
-        # A flag a sample rather than a number: a process may set one that is set already.
-        self.unreadable = torch.zeros(count, dtype=torch.bool).share_memory_()
+        self.read, self.vary, self.count = read, vary, count
+        self.unreadable = Unreadable(count, max_errors)
 
     def __call__(self, index: int) -> Any:
         """Return a training example.
@@ -51,20 +78,10 @@ class TrainReader:
             try:
                 found = self.read(at)
             except UNREADABLE as error:
-                self._skip(at, error)
+                self.unreadable.add(at, error, what="skipped")
             else:
                 return self.vary(*found)
         raise ValueError("no training sample can be read; each is named above")
-
-    def _skip(self, at: int, error: Exception) -> None:
-        if not self.unreadable[at]:
-            self.unreadable[at] = True
-            log.warning("skipped: %s", error)
-        if self.unreadable.sum() > self.max_errors:
-            raise ValueError(
-                f"more than data.max_errors={self.max_errors} training samples are unreadable, "
-                f"the last one: {error}"
-            ) from error
 
 
 class TestReader:
@@ -72,19 +89,22 @@ class TestReader:
 
     Args:
         read: ``read(index)`` -> one example; raises one of :data:`UNREADABLE` if it cannot.
+        count: of the samples.
+        max_errors: unreadable samples tolerated.
     """
 
     __test__ = False  # no pytest class
 
-    def __init__(self, read: Callable[[int], Any]) -> None:
+    def __init__(self, read: Callable[[int], Any], *, count: int, max_errors: int) -> None:
         self.read = read
+        self.unreadable = Unreadable(count, max_errors)
 
     def __call__(self, index: int) -> Any:
-        """Return an example, or None."""
+        """Return an example, or None; raises ``ValueError`` beyond ``max_errors``."""
         try:
             return self.read(index)
         except UNREADABLE as error:
-            log.warning("left out of the evaluation: %s", error)
+            self.unreadable.add(index, error, what="left out of the evaluation")
             return None
 
 

@@ -156,7 +156,12 @@ def record_evaluation(
             "weights": model.info.get("weights", "raw"),
             "sha256": file,
         },
-        "data": {"root": recipe.data.root, "images": len(judged), "sha256": judged.digest()},
+        "data": {
+            "root": recipe.data.root,
+            "images": len(judged),
+            "unreadable": len(judged) - int(metrics.get("images", len(judged))),
+            "sha256": judged.digest(),
+        },
         "metrics": metrics,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(recipe),
@@ -221,7 +226,7 @@ def _start(run: Run, **options: Any) -> L.Trainer:
             enable_model_summary=False,
             **options,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
         raise ValueError(
             f"trainer.accelerator {run.accelerator!r} with trainer.devices {run.devices!r} cannot "
             f"be had: {' '.join(str(error).split())}"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 import rmt
@@ -17,10 +18,12 @@ from rmt.classification.imagenet_sets import (
     corruptions,
     mean_corruption_error,
     real_labels,
+    same_imagenet,
     wordnet_ids,
 )
-from rmt.classification.task import TopOneByGroup
-from rmt.train import evaluate
+from rmt.classification.samples import Samples
+from rmt.classification.task import ClassificationTask, TopOneByGroup
+from rmt.train import evaluate, load_recipe
 
 
 def picture(path: Path) -> None:
@@ -165,3 +168,26 @@ def test_groups_are_counted_apart() -> None:
     metric.update(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]))
     metric.update(torch.tensor([True]), torch.tensor([1]))
     assert metric.compute().tolist() == [0.5, 1.0, 1.0]
+
+
+def test_the_best_placed_right_class_counts() -> None:
+    """Right are 5 and 7; the answers in order are 0, 1, 2, 3, 7: no hit, but one of the best 5."""
+    samples = Samples([Path("x")], [5], tuple(map(str, range(10))), accepted=(frozenset({5, 7}),))
+    recipe = load_recipe("small/digits", ["--average.decay=0"])
+    task = ClassificationTask(recipe, samples.classes, judged=samples)
+    order = torch.tensor([[9.0, 8, 7, 6, 0, 0, 0, 5, 0, 0]])
+    task.score("raw", nn.Identity(), (order, torch.tensor([5]), torch.tensor([0])))
+    found = task.metrics("raw")
+    assert (found["top1"], found["top5"]) == (0, 100)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "descriptions", "others"])
+def test_imagenet_by_another_name(kind: str) -> None:
+    info = ImageNetInfo()
+    names = {
+        "numbers": [str(i) for i in range(1000)],
+        "descriptions": [info.index_to_description(i).upper() for i in range(1000)],
+        "others": [f"thing {i}" for i in range(1000)],
+    }[kind]
+    assert same_imagenet(names, wordnet_ids()) == (kind != "others")
+    assert not same_imagenet(names, names)

@@ -192,7 +192,9 @@ def test_every_image_once_by_two_devices_of_two_processes(
     seen = []
     for rank in (0, 1):
         batches = TestBatches(len(train), 4, rank=rank, world=2)
-        dataset = SeededSamples(train, TestReader(train.read), seed=0)
+        dataset = SeededSamples(
+            train, TestReader(train.read, count=len(train), max_errors=9), seed=0
+        )
         loader = make_loader(dataset, batches, workers=2, collate=list)
         seen += [picture.tobytes() for batch in loader for picture, _ in batch]
     assert sorted(seen) == sorted(content(train))
@@ -234,7 +236,7 @@ def test_a_truncated_jpeg_inside(
     (message,) = caplog.messages
     assert message.startswith(f"skipped: {train.name(at)} is damaged")
     assert train.items[at].file.name in message
-    read.max_errors = 0
+    read.unreadable.most = 0
     with pytest.raises(ValueError, match=r"max_errors=0 .*dog_2.* is damaged"):
         read(at)
 

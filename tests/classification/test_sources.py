@@ -205,3 +205,24 @@ class TestFashion:
         self.write(tmp_path, "t10k", 20, labels=19)
         with pytest.raises(ValueError, match=r"holds 20 images and .* 19 labels"):
             open_splits(Data(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("parts", [("val",), ("test",), ("val", "test")])
+def test_a_folder_to_judge_only(parts: tuple[str, ...], tmp_path: Path) -> None:
+    for part in parts:
+        put(tmp_path / part, cat=2, dog=3)
+    splits = open_splits(Data(root=str(tmp_path)))
+    assert len(splits.train) == 0
+    assert len(splits.test or splits.val) == 5
+    assert splits.val.classes == ("cat", "dog")
+
+
+def test_a_class_may_be_called_as_a_part(tmp_path: Path) -> None:
+    put(tmp_path, train=4, bus=4)
+    assert open_splits(Data(root=str(tmp_path))).train.classes == ("bus", "train")
+
+
+def test_a_csv_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("path,label\nü.png,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.csv is not in UTF-8"):
+        open_splits(Data(root=str(tmp_path / "a.csv")))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -18,9 +19,10 @@ import rmt_cli
 from rmt.classification import RECIPE, make
 from rmt.classification.data import with_map
 from rmt.classification.recipe import Augment, Data, TokenLabels
+from rmt.classification.samples import Samples
 from rmt.classification.sources import open_splits
 from rmt.classification.task import teacher_of
-from rmt.classification.teacher import Teacher, label_folder
+from rmt.classification.teacher import Teacher, label_folder, write_maps
 from rmt.classification.token_labels import (
     CutTransform,
     LabelMaps,
@@ -28,6 +30,7 @@ from rmt.classification.token_labels import (
     map_name,
     mixed_box,
     on_stem,
+    refuse_shared_maps,
     smoothed,
     token_losses,
 )
@@ -260,7 +263,7 @@ def test_an_image_without_its_map_is_replaced(photos: Path, maps: Path, tmp_path
     image, label, found, box, mirrored = read(0)
     assert (image.shape, label, found[1, 0, 0, 0].item()) == ((3, 32, 32), 1, 1)
     assert (box.shape, mirrored.dtype) == ((4,), torch.bool)
-    read.max_errors = 0
+    read.unreadable.most = 0
     with pytest.raises(ValueError, match=r"more than data\.max_errors=0 .*n0_0\.pt"):
         read(0)
 
@@ -397,3 +400,28 @@ def test_what_does_not_fit_together(token_labels: TokenLabels, starred: bool, me
 def test_weights_of_another_teacher_are_refused(teacher_file: Path) -> None:
     with pytest.raises(ValueError, match="does not fit teacher 'test_resnet'"):
         Teacher("test_resnet", 9, weights=teacher_file, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+@pytest.mark.parametrize("names", [("cat/a.0.png", "cat/a.1.png"), ("cat/1/a.png", "dog/1/a.png")])
+def test_each_image_has_a_map_of_its_own(names: tuple[str, str]) -> None:
+    classes = tuple(sorted({name.split("/")[0] for name in names}))
+    labels = [classes.index(name.split("/")[0]) for name in names]
+    samples = Samples([Path(name) for name in names], labels, classes)
+    refuse_shared_maps(samples)
+    assert len({map_name(samples.place(i)) for i in (0, 1)}) == 2
+
+
+@pytest.mark.parametrize("names", [("cat/a.png", "cat/a.jpg"), ("cat/1/a.png", "cat/2/a.png")])
+def test_images_that_would_share_a_map_are_refused(names: tuple[str, str]) -> None:
+    samples = Samples([Path(name) for name in names], [0, 0], ("cat",))
+    with pytest.raises(ValueError, match="would share the label map"):
+        refuse_shared_maps(samples)
+
+
+def test_maps_of_few_classes(tmp_path: Path) -> None:
+    samples = Samples(np.zeros((1, 32, 32), np.uint8), [0], ("cat", "dog"))
+    weights = tmp_path / "two.pth"
+    torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), weights)
+    teacher = Teacher("resnet10t", 2, weights=weights, mean=(0.0,) * 3, std=(1.0,) * 3)
+    (path,) = write_maps(teacher, samples, tmp_path / "maps", side=64)
+    assert torch.load(path, weights_only=True).shape == (2, 2, 2, 2)

@@ -79,7 +79,11 @@ def with_map(
 def exact_loader(samples: Samples, data: Data, *, rank: int = 0, world: int = 1) -> ResumableLoader:
     """Return batches of test images, labels and indices: each readable image once, in order."""
     batches = TestBatches(len(samples), data.batch, rank=rank, world=world)
-    read = TestReader(partial(numbered, samples=samples, transform=judging_transform(data)))
+    read = TestReader(
+        partial(numbered, samples=samples, transform=judging_transform(data)),
+        count=len(samples),
+        max_errors=data.max_errors,
+    )
     dataset = SeededSamples(samples, read, seed=0)
     return make_loader(dataset, batches, workers=data.workers, collate=drop_unreadable)
 

@@ -162,6 +162,22 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def same_imagenet(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Return whether ``names`` are ImageNet-1K's classes otherwise called, and ``classes`` its ids.
+
+    Shards without names number the classes, and Hugging Face's files describe them ("tench, Tinca
+    tinca"); all are in the order of the WordNet ids.
+    """
+    if not len(names) == len(classes) == 1000 or tuple(classes) != wordnet_ids():
+        return False
+    if list(names) == [str(i) for i in range(len(classes))]:
+        return True
+    info = ImageNetInfo()
+    described = [info.index_to_description(i) for i in range(len(classes))]
+    first, theirs = ([name.split(",")[0].lower() for name in of] for of in (described, names))
+    return first == theirs
+
+
 def wordnet_ids() -> tuple[str, ...]:
     """Return ImageNet-1K's WordNet ids in the order of its classes."""
     info = ImageNetInfo()

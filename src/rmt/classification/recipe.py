@@ -15,12 +15,12 @@ class Model:
     Attributes:
         name: a registered variant.
         num_classes: for ``--dry-run``, which does not look at the data; null takes the data's.
-        checkpoint: start from these weights (anything ``rmt.load`` reads); the head is fresh if
-            the number of classes differs.
+        checkpoint: start from these weights (anything ``rmt.load`` reads); what belongs
+            to single classes is fresh if the classes are others.
         drop_path_rate: stochastic depth; null takes the variant's.
         drop_rate: dropout before the classifier.
         token_labels: the starred form.
-        freeze: parts whose names begin with one of these stay as they are, batch norms' statistics
+        freeze: names of parts, such as ``stages.0``, that stay as they are, batch norms' statistics
             too, and work as in a test.
     """
 

@@ -82,11 +82,10 @@ class Samples:
         return f"#{index}" if isinstance(item, np.ndarray) else str(item)
 
     def place(self, index: int) -> PurePath:
-        """Return a path that ends in ``CLASS/FILE``, whatever the image lies in."""
+        """Return ``CLASS/FILE`` of an image, whatever it lies in."""
         item = self.items[index]
-        if isinstance(item, Packed):
-            return PurePath(self.classes[self.labels[index]], PurePath(item.name).name)
-        return PurePath(self.name(index))
+        name = item.name if isinstance(item, Packed) else self.name(index)
+        return PurePath(self.classes[self.labels[index]], PurePath(name).name)
 
     def digest(self) -> str:
         """Return the digest of names, sizes and labels (of arrays: their content)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from rmt.classification.imagenet_sets import mean_corruption_error
+from rmt.classification.imagenet_sets import mean_corruption_error, same_imagenet
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
 from rmt.classification.teacher import Teacher
@@ -22,7 +22,7 @@ from rmt.classification.token_labels import (
     smoothed,
     token_losses,
 )
-from rmt.engine import Engine
+from rmt.engine import Engine, freeze, is_within
 from rmt.model import RMT
 from rmt.registry import create_model
 
@@ -57,8 +57,9 @@ class ClassificationTask(Engine):
             raise ValueError(
                 f"the model has {self.model.num_classes} classes and the data {len(classes)}"
             )
-        names = self.model.info.get("label_names", classes)
-        if differing := [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]]:
+        names = tuple(self.model.info.get("label_names", classes))
+        differing = [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]]
+        if differing and not same_imagenet(names, classes):
             raise ValueError(
                 f"the model was made for other classes than the data has: {differing[0][0]!r} "
                 f"there and {differing[0][1]!r} here, {len(differing)} differ"
@@ -98,10 +99,9 @@ class ClassificationTask(Engine):
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Let frozen parts work as in a test: fixed statistics, nothing dropped."""
         super().on_train_batch_start(batch, batch_idx)
-        frozen = tuple(self.recipe.model.freeze)
-        for name, part in self.model.named_modules():
-            if f"{name}.".startswith(frozen):
-                part.eval()
+        for name, module in self.model.named_modules():
+            if any(is_within(name, part) for part in self.recipe.model.freeze):
+                module.eval()
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the cross-entropy of a batch of images (B, 3, S, S), labels (B,) and maps."""
@@ -157,10 +157,10 @@ class ClassificationTask(Engine):
             possible[list(self.judged.allowed)] = 0
             logits = logits + possible
         if self.judged is not None and self.judged.accepted:
-            answers = logits.argmax(1).tolist()
-            right = [self.judged.accepted[i] for i in indices.tolist()]
-            hits = [answer in classes for answer, classes in zip(answers, right, strict=True)]
-            labels = torch.where(labels.new_tensor(hits).bool(), logits.argmax(1), labels)
+            # The best placed of the right classes counts.
+            right = [sorted(self.judged.accepted[i]) for i in indices.tolist()]
+            best = [at[row[at].argmax()] for row, at in zip(logits, right, strict=True)]
+            labels = labels.new_tensor(best)
         self._judge(weights).update(logits, labels)
         if weights in self.by_group:
             assert self.judged is not None
@@ -275,13 +275,7 @@ def new_model(recipe: ClassificationRecipe, classes: tuple[str, ...]) -> RMT:
     )
     model.info["label_names"] = list(classes)
     model.pretrained_cfg |= transforms_of(recipe)
-    named = dict(model.named_parameters())
-    for prefix in wanted.freeze:
-        frozen = [parameter for name, parameter in named.items() if name.startswith(prefix)]
-        if not frozen:
-            raise ValueError(f"model.freeze names {prefix!r}; no parameter begins so")
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    freeze(model, wanted.freeze)
     return model
 
 

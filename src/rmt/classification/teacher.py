@@ -140,7 +140,8 @@ def write_maps(
             log.warning("no label map: %s", error)
             continue
         pixels = TF.to_tensor(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
-        values, classes = teacher.logits(pixels[None].to(device))[0].topk(top, dim=0)
+        logits = teacher.logits(pixels[None].to(device))[0]
+        values, classes = logits.topk(min(top, len(logits)), dim=0)
         # float16 would blur class numbers above 2048.
         dtype = torch.float16 if teacher.model.num_classes <= 2048 else torch.float32
         found = torch.stack([values, classes.to(values)]).to(dtype).cpu()

@@ -21,7 +21,7 @@ from torchvision.transforms import functional as TF
 
 from rmt.classification.augment import mended
 from rmt.classification.recipe import Augment, Data
-from rmt.classification.samples import Packed, Samples
+from rmt.classification.samples import Samples
 
 
 class Cut(NamedTuple):
@@ -123,20 +123,19 @@ class LabelMaps:
 def map_name(image: str | PurePath) -> Path:
     """Return where in a folder of maps the map of an image lies: ``CLASS/NAME.pt``."""
     image = PurePath(image)
-    return Path(image.parent.name) / f"{image.name.split('.')[0]}.pt"
+    return Path(image.parent.name) / f"{image.stem}.pt"
 
 
 def refuse_shared_maps(samples: Samples) -> None:
-    """Raise ``ValueError`` if images within larger files do not differ in class or name."""
+    """Raise ``ValueError`` if two images differ neither in class nor in name."""
     owner: dict[Path, int] = {}
-    for index, item in enumerate(samples.items):
-        if isinstance(item, Packed):
-            name = map_name(samples.place(index))
-            if (other := owner.setdefault(name, index)) != index:
-                raise ValueError(
-                    f"{samples.name(other)} and {samples.name(index)} would share the label map "
-                    f"{name}; their names must differ within a class"
-                )
+    for index in range(len(samples)):
+        name = map_name(samples.place(index))
+        if (other := owner.setdefault(name, index)) != index:
+            raise ValueError(
+                f"{samples.name(other)} and {samples.name(index)} would share the label map "
+                f"{name}; their names must differ within a class"
+            )
 
 
 def dense_labels(

@@ -65,8 +65,10 @@ class DetectionData(TaskData):
     def exact(self, samples: Samples) -> ResumableLoader:
         """Return the loader of whole images of any size, one by one, as the release tests them."""
         batches = TestBatches(len(samples), 1, **self.place())
-        dataset = SeededSamples(samples, TestReader(partial(with_id, samples)), seed=0)
-        return make_loader(dataset, batches, workers=self.recipe.data.workers, collate=readable)
+        data = self.recipe.data
+        read = TestReader(partial(with_id, samples), count=len(samples), max_errors=data.max_errors)
+        dataset = SeededSamples(samples, read, seed=0)
+        return make_loader(dataset, batches, workers=data.workers, collate=readable)
 
 
 class ShapedBatches(TrainBatches):

@@ -23,7 +23,7 @@ class Model:
         regions: proposals of an image that the box and mask heads learn from, a quarter of them
             with objects; fewer are quicker.
         drop_path_rate: stochastic depth; null takes the variant's.
-        freeze: parameters whose names begin with one of these stay as they are.
+        freeze: names of parts, such as ``backbone.body.stem``, that stay as they are.
     """
 
     head: str = "retinanet"

@@ -15,7 +15,7 @@ from rmt.detection.rcnn import RCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.scores import average_precision, by_class
 from rmt.detection.sources import Samples, Splits
-from rmt.engine import Engine
+from rmt.engine import Engine, freeze
 
 Found = list[dict[str, Any]]
 
@@ -42,7 +42,7 @@ class DetectionTask(Engine):
         super().__init__(model, recipe)
         if recipe.trainer.compile:
             # The number of regions is another in each batch; the backbone is what compiles well.
-            self._network = model
+            self._network = (model,)
             model.backbone.compile(dynamic=True)
         self.splits = splits
         if isinstance(model, RCNN):
@@ -150,9 +150,7 @@ def new_model(recipe: DetectionRecipe, classes: tuple[str, ...]) -> Detector:
         drop_path_rate=wanted.drop_path_rate,
     )
     model.info["label_names"] = list(classes)
-    for name, parameter in model.named_parameters():
-        if name.startswith(wanted.freeze):
-            parameter.requires_grad_(False)
+    freeze(model, wanted.freeze)
     return model
 
 

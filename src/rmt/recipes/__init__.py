@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,11 +82,22 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
     fields = typing.get_type_hints(kind)
     for key, value in content.items():
         if key not in fields:
-            raise ValueError(f"unknown recipe key {prefix + str(key)!r}{nearest(str(key), fields)}")
+            known = {path.rsplit(".", 1)[-1]: path for path in _paths(kind, prefix)}
+            hint = f"; did you mean {known[key]!r}?" if key in known else nearest(str(key), fields)
+            raise ValueError(f"unknown recipe key {prefix + str(key)!r}{hint}")
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, Mapping):
                 raise ValueError(f"recipe key {prefix + key!r} has parts; {value!r} is none")
             _known_keys(fields[key], value, f"{prefix}{key}.")
+
+
+def _paths(kind: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every key of a recipe."""
+    for key, value in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(value) and isinstance(value, type):
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def _merged(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

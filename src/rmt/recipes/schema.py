@@ -142,7 +142,9 @@ class Run:
     accelerator: str = "auto"
     threads: int = 0
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = (
+        "32-true"
+    )
     accumulate: int = 1
     global_batch: int = 0
     compile: bool = False

@@ -54,8 +54,10 @@ class SegmentationData(TaskData):
     def exact(self, samples: Samples) -> ResumableLoader:
         """Return the loader of whole images of any size, one by one: they are segmented so."""
         batches = TestBatches(len(samples), 1, **self.place())
-        dataset = SeededSamples(samples, TestReader(partial(tensors, samples)), seed=0)
-        return make_loader(dataset, batches, workers=self.recipe.data.workers, collate=readable)
+        data = self.recipe.data
+        read = TestReader(partial(tensors, samples), count=len(samples), max_errors=data.max_errors)
+        dataset = SeededSamples(samples, read, seed=0)
+        return make_loader(dataset, batches, workers=data.workers, collate=readable)
 
 
 def tensors(samples: Samples, index: int) -> Example:

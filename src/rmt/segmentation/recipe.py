@@ -19,7 +19,7 @@ class Model:
             backbone, or a segmenter's for everything that fits.
         channels: width of the head; null takes the published one.
         drop_path_rate: stochastic depth; null takes the variant's.
-        freeze: parameters whose names begin with one of these stay as they are.
+        freeze: names of parts, such as ``backbone.body.stem``, that stay as they are.
     """
 
     head: str = "semantic_fpn"

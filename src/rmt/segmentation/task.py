@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from rmt.engine import Engine
+from rmt.engine import Engine, freeze
 from rmt.segmentation.data import Example
 from rmt.segmentation.inference import probabilities
 from rmt.segmentation.recipe import SegmentationRecipe
@@ -113,7 +113,5 @@ def new_model(recipe: SegmentationRecipe, classes: tuple[str, ...]) -> Segmenter
     )
     model.info["label_names"] = list(classes)
     model.info["pretrained_cfg"] = {"mean": recipe.data.mean, "std": recipe.data.std}
-    for name, parameter in model.named_parameters():
-        if name.startswith(wanted.freeze):
-            parameter.requires_grad_(False)
+    freeze(model, wanted.freeze)
     return model
