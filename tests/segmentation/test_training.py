@@ -22,6 +22,7 @@ from rmt.plan import plan
 from rmt.predict import Predictor, predict_files
 from rmt.segmentation import RECIPE, Segmenter
 from rmt.segmentation.data import SegmentationData, stack
+from rmt.segmentation.pictures import draw
 from rmt.segmentation.task import SegmentationTask
 from rmt.segmentation.toy import SHAPES, toy
 from rmt.train import evaluate, fit, load_recipe
@@ -64,6 +65,15 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dic
     return out, fit(tiny(root), out)
 
 
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Return a set whose validation part has an empty image and a mask of another size."""
+    root = toy(tmp_path / "broken", images=9)
+    (root / "images" / "val" / "val_0.jpg").write_bytes(b"")
+    Image.new("L", (5, 5)).save(root / "masks" / "val" / "val_8.png")
+    return root
+
+
 def test_fit_keeps_everything(run: tuple[Path, dict[str, Any]]) -> None:
     out, metrics = run
     assert metrics == json.loads((out / "metrics.json").read_text())
@@ -84,6 +94,17 @@ def test_report(run: tuple[Path, dict[str, Any]]) -> None:
     shown = report.write(run[0])
     assert "predictions.png" in shown
     assert all((run[0] / "report" / name).stat().st_size > 0 for name in shown)
+
+
+def test_pictures_leave_out_what_cannot_be_read(
+    run: tuple[Path, dict[str, Any]], broken: Path, tmp_path: Path
+) -> None:
+    """Two of nine images, in two of six stretches, the second alone in its own."""
+    assert draw(load(run[0]), tiny(broken), tmp_path).keys() == {"predictions.png"}
+    for photo in (broken / "images" / "val").iterdir():
+        photo.write_bytes(b"")
+    with pytest.raises(ValueError, match="no test image can be read"):
+        draw(load(run[0]), tiny(broken), tmp_path)
 
 
 def test_predict_files(run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path) -> None:
