@@ -11,7 +11,7 @@ from PIL import Image
 
 from rmt.checkpoints import task_module
 from rmt.loading import SeededSamples, TrainBatches, make_loader
-from rmt.reading import TestReader, TrainReader, readable
+from rmt.reading import TestReader, TrainReader, readable, spread_readable
 from rmt.train import load_recipe
 
 COUNT = 12
@@ -134,3 +134,11 @@ def trainer() -> Any:
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     place = {"global_rank": 0, "world_size": 1, "current_epoch": 0}
     return SimpleNamespace(accumulate_grad_batches=1, fit_loop=loop, **place)
+
+
+def test_some_of_many_are_spread_and_readable() -> None:
+    """Three of twelve: the first readable one of each third."""
+    assert spread_readable(Read(0, 4, 5), COUNT, 3) == [(1, (1,)), (6, (6,)), (8, (8,))]
+    assert spread_readable(Read(), 2, 3) == [(0, (0,)), (1, (1,))]
+    with pytest.raises(ValueError, match="no test image can be read"):
+        spread_readable(Read(*range(COUNT)), COUNT, 3)

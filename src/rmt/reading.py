@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: What a reading function raises, naming the file, if a sample is damaged or gone.
 UNREADABLE = (ValueError, FileNotFoundError)
@@ -111,3 +113,20 @@ class TestReader:
 def readable(examples: list) -> list:
     """Return the examples of a batch that could be read; there may be none."""
     return [example for example in examples if example is not None]
+
+
+def spread_readable(read: Callable[[int], T], count: int, most: int) -> list[tuple[int, T]]:
+    """Return index and content of up to ``most`` readable samples, spread evenly over ``count``.
+
+    Raises:
+        ValueError: if none can be read.
+    """
+    found = []
+    for stretch in torch.arange(count).tensor_split(most):
+        for index in stretch.tolist():
+            with suppress(*UNREADABLE):
+                found.append((index, read(index)))
+                break
+    if not found:
+        raise ValueError("no test image can be read")
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rmt import recipes
 from rmt.checkpoints import load, task_module
 from rmt.explain import draw_attention, draw_decay, model_attention
 from rmt.model import RMT
-from rmt.reading import UNREADABLE
+from rmt.reading import spread_readable
 from rmt.recipes.schema import Recipe
 from rmt.train import write_json
 
@@ -62,10 +61,8 @@ def _example(recipe: Recipe) -> Image.Image:
     """Return the first picture of the test part that can be read."""
     splits = task_module(recipe.task, "sources").open_splits(recipe.data)
     judged = splits.test or splits.val
-    for index in range(len(judged)):
-        with suppress(*UNREADABLE):
-            return judged.image(index)
-    raise ValueError("no test image can be read")
+    ((_, picture),) = spread_readable(judged.image, len(judged), 1)
+    return picture
 
 
 def _curve(history: list[dict[str, Any]]) -> Figure:

@@ -156,6 +156,7 @@ def test_unreadable_images(root: Path, tmp_path: Path, caplog: pytest.LogCapture
     assert "train_0.png" in caplog.text
     assert "val_1.png" in caplog.text
     assert metrics["test"]["images"] == 3
+    assert {"predictions.png", "precision_recall.png"} <= report.write(tmp_path / "run").keys()
     with pytest.raises(ValueError, match=r"max_errors=0 .*train_0\.png"):
         fit(tiny(own, **{"schedule.epochs": 1, "data.max_errors": 0}), tmp_path / "strict")
 

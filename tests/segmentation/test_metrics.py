@@ -116,3 +116,7 @@ def test_classes_of_model_and_data_must_agree() -> None:
     recipe = resolve(RECIPE, {"task": "segmentation"})
     with pytest.raises(ValueError, match="4 classes and the data 2"):
         SegmentationTask(recipe, ("a", "b"), model=Echo())
+    model = Echo()
+    model.info["label_names"] = ["a", "c", "b", "d"]
+    with pytest.raises(ValueError, match="'c' there and 'b' here, 2 differ"):
+        SegmentationTask(recipe, NAMES, model=model)

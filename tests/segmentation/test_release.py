@@ -43,15 +43,22 @@ def test_other_files_are_left_to_others() -> None:
 
 
 def test_names_and_palette_come_along() -> None:
-    meta = {"CLASSES": tuple(map(str, range(150))), "PALETTE": [(i, 0, 255) for i in range(150)]}
+    names = ["wall", "bed ", *map(str, range(2, 150))]  # a blank as mmseg has one
+    meta = {"CLASSES": tuple(names), "PALETTE": [(i, 0, 255) for i in range(150)]}
     config = config_of_release(layout("semfpn_t"), meta)
-    assert config["label_names"][:3] == ["0", "1", "2"]
+    assert config["label_names"][:3] == ["wall", "bed", "2"]
     assert config["palette"][149] == [149, 0, 255]
 
 
 def test_wrong_number_of_names() -> None:
     with pytest.raises(ValueError, match="2 entries for 150 classes"):
         config_of_release(layout("semfpn_t"), {"CLASSES": ["a", "b"]})
+
+
+@pytest.mark.parametrize("colour", [(1, 2), (1, 2, 256), 7, "red"])
+def test_palette_without_colours(colour: object) -> None:
+    with pytest.raises(ValueError, match=r"PALETTE.*where red, green and blue, 0 to 255"):
+        config_of_release(layout("semfpn_t"), {"PALETTE": [colour] * 150})
 
 
 def test_unknown_head() -> None:

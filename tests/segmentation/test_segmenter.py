@@ -176,6 +176,7 @@ def test_exports_with_dynamic_sizes(model: Segmenter) -> None:
         ({"backbone": "rmt_nan"}, "rmt_nan"),
         ({"backbone": "vit_tiny_patch16_224"}, "stride"),
         ({"num_classes": 1}, "at least 2"),
+        ({"num_classes": 256}, "num_classes is 256; at most 255"),
         ({"backbone_options": {"lec": False}}, "did you mean 'lce'"),
     ],
 )
@@ -188,6 +189,22 @@ def test_mistakes_in_construction(arguments: dict, words: str) -> None:
 def test_labels_of_another_size(model: Segmenter) -> None:
     with pytest.raises(ValueError, match=r"labels have shape \(1, 8, 9\); expected \(1, 8, 8\)"):
         model(torch.randn(1, 3, 8, 8), torch.zeros(1, 8, 9).long())
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(5, torch.uint8), (-1, torch.int8), (-100, torch.long), (300, torch.int16)],
+)
+def test_labels_that_are_no_class(model: Segmenter, value: int, kind: torch.dtype) -> None:
+    labels = torch.zeros(1, 8, 8, dtype=kind)
+    labels[0, 3, 4] = value
+    with pytest.raises(ValueError, match=f"hold the value {value}; expected a class, 0 to 4"):
+        model(torch.randn(1, 3, 8, 8), labels)
+
+
+def test_labels_that_are_no_integers(model: Segmenter) -> None:
+    with pytest.raises(ValueError, match=r"labels are torch\.float32; expected integers"):
+        model(torch.randn(1, 3, 8, 8), torch.zeros(1, 8, 8))
 
 
 def test_upernet_needs_two_images_in_training() -> None:

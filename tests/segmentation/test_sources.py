@@ -1,5 +1,6 @@
 """Data sets in four layouts, masks of every kind, and what is said when something is wrong."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from rmt.segmentation.classes import ADE20K, CITYSCAPES, VOC, colours
 from rmt.segmentation.masks import plain_table, read_mask
 from rmt.segmentation.recipe import Data
-from rmt.segmentation.sources import open_splits, read_classes
+from rmt.segmentation.sources import open_splits, read_classes, refuse_binary
 from rmt.segmentation.toy import SHAPES, draw, toy
 
 
@@ -152,6 +153,46 @@ def test_image_without_mask(tmp_path: Path) -> None:
     (tmp_path / "masks" / "train" / "train_1.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 images have no mask in .*first train_1\.jpg"):
         open_splits(data(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".PNG"])
+def test_two_masks_of_one_image(tmp_path: Path, suffix: str) -> None:
+    toy(tmp_path, images=1)
+    write(tmp_path / "masks" / "val" / f"val_0{suffix}", np.zeros((48, 64), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"val_0\..* and .*val_0\..* could both be the mask"):
+        open_splits(data(tmp_path))
+
+
+@pytest.mark.parametrize("layout", ["folder", "ade20k", "cityscapes", "voc"])
+def test_validation_part_alone(tmp_path: Path, layout: str) -> None:
+    toy(tmp_path, layout, images=2)
+    whole = open_splits(data(tmp_path))
+    for path in sorted(tmp_path.rglob("train*"), reverse=True):  # what is in a folder comes first
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    splits = open_splits(data(tmp_path))
+    assert (splits.train, splits.val.images) == (None, whole.val.images)
+
+
+def test_test_part_alone(tmp_path: Path) -> None:
+    toy(tmp_path, images=2)
+    for folder in ("images", "masks"):
+        shutil.rmtree(tmp_path / folder / "train")
+        (tmp_path / folder / "val").rename(tmp_path / folder / "test")
+    splits = open_splits(data(tmp_path))
+    assert (splits.train, len(splits.val), len(splits.test)) == (None, 2, 2)
+
+
+def test_masks_of_0_and_255(tmp_path: Path) -> None:
+    """They label one class alone; a single other value shows that they mean what they say."""
+    samples = open_splits(data(toy(tmp_path, images=3))).train
+    refuse_binary(samples)
+    for path in samples.masks:
+        write(path, np.array([[0, 255]], dtype=np.uint8))
+    samples.masks[1].write_bytes(b"")  # named by the training, not here
+    with pytest.raises(ValueError, match=r"hold only the values 0 and 255.*Write .* as 1"):
+        refuse_binary(samples)
+    write(samples.masks[2], np.array([[0, 255], [1, 0]], dtype=np.uint8))
+    refuse_binary(samples)
 
 
 def test_wrong_folders(tmp_path: Path) -> None:

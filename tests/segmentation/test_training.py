@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from rmt.checkpoints import load
 from rmt.engine import learning_rate
 from rmt.plan import plan
 from rmt.predict import Predictor, predict_files
-from rmt.segmentation import RECIPE, Segmenter
+from rmt.segmentation import RECIPE, Segmenter, create_segmenter
+from rmt.segmentation.classes import colours
 from rmt.segmentation.data import SegmentationData, stack
+from rmt.segmentation.overlay import draw_overlay
+from rmt.segmentation.pictures import draw
+from rmt.segmentation.predict import label_names
 from rmt.segmentation.task import SegmentationTask
 from rmt.segmentation.toy import SHAPES, toy
 from rmt.train import evaluate, fit, load_recipe
@@ -64,10 +69,20 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dic
     return out, fit(tiny(root), out)
 
 
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Return a set whose validation part has an empty image and a mask of another size."""
+    root = toy(tmp_path / "broken", images=9)
+    (root / "images" / "val" / "val_0.jpg").write_bytes(b"")
+    Image.new("L", (5, 5)).save(root / "masks" / "val" / "val_8.png")
+    return root
+
+
 def test_fit_keeps_everything(run: tuple[Path, dict[str, Any]]) -> None:
     out, metrics = run
     assert metrics == json.loads((out / "metrics.json").read_text())
     assert {"mIoU", "mAcc", "aAcc", "IoU/ground"} <= set(metrics["test"])
+    assert metrics["test"]["images"] == metrics["history"][0]["raw/images"] == 9
     assert [record["epoch"] for record in metrics["history"]] == [1, 3]
     assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"] * 1.5
     model = load(out)
@@ -80,10 +95,49 @@ def test_eval_needs_nothing_but_the_weights(run: tuple[Path, dict[str, Any]]) ->
     assert evaluate(out) == metrics["test"]
 
 
+def test_eval_counts_what_it_judged(run: tuple[Path, dict[str, Any]], broken: Path) -> None:
+    words = ["--data.root", str(broken)]
+    assert evaluate(run[0], overrides=words)["images"] == 7
+    for mask in (broken / "masks" / "val").iterdir():
+        mask.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the images to be judged can be read"):
+        evaluate(run[0], overrides=words)
+
+
+def test_validation_part_is_enough_to_judge_but_not_to_train(
+    run: tuple[Path, dict[str, Any]],
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With a class that no label has, which is said."""
+    own = tmp_path / "own"
+    shutil.copytree(root, own, ignore=shutil.ignore_patterns("train"))
+    for mask in (own / "masks" / "val").iterdir():
+        Image.fromarray(pixels(mask) % 2).save(mask)  # no square
+    with caplog.at_level(logging.WARNING):
+        evaluate(run[0], overrides=["--data.root", str(own)])
+    assert "1 of 3 classes are in no label that was judged" in caplog.text
+    assert caplog.text.rstrip().endswith("found: square")
+    with pytest.raises(ValueError, match="has no part to train on"):
+        fit(tiny(own), tmp_path / "run")
+
+
 def test_report(run: tuple[Path, dict[str, Any]]) -> None:
     shown = report.write(run[0])
     assert "predictions.png" in shown
     assert all((run[0] / "report" / name).stat().st_size > 0 for name in shown)
+
+
+def test_pictures_leave_out_what_cannot_be_read(
+    run: tuple[Path, dict[str, Any]], broken: Path, tmp_path: Path
+) -> None:
+    """Two of nine images, in two of six stretches, the second alone in its own."""
+    assert draw(load(run[0]), tiny(broken), tmp_path).keys() == {"predictions.png"}
+    for photo in (broken / "images" / "val").iterdir():
+        photo.write_bytes(b"")
+    with pytest.raises(ValueError, match="no test image can be read"):
+        draw(load(run[0]), tiny(broken), tmp_path)
 
 
 def test_predict_files(run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path) -> None:
@@ -116,6 +170,19 @@ def test_predictor_options(run: tuple[Path, dict[str, Any]]) -> None:
     assert Predictor.from_checkpoint(run[0], **options)(image)["labels"].shape == (50, 70)
     with pytest.raises(ValueError, match="no option 'widow', only short, long, window"):
         Predictor.from_checkpoint(run[0], widow=32)
+
+
+def test_equal_names_are_told_apart() -> None:
+    model = create_segmenter("semantic_fpn", "rmt_nano", 3, channels=8)
+    model.info["label_names"] = ["ground", "thing", "thing"]
+    assert label_names(model) == ["ground", "thing (1)", "thing (2)"]
+
+
+def test_names_in_a_legend_are_no_formulas(tmp_path: Path) -> None:
+    labels = np.zeros((20, 30), dtype=np.uint8)
+    path = tmp_path / "overlay.png"
+    draw_overlay(Image.new("RGB", (30, 20)), labels, path, names=["$a_{$"], palette=colours(1))
+    assert pixels(path).shape[1] == 320
 
 
 def test_resume_is_exact(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.scores import average_precision, by_class
 from rmt.detection.sources import Samples, open_splits
 from rmt.detection.task import as_coco, categories_of, of_kind
+from rmt.reading import UNREADABLE, spread_readable
 
 _MOST_ROWS, _MOST_CLASSES, _MOST_IMAGES = 4, 10, 500
 
@@ -25,8 +26,7 @@ def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, st
     """Write ``predictions.png`` and ``precision_recall.png``; return file name -> what it shows."""
     splits = open_splits(recipe.data)
     samples = splits.test or splits.val
-    chosen = np.linspace(0, len(samples) - 1, min(_MOST_ROWS, len(samples))).astype(int)
-    _sheet(model, samples.take(chosen.tolist())).savefig(folder / "predictions.png", dpi=110)
+    _sheet(model, samples).savefig(folder / "predictions.png", dpi=110)
     _curves(model, samples.take(range(len(samples))[:_MOST_IMAGES])).savefig(
         folder / "precision_recall.png", dpi=110
     )
@@ -38,10 +38,10 @@ def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, st
 
 def _sheet(model: Detector, samples: Samples) -> Figure:
     predict = predictor(model)
-    figure = Figure(figsize=(11, 5 * len(samples)), layout="constrained")
-    axes = figure.subplots(len(samples), 2, squeeze=False)
-    for i, row in enumerate(axes):
-        picture = samples.image(i)
+    read = spread_readable(samples.image, len(samples), _MOST_ROWS)
+    figure = Figure(figsize=(11, 5 * len(read)), layout="constrained")
+    axes = figure.subplots(len(read), 2, squeeze=False)
+    for row, (i, picture) in zip(axes, read, strict=True):
         with torch.inference_mode():
             answer = predict(picture)["detections"]
         row[0].imshow(draw_detections(picture, _known(model, samples, i, picture)))
@@ -76,12 +76,18 @@ def _known(
 
 
 def _curves(model: Detector, samples: Samples) -> Figure:
-    categories, truth = categories_of(model, samples), samples.only()
-    found = []
+    categories = categories_of(model, samples)
+    found, read = [], []
     for i, image_id in enumerate(samples.ids):
-        pixels = torch.from_numpy(np.array(samples.image(i))).permute(2, 0, 1).float() / 255
+        try:
+            picture = samples.image(i)
+        except UNREADABLE:
+            continue  # left out of the truth too, as in the evaluation, which has named it
+        read.append(i)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
             found += as_coco(model([pixels])[0], image_id, categories)
+    truth = samples.take(read).only()
     kinds = ("box", "mask") if model.has_masks and samples.has_masks else ("box",)
     figure = Figure(figsize=(6 * len(kinds), 5), layout="constrained")
     ids = sorted(entry["id"] for entry in truth["categories"])

@@ -86,7 +86,10 @@ def make(
 
 
 def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Return ``label_names`` and ``palette`` (RGB, 0..255) as far as the file has them."""
+    """Return ``label_names`` and ``palette`` (RGB, 0..255) as far as the file has them.
+
+    Names lose the blanks around them: mmseg writes one behind ADE20K's "bed".
+    """
     out: dict[str, Any] = {}
     for key, ours in (("CLASSES", "label_names"), ("PALETTE", "palette")):
         values: Sequence[Any] | None = meta.get(key)
@@ -97,7 +100,16 @@ def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, A
                 f"meta[{key!r}] has {len(values)} entries for {num_classes} classes of decode_head"
             )
         out[ours] = [
-            str(value) if ours == "label_names" else [int(part) for part in value]
-            for value in values
+            str(value).strip() if ours == "label_names" else _colour(value) for value in values
         ]
     return out
+
+
+def _colour(value: Any) -> list[int]:
+    try:
+        red, green, blue = map(int, value)
+        return list(bytes([red, green, blue]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"meta['PALETTE'] holds {value!r} where red, green and blue, 0 to 255, are expected"
+        ) from error

@@ -19,7 +19,7 @@ from rmt.loading import (
 from rmt.reading import TestReader, TrainReader, readable
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import IGNORED
-from rmt.segmentation.sources import Samples, Splits, open_splits
+from rmt.segmentation.sources import Samples, Splits, open_splits, refuse_binary
 from rmt.segmentation.transforms import TrainTransform
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ class SegmentationData(TaskData):
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader, at the position where an interrupted run stopped."""
         data, samples, seed = self.recipe.data, self.splits.train, self.recipe.seed
+        if samples is None:
+            raise ValueError(f"data.root {data.root!r} has no part to train on")
+        refuse_binary(samples)
         batches = TrainBatches(len(samples) * data.repeats, data.batch, seed=seed, **self.place())
         vary = TrainTransform(data, self.recipe.augment, self.recipe.test)
         read = TrainReader(

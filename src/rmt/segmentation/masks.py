@@ -12,8 +12,6 @@ from rmt.segmentation.segmenter import IGNORED
 
 #: Entry of a table for a mask value that must not occur.
 INVALID = -1
-# Classes and the ignored value share 8 bits.
-MOST_CLASSES = 255
 
 Colour = tuple[int, int, int]
 

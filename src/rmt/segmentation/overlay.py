@@ -79,4 +79,4 @@ def by_area(labels: np.ndarray) -> list[int]:
 def patch(name: str, colour: np.ndarray) -> Patch:
     """Return a legend's entry."""
     red, green, blue = (colour / 255).tolist()
-    return Patch(color=(red, green, blue), label=name)
+    return Patch(color=(red, green, blue), label=name.replace("$", r"\$"))  # no formula

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,13 @@ def inference_options(model: Segmenter, **options: Any) -> Inference:
 
 
 def label_names(model: Segmenter) -> list[str]:
-    """Return class names: the weights' own, ADE20K's for 150 classes, else numbers."""
+    """Return class names: the weights' own, ADE20K's for 150 classes, else numbers.
+
+    Those of several classes are told apart by the class's number.
+    """
     if names := model.info.get("label_names"):
-        return list(names)
+        count = Counter(names)
+        return [name if count[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
     return list(ADE20K) if model.num_classes == 150 else [str(i) for i in range(model.num_classes)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from rmt.variants import nearest
 #: Head -> its published width.
 HEADS = {"semantic_fpn": 128, "upernet": 512}
 IGNORED = 255
+MOST_CLASSES = IGNORED  # classes and the ignored value share 8 bits
 AUX_WEIGHT = 0.4
 
 
@@ -43,6 +45,11 @@ class Segmenter(Pretrained, nn.Module):
             raise ValueError(f"unknown segmentation head {head!r}{nearest(head, HEADS)}")
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}; count the background too: at least 2")
+        if num_classes > MOST_CLASSES:
+            raise ValueError(
+                f"num_classes is {num_classes}; at most {MOST_CLASSES} have a place in label maps "
+                f"of 8 bits, in which {IGNORED} is the ignored value"
+            )
         self.architecture = head
         self.num_classes = num_classes
         self.info: dict[str, Any] = {}
@@ -100,26 +107,42 @@ class Segmenter(Pretrained, nn.Module):
 
         Args:
             images: (B, C, H, W), normalised; any H, W >= 1.
-            labels: (B, H, W) class of each pixel as integers; 255 is ignored.
+            labels: (B, H, W) class of each pixel as integers, 0 to K − 1; 255 is ignored.
 
         Returns:
             Logits (B, K, H, W); with labels a dict of scalar losses that add up to the total, the
             same in training and evaluation mode.
 
         Raises:
-            ValueError: if the labels have another size than the images.
+            ValueError: if the labels have another size than the images, are no integers, or (not
+                looked at in compiled code) one of them is no class.
         """
+        if labels is not None:
+            self._check(labels, (len(images), *images.shape[2:]))
         maps = self.backbone(images)
         logits = self.head(self.neck(maps))
         if labels is None:
             return resize(logits, images.shape[2:])
-        expected = (len(images), *images.shape[2:])
-        if labels.shape != expected:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}")
         losses = {"loss_seg": pixel_loss(logits, labels)}
         if self.aux_head is not None:
             losses["loss_aux"] = AUX_WEIGHT * pixel_loss(self.aux_head(maps[2]), labels)
         return losses
+
+    def _check(self, labels: Tensor, shape: tuple[int, ...]) -> None:
+        if labels.shape != shape:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {shape}")
+        if labels.is_floating_point():
+            raise ValueError(f"labels are {labels.dtype}; expected integers, such as torch.long")
+        # Looked at before any work is queued: an accelerator is not kept waiting then.
+        if torch.compiler.is_compiling():
+            return
+        values = labels.long()
+        for extreme in values.masked_fill(values == IGNORED, 0).aminmax():
+            if not 0 <= extreme.item() < self.num_classes:
+                raise ValueError(
+                    f"labels hold the value {extreme.item()}; expected a class, 0 to "
+                    f"{self.num_classes - 1}, or {IGNORED} for an ignored pixel"
+                )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass: less memory, equal output."""
@@ -158,7 +181,7 @@ def create_segmenter(
         head: ``"semantic_fpn"`` (FPN of 256 channels, head of 128; arXiv 1901.02446) or
             ``"upernet"`` (512 channels, auxiliary head on stage 3 in training; arXiv 1807.10221).
         backbone: an RMT variant, or any timm model with maps of stride 4, 8, 16 and 32.
-        num_classes: K, background included.
+        num_classes: K, background included; 2 to 255.
         in_chans: image channels.
         channels: width of the head, with twice that in Semantic FPN's pyramid and half in
             UperNet's auxiliary head; None takes the published one.
@@ -169,7 +192,8 @@ def create_segmenter(
         A module: ``s(images)`` gives logits (B, K, H, W), ``s(images, labels)`` a dict of losses.
 
     Raises:
-        ValueError: for an unknown head or backbone, naming the nearest, or one that lacks maps.
+        ValueError: for an unknown head or backbone, naming the nearest, or one that lacks maps, or
+            an impossible number of classes.
     """
     return Segmenter(
         head,

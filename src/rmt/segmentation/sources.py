@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from PIL import Image
 
 from rmt.digests import digest_of_samples, identity
 from rmt.images import SUFFIXES, images_in, read_image
+from rmt.reading import UNREADABLE
 from rmt.segmentation import classes as known
-from rmt.segmentation.masks import INVALID, MOST_CLASSES, Colour, plain_table, read_mask
+from rmt.segmentation.masks import INVALID, Colour, plain_table, read_mask
 from rmt.segmentation.recipe import Data
-from rmt.segmentation.segmenter import IGNORED
+from rmt.segmentation.segmenter import IGNORED, MOST_CLASSES
 
 _TRAIN, _VAL, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 
@@ -77,9 +79,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set; ``test`` is None where the data has no third part with masks."""
+    """The parts of a data set; ``train`` or ``test`` is None where the data has no such part."""
 
-    train: Samples
+    train: Samples | None
     val: Samples
     test: Samples | None = None
 
@@ -88,7 +90,7 @@ def open_splits(data: Data) -> Splits:
     """Find the images and masks that a recipe's ``data`` names, and split them.
 
     A split that the data brings is kept; otherwise ``val_fraction`` of the images is held out, the
-    same ones each time.
+    same ones each time. To judge, the validation part is enough.
 
     Raises:
         ValueError: if there is nothing, an unknown layout, or images without masks.
@@ -125,7 +127,8 @@ def _ade20k(root: Path) -> Splits:
         images, masks = _pairs(root / "images" / name, root / "annotations" / name)
         return Samples(images, masks, known.ADE20K, table)
 
-    return Splits(part("training"), part("validation"))
+    has_train = (root / "images" / "training").is_dir()
+    return Splits(part("training") if has_train else None, part("validation"))
 
 
 def _cityscapes(root: Path) -> Splits:
@@ -142,12 +145,15 @@ def _cityscapes(root: Path) -> Splits:
         )
         return Samples(images, masks, tuple(known.CITYSCAPES), table)
 
-    return Splits(part("train"), part("val"))
+    has_train = (root / "leftImg8bit" / "train").is_dir()
+    return Splits(part("train") if has_train else None, part("val"))
 
 
 def _voc(root: Path) -> Splits:
+    listings = root / "ImageSets" / "Segmentation"
+
     def part(name: str) -> Samples:
-        listing = root / "ImageSets" / "Segmentation" / f"{name}.txt"
+        listing = listings / f"{name}.txt"
         if not listing.is_file():
             raise ValueError(f"no {listing}, which names the images of VOC's part {name!r}")
         stems = listing.read_text().split()
@@ -157,7 +163,7 @@ def _voc(root: Path) -> Splits:
             raise ValueError(f"{listing} names {len(lost)} files that are not there: {lost[0]}")
         return Samples(images, masks, known.VOC, plain_table(21))
 
-    return Splits(part("train"), part("val"))
+    return Splits(part("train") if (listings / "train.txt").is_file() else None, part("val"))
 
 
 _LAYOUTS: dict[str, Callable[[Path], Splits]] = {
@@ -185,9 +191,10 @@ def _folder(root: Path, data: Data) -> Splits:
         return part(found) if found else None
 
     train, val, test = named(_TRAIN), named(_VAL), named(_TEST)
-    if train is None:
-        return _split(part(), data.val_fraction)
-    return Splits(train, val, test) if val else replace(_split(train, data.val_fraction), test=test)
+    judged = val or (None if train else test)
+    if judged:
+        return Splits(train, judged, test)
+    return replace(_split(train or part(), data.val_fraction), test=test)
 
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], list[Colour] | None]:
@@ -216,6 +223,27 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], list[Colour] | None]:
     return tuple(names), colours or None
 
 
+def refuse_binary(samples: Samples) -> None:
+    """Refuse masks that hold nothing but 0 and 255: all that is labelled is of one class.
+
+    As a rule the first mask shows that they are others, and the rest is not read.
+
+    Raises:
+        ValueError: if they are all so.
+    """
+    seen: set[int] = set()
+    for mask in () if samples.palette else samples.masks:
+        with suppress(*UNREADABLE):  # training says what is wrong with it
+            seen |= set(np.unique(read_mask(mask, np.arange(256))).tolist())
+        if seen - {0, 255}:
+            return
+    if seen == {0, 255}:
+        raise ValueError(
+            f"the masks in {samples.masks[0].parent} hold only the values 0 and 255, and 255 means "
+            "ignored: at most one class is left. Write the other one as 1 instead of 255"
+        )
+
+
 def _pairs(
     images: Path, masks: Path, *, rename: Callable[[str], str] = str
 ) -> tuple[list[Path], list[Path]]:
@@ -223,7 +251,13 @@ def _pairs(
     found = images_in(images)
     if not found:
         raise ValueError(f"{images} holds no image ({', '.join(SUFFIXES)})")
-    at = {p.relative_to(masks).with_suffix(""): p for p in images_in(masks)}
+    at: dict[Path, Path] = {}
+    for path in images_in(masks):
+        other = at.setdefault(path.relative_to(masks).with_suffix(""), path)
+        if other != path:
+            raise ValueError(
+                f"{other} and {path} could both be the mask of one image; leave one of them there"
+            )
     places = [p.relative_to(images).with_suffix("") for p in found]
     partners = [at.get(place.with_name(rename(place.name))) for place in places]
     if lost := [p for p, mask in zip(found, partners, strict=True) if mask is None]:

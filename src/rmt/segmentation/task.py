@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 import torch
@@ -14,6 +15,8 @@ from rmt.segmentation.inference import probabilities
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import IGNORED, Segmenter, create_segmenter
 
+log = logging.getLogger(__name__)
+
 
 class SegmentationTask(Engine):
     """A segmenter with its losses, and mIoU, mAcc and aAcc over whole images.
@@ -24,7 +27,7 @@ class SegmentationTask(Engine):
         model: to judge; None makes a fresh one to train.
 
     Raises:
-        ValueError: if the model has another number of classes than the data.
+        ValueError: if the model has other classes than the data.
     """
 
     key = "mIoU"
@@ -41,6 +44,13 @@ class SegmentationTask(Engine):
             raise ValueError(
                 f"the model has {self.model.num_classes} classes and the data {len(classes)}"
             )
+        names = self.model.info.get("label_names") or classes
+        if differing := [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]]:
+            raise ValueError(
+                f"the model was made for other classes than the data has: {differing[0][0]!r} "
+                f"there and {differing[0][1]!r} here, {len(differing)} differ; the data must name "
+                "them as the model does, in its order"
+            )
         self.classes, self.how = classes, recipe.test
         self.judges = nn.ModuleDict(
             {
@@ -48,6 +58,8 @@ class SegmentationTask(Engine):
                 for weights in self.kept_weights()
             }
         )
+        self.images = dict.fromkeys(self.judges, 0)
+        self.has_warned = False
 
     def losses(self, batch: Example) -> dict[str, Tensor]:
         """Return the losses of a batch of images (B, 3, S, S) and labels (B, S, S)."""
@@ -59,13 +71,41 @@ class SegmentationTask(Engine):
         for image, labels in batch:
             answer = probabilities(model, image, self.how).argmax(dim=0)
             self._judge(weights).update(answer[None], labels[None].long())
+        self.images[weights] += len(batch)
 
     def metrics(self, weights: str) -> dict[str, float]:
-        """Return mIoU, mAcc and aAcc in percent, and at a test IoU and Acc of each class."""
+        """Return mIoU, mAcc and aAcc in percent, and the number of images judged.
+
+        At a test also IoU and Acc of each class. Classes that no label has are named in the log.
+
+        Raises:
+            ValueError: if no image could be judged.
+        """
+        counted = torch.tensor(self.images[weights], device=self.device)
+        images = int(self.trainer.strategy.reduce(counted, reduce_op="sum"))
+        self.images[weights] = 0
+        if not images:  # in all processes alike
+            raise ValueError("none of the images to be judged can be read with its mask")
         confusion = self._judge(weights).compute()
         self._judge(weights).reset()
+        self._warn_of_missing(confusion)
         overall, by_class = summarise(confusion, self.classes)
+        overall["images"] = float(images)
         return overall | (by_class if self.trainer.state.fn == "test" else {})
+
+    def _warn_of_missing(self, confusion: Tensor) -> None:
+        """Name the classes without a labelled pixel, once a run."""
+        labelled = confusion.sum(dim=1).tolist()
+        missed = [name for name, pixels in zip(self.classes, labelled, strict=True) if not pixels]
+        if missed and not self.has_warned and self.trainer.is_global_zero:
+            self.has_warned = True
+            log.warning(
+                "%d of %d classes are in no label that was judged, so the metrics say nothing of "
+                "how well they are found: %s",
+                len(missed),
+                len(self.classes),
+                ", ".join(missed[:10]) + (", ..." if len(missed) > 10 else ""),
+            )
 
     def _judge(self, weights: str) -> MulticlassConfusionMatrix:
         return cast(MulticlassConfusionMatrix, self.judges[weights])
