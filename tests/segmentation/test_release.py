@@ -46,7 +46,7 @@ def test_names_and_palette_come_along() -> None:
     names = ["wall", "bed ", *map(str, range(2, 150))]  # a blank as mmseg has one
     meta = {"CLASSES": tuple(names), "PALETTE": [(i, 0, 255) for i in range(150)]}
     config = config_of_release(layout("semfpn_t"), meta)
-    assert config["label_names"][:3] == ["wall", "bed", "2"]
+    assert config["label_names"][:3] == ["wall", "bed ", "2"]
     assert config["palette"][149] == [149, 0, 255]
 
 

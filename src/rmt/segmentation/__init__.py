@@ -86,10 +86,7 @@ def make(
 
 
 def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Return ``label_names`` and ``palette`` (RGB, 0..255) as far as the file has them.
-
-    Names lose the blanks around them: mmseg writes one behind ADE20K's "bed".
-    """
+    """Return ``label_names`` and ``palette`` (RGB, 0..255) as far as the file has them."""
     out: dict[str, Any] = {}
     for key, ours in (("CLASSES", "label_names"), ("PALETTE", "palette")):
         values: Sequence[Any] | None = meta.get(key)
@@ -100,7 +97,7 @@ def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, A
                 f"meta[{key!r}] has {len(values)} entries for {num_classes} classes of decode_head"
             )
         out[ours] = [
-            str(value).strip() if ours == "label_names" else _colour(value) for value in values
+            str(value) if ours == "label_names" else _colour(value) for value in values
         ]
     return out
 

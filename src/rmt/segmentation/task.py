@@ -44,7 +44,8 @@ class SegmentationTask(Engine):
             raise ValueError(
                 f"the model has {self.model.num_classes} classes and the data {len(classes)}"
             )
-        names = self.model.info.get("label_names") or classes
+        # mmseg writes "bed " with a blank.
+        names = [name.strip() for name in self.model.info.get("label_names") or classes]
         if differing := [pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]]:
             raise ValueError(
                 f"the model was made for other classes than the data has: {differing[0][0]!r} "
