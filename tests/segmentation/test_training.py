@@ -296,7 +296,7 @@ def test_repeats_lengthen_a_pass(root: Path) -> None:
     data = SegmentationData(recipe)
 
     class Loop:
-        global_rank, world_size, current_epoch = 0, 1, 0
+        global_rank, world_size, current_epoch, accumulate_grad_batches = 0, 1, 0, 1
 
         class fit_loop:  # noqa: N801
             class epoch_loop:  # noqa: N801
