@@ -57,31 +57,15 @@ def check(content: Any, name: str) -> dict[str, Any]:
     for part, fields in _FIELDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(f"{name} is no COCO file: it has no list {part!r}")
-        seen = set()
-        for i, entry in enumerate(content[part]):
-            if not isinstance(entry, dict):
-                raise ValueError(f"{name}: {part[:-1]} number {i} is {entry!r}; expected an object")
-            for field in fields:
-                if field not in entry:
-                    which = f"id {entry['id']}" if "id" in entry else f"number {i}"
-                    raise ValueError(f"{name}: {part[:-1]} {which} has no {field!r}")
-                if field in _IDS and type(entry[field]) is not int:
-                    raise ValueError(
-                        f"{name}: {part[:-1]} number {i} has {field} {entry[field]!r}; expected a "
-                        "whole number"
-                    )
-            if entry["id"] in seen:
-                raise ValueError(f"{name}: {part[:-1]} id {entry['id']} occurs twice")
-            seen.add(entry["id"])
+        _check_fields(content[part], fields, f"{name}: {part[:-1]}")
     images = {entry["id"]: entry for entry in content["images"]}
     for entry in images.values():
+        where = f"{name}: image id {entry['id']}"
         if not isinstance(entry["file_name"], str):
-            raise ValueError(
-                f"{name}: image id {entry['id']} has file_name {entry['file_name']!r}, no text"
-            )
+            raise ValueError(f"{where} has file_name {entry['file_name']!r}, no text")
         if not all(isinstance(entry[k], int) and entry[k] > 0 for k in ("height", "width")):
             size = f"height {entry['height']!r}, width {entry['width']!r}"
-            raise ValueError(f"{name}: image id {entry['id']} has {size}; expected whole pixels")
+            raise ValueError(f"{where} has {size}; expected whole pixels")
     categories = {entry["id"] for entry in content["categories"]}
     for entry in content["annotations"]:
         where = f"{name}: annotation id {entry['id']}"
@@ -95,7 +79,9 @@ def check(content: Any, name: str) -> dict[str, Any]:
         image = images[entry["image_id"]]
         _check_segmentation(entry.get("segmentation"), (image["height"], image["width"]), where)
         if not _is_number(entry.setdefault("area", box[2] * box[3])):
-            raise ValueError(f"{where} has area {entry['area']!r}; expected a number, or none at all")
+            raise ValueError(
+                f"{where} has area {entry['area']!r}; expected a number or none at all"
+            )
         if entry.setdefault("iscrowd", 0) not in (0, 1):
             raise ValueError(f"{where} has iscrowd {entry['iscrowd']!r}; expected 0 or 1")
     return content
@@ -153,6 +139,25 @@ def assemble(
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
     }
+
+
+def _check_fields(entries: list[Any], fields: tuple[str, ...], kind: str) -> None:
+    """Raise unless each entry has its fields, and whole numbers for ids, its own but once."""
+    seen = set()
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{kind} number {i} is {entry!r}; expected an object")
+        for field in fields:
+            if field not in entry:
+                which = f"id {entry['id']}" if "id" in entry else f"number {i}"
+                raise ValueError(f"{kind} {which} has no {field!r}")
+            if field in _IDS and type(entry[field]) is not int:
+                raise ValueError(
+                    f"{kind} number {i} has {field} {entry[field]!r}; expected a whole number"
+                )
+        if entry["id"] in seen:
+            raise ValueError(f"{kind} id {entry['id']} occurs twice")
+        seen.add(entry["id"])
 
 
 def _check_segmentation(value: Any, size: tuple[int, int], where: str) -> None:
