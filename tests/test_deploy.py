@@ -73,6 +73,18 @@ def test_segmenters(head: str) -> None:
     torch.testing.assert_close(model.fuse()(images), model(images), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "regnety_002", "mobilenetv4_conv_small", "cspdarknet53"]
+)
+def test_bodies_of_timm(backbone: str) -> None:
+    """Their norms may hold an activation, and their ``bn`` need not stand behind a ``conv``."""
+    model = create_segmenter("semantic_fpn", backbone, num_classes=5, channels=32)
+    model = settled(model).double()
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    wanted = model(images)
+    assert (model.fuse()(images) - wanted).abs().max() <= 1e-9 * wanted.abs().max()
+
+
 def test_detector() -> None:
     model = settled(create_detector("retinanet", "rmt_nano", num_classes=5, min_size=64))
     model.score_threshold = 0.0

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,21 +55,46 @@ def test_every_parameter_learns() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "options", "channels"),
+    ("name", "channels"),
     [
-        ("resnet10t", {}, (64, 128, 256, 512)),
-        ("convnext_atto", {}, (40, 80, 160, 320)),
-        ("swin_tiny_patch4_window7_224", {"img_size": 64}, (96, 192, 384, 768)),
+        ("resnet18", (64, 128, 256, 512)),
+        ("convnext_atto", (40, 80, 160, 320)),
+        ("pvt_v2_b0", (32, 64, 160, 256)),
+        ("swin_tiny_patch4_window7_224", (96, 192, 384, 768)),
     ],
 )
-def test_other_bodies(name: str, options: dict, channels: tuple[int, ...]) -> None:
-    backbone = Backbone(name, **options).eval()
+def test_other_bodies(name: str, channels: tuple[int, ...]) -> None:
+    backbone = Backbone(name).eval()
     assert backbone.channels == channels
     assert not list(backbone.norms)
-    maps = backbone(torch.randn(1, 3, 64, 64))
-    assert [tuple(m.shape[1:]) for m in maps] == [
-        (dim, 64 // stride, 64 // stride) for dim, stride in zip(channels, STRIDES, strict=True)
-    ]
+    for height, width in ((64, 96), (65, 97), (1, 1)):
+        maps = backbone(torch.randn(1, 3, height, width))
+        assert [tuple(m.shape[1:]) for m in maps] == [
+            (dim, -(-height // stride), -(-width // stride))
+            for dim, stride in zip(channels, STRIDES, strict=True)
+        ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet18", {}), ("swin_tiny_patch4_window7_224", {"img_size": 64})]
+)
+def test_other_bodies_give_timm_s_maps(name: str, options: dict) -> None:
+    backbone = Backbone(name, **options).eval()
+    plain = timm.create_model(name, features_only=True, **options).eval()
+    plain.load_state_dict(backbone.body.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    swin = "swin" in name
+    expected = [m.permute(0, 3, 1, 2) if swin else m for m in plain(x)][-4:]
+    assert all(a.equal(b) for a, b in zip(backbone(x), expected, strict=True))
+
+
+@torch.no_grad()
+def test_a_body_of_one_size() -> None:
+    backbone = Backbone("coat_lite_tiny", img_size=64).eval()
+    assert len(backbone(torch.randn(1, 3, 40, 64))) == 4
+    with pytest.raises(ValueError, match=r"coat_lite_tiny failed on images of \(3, 96, 64\): .*64"):
+        backbone(torch.randn(1, 3, 65, 64))
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def fuse(model: M) -> M:
 
     Blocks, downsamplings and heads of RMT are folded wherever they are, and so is every convolution
     with its batch norm behind it in an ``nn.Sequential``, or beside it as ``conv`` and ``bn``, such
-    as a dense head's. A folded network is for inference only.
+    as a dense head's. Subclasses of the two may do more (timm's batch norm has an activation) and
+    stay. A folded network is for inference only.
 
     Args:
         model: a classifier, detector or segmenter of this package.
@@ -123,7 +124,7 @@ def fuse(model: M) -> M:
             _fold(parent, "conv", "norm")
         elif isinstance(parent, Head):
             _fold(parent, "proj", "norm")
-        elif hasattr(parent, "bn"):
+        elif hasattr(parent, "conv") and hasattr(parent, "bn"):
             _fold(parent, "conv", "bn")
         for name, child in parent.named_children():
             if isinstance(child, Block):
@@ -134,9 +135,9 @@ def fuse(model: M) -> M:
 def _fold(parent: nn.Module, first: str, second: str) -> None:
     """Fold the batch norm ``second`` of a module into its layer ``first``, if they are that."""
     layer, norm = getattr(parent, first), getattr(parent, second)
-    if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+    if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
         setattr(parent, first, fuse_conv_bn_eval(layer, norm))
-    elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+    elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
         setattr(parent, first, fuse_linear_bn_eval(layer, norm))
     else:
         return

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,8 +20,9 @@ STRIDES = (4, 8, 16, 32)
 class Backbone(nn.Module):
     """Images to four maps of stride 4, 8, 16 and 32.
 
-    An RMT body gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models;
-    another timm body is used as it is.
+    An RMT body gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models.
+    Another timm body is used as it is; its images are filled up with zeros, right and below, to
+    whole multiples of 32, and its maps cut to what is left of them.
 
     Args:
         name: a registered RMT variant, or any timm model with four such features.
@@ -50,12 +52,8 @@ class Backbone(nn.Module):
                 raise ValueError(
                     f"unknown backbone {name!r}, neither RMT nor timm's{nearest(name, VARIANTS)}"
                 )
-            self.body = timm.create_model(
-                name,
-                features_only=True,
-                in_chans=in_chans,
-                drop_path_rate=drop_path_rate,
-                **options,
+            self.body = _of_any_size(
+                name, in_chans=in_chans, drop_path_rate=drop_path_rate, **options
             )
             features: Any = self.body.feature_info
             info = features.get_dicts()
@@ -65,20 +63,54 @@ class Backbone(nn.Module):
             raise ValueError(f"{name} has maps of stride {strides}; dense heads need {STRIDES}")
         self.channels = tuple(info[i]["num_chs"] for i in indices)
         self.norms = nn.ModuleList()
+        self._name = name
         self._indices = list(indices)
         if isinstance(self.body, RMT):
             self.body.prune_intermediate_layers(self._indices)
             self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-5) for dim in self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W), normalised -> four maps (B, Cᵢ, ⌈H/s⌉, ⌈W/s⌉)."""
+        """(B, C, H, W), normalised -> four maps (B, Cᵢ, ⌈H/s⌉, ⌈W/s⌉).
+
+        Raises:
+            ValueError: if timm's body does not take images of this size.
+        """
         if not isinstance(self.body, RMT):
-            maps = self.body(images)
-            maps = [maps[i] for i in self._indices]
-            last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # timm's Swin and kin
-            return [x.permute(0, 3, 1, 2) for x in maps] if last else maps
+            return self._maps_of_timm(images)
         maps = self.body.forward_intermediates(images, output_fmt="NHWC", intermediates_only=True)
         return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, maps, strict=True)]
+
+    def _maps_of_timm(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[2:]
+        padded = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
+        try:
+            maps = self.body(padded)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
+                raise
+            raise ValueError(
+                f"{self._name} failed on images of {tuple(padded.shape[1:])}: {error}. Some of "
+                "timm's networks take one size, or whole multiples of their windows: resize the "
+                "images to that, or choose another backbone"
+            ) from error
+        maps = [maps[i] for i in self._indices]
+        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # timm's Swin and kin
+            maps = [x.permute(0, 3, 1, 2) for x in maps]
+        return [
+            x[..., : -(-height // stride), : -(-width // stride)]
+            for x, stride in zip(maps, STRIDES, strict=True)
+        ]
+
+
+def _of_any_size(name: str, **options: Any) -> nn.Module:
+    """Make a timm body, one of a fixed image size such as Swin so that it takes others."""
+    flexible: dict[str, Any] = {"strict_img_size": False} | options
+    try:
+        return timm.create_model(name, features_only=True, **flexible)
+    except TypeError as error:
+        if "strict_img_size" not in str(error):
+            raise
+        return timm.create_model(name, features_only=True, **options)  # it never asks for a size
 
 
 class FPN(nn.Module):

@@ -79,6 +79,17 @@ def test_no_objects() -> None:
     assert target["masks"].shape == (0, *image.shape[1:])
 
 
+def test_no_box_without_area_is_left() -> None:
+    """A sliver that resizing rounds away, and with it its label and mask."""
+    image, target = example()
+    target["boxes"][1] = torch.tensor([89.99999, 5, 90, 15])
+    for crop in (0.0, 1.0):
+        how = Augment(flip=0, crop=crop, crop_size=(90, 90))
+        _, new = TrainTransform(Model(min_size=32, max_size=100), how)(image, target)
+        assert new["labels"].tolist() == [3]
+        assert len(new["boxes"]) == len(new["masks"]) == 1
+
+
 def test_multi_scale_recipe_is_the_release() -> None:
     augment = load_recipe("coco/mask_rcnn_rmt_s_3x").augment
     assert augment.short_sides == tuple(range(480, 801, 32))

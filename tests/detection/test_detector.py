@@ -178,10 +178,14 @@ def test_bad_targets(detector: Detector) -> None:
         ([{"boxes": good["boxes"]}], "target 0 has no 'labels'"),
         ([good | {"boxes": torch.zeros(1, 5)}], r"expected \(N, 4\)"),
         ([good | {"boxes": torch.tensor([[5.0, 5, 5, 9]])}], "without area"),
+        ([good | {"boxes": torch.tensor([[40.0, 5, 50, 9]])}], r"target 0: box 0, \[40.* no area"),
         ([good | {"labels": torch.tensor([CLASSES])}], "integers from 0 to 2"),
     ]
     if detector.has_masks:
-        wrong.append(([good | {"masks": torch.zeros(1, 8, 8)}], r"expected \(N, h, w\)"))
+        wrong += [
+            ([good | {"masks": torch.zeros(1, 8, 8)}], r"expected \(N, h, w\)"),
+            ([target([], [], (8, 8))], r"masks \(0, 8, 8\) for 0 boxes"),
+        ]
     for targets, words in wrong:
         with pytest.raises(ValueError, match=words):
             detector([GOOD], targets)

@@ -133,6 +133,14 @@ def test_perfect_answers() -> None:
     assert numbers["AP"] == 100
 
 
+def test_objects_may_count_from_zero() -> None:
+    truth, found = scene(1)
+    expected, _ = average_precision(copy.deepcopy(truth), copy.deepcopy(found), "box")
+    for i, own in enumerate(truth["annotations"]):
+        own["id"] = i
+    assert average_precision(truth, found, "box")[0] == expected
+
+
 def test_nothing_found_and_nothing_there() -> None:
     truth, found = scene(2)
     assert average_precision(truth, [], "box")[0]["AP"] == 0

@@ -63,7 +63,9 @@ def test_masks_of_polygons_and_codes(tmp_path: Path) -> None:
         assert np.array_equal(mask, mask_api.decode(code))
         plain = {"size": [height, width], "counts": _uncompressed(mask)}
         assert np.array_equal(coco.to_mask(plain, height, width), mask)
-        assert np.array_equal(coco.to_mask(coco.to_rle(mask[None])[0], height, width), mask)
+        code = coco.to_rle(mask[None])[0]
+        assert np.array_equal(coco.to_mask(code, height, width), mask)
+        assert coco._runs(code["counts"]) == plain["counts"]
 
 
 def _uncompressed(mask: np.ndarray) -> list[int]:
@@ -103,6 +105,12 @@ def change(root: Path, edit: Callable[[dict[str, Any]], None], part: str = "trai
     return path
 
 
+def _code(content: dict[str, Any], counts: Any) -> dict[str, Any]:
+    """Return a run-length code for the first object's image."""
+    image = content["images"][0]
+    return {"size": [image["height"], image["width"]], "counts": counts}
+
+
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no list": (lambda c: c.pop("images"), "has no list 'images'"),
     "no field": (lambda c: c["annotations"][1].pop("bbox"), "annotation id 2 has no 'bbox'"),
@@ -136,6 +144,41 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "code of another size": (
         lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": "x"}),
         r"id 1 has a mask of size \[1, 1\], its image is of",
+    ),
+    "counts that do not fill": (
+        lambda c: c["annotations"][0].update(segmentation=_code(c, [1, 2, 3])),
+        "id 1 has a run-length code that does not fill its image",
+    ),
+    "counts of words": (
+        lambda c: c["annotations"][0].update(segmentation=_code(c, ["a", None])),
+        "id 1 has a run-length code",
+    ),
+    "no code": (
+        lambda c: c["annotations"][0].update(segmentation=_code(c, "ä!")),
+        "id 1 has a run-length code",
+    ),
+    "half a code": (
+        lambda c: c["annotations"][0].update(segmentation=_code(c, "PPP")),
+        "id 1 has a run-length code",
+    ),
+    "code of too few": (
+        lambda c: c["annotations"][0].update(segmentation=_code(c, "1")),
+        "id 1 has a run-length code",
+    ),
+    "no area": (lambda c: c["annotations"][0].update(area=None), "id 1 has area None"),
+    "area of words": (lambda c: c["annotations"][0].update(area="3"), "id 1 has area '3'"),
+    "no crowd": (lambda c: c["annotations"][0].update(iscrowd=None), "id 1 has iscrowd None"),
+    "name of a number": (
+        lambda c: c["images"][0].update(file_name=3),
+        "image id 1 has file_name 3",
+    ),
+    "id of a list": (
+        lambda c: c["categories"][0].update(id=[1]),
+        r"number 0 has id \[1\]; expected a whole number",
+    ),
+    "category of words": (
+        lambda c: c["annotations"][1].update(category_id="1"),
+        "annotation number 1 has category_id '1'",
     ),
     "size of words": (
         lambda c: c["images"][0].update(height="64"),
@@ -199,6 +242,9 @@ def test_broken_xml_and_txt(tmp_path: Path) -> None:
     path.write_text("<annotation>")
     with pytest.raises(ValueError, match=r"train_0\.xml is no XML"):
         open_splits(Data(root=str(voc)))
+    path.write_text("<annotation><size><width>abc</width><height>9</height></size></annotation>")
+    with pytest.raises(ValueError, match=r"train_0\.xml has width 'abc' and height '9'"):
+        open_splits(Data(root=str(voc)))
     yolo = toy(tmp_path / "yolo", "yolo", images=2)
     path = yolo / "labels" / "train" / "train_0.txt"
     for line, words in (
@@ -209,6 +255,22 @@ def test_broken_xml_and_txt(tmp_path: Path) -> None:
         path.write_text(line)
         with pytest.raises(ValueError, match=rf"train_0\.txt:1.*{words}"):
             open_splits(Data(root=str(yolo)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a\n- b\n", "has no 'names'"),
+        ("names: [a, b\nx: {", "is no YAML"),
+        ("names: abc", "has names 'abc'; expected a list"),
+        ("names: {1: a, 2: b}", "has names .* from the numbers 0, 1"),
+    ],
+)
+def test_a_faulty_data_yaml(text: str, words: str, tmp_path: Path) -> None:
+    root = toy(tmp_path / "yolo", "yolo", images=2)
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"data\.yaml {words}"):
+        open_splits(Data(root=str(root)))
 
 
 def test_layouts_of_others(tmp_path: Path) -> None:

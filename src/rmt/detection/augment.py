@@ -36,7 +36,8 @@ class TrainTransform:
             target: ``boxes`` (N, 4), ``labels`` (N,) and maybe ``masks`` (N, H, W).
 
         Returns:
-            The image, (3, h, w) uint8, at the size the network sees, and its target.
+            The image, (3, h, w) uint8, at the size the network sees, and its target, each box with
+            an area in it.
         """
         how = self.augment
         if random.random() < how.flip:
@@ -51,7 +52,7 @@ class TrainTransform:
         image, target = self.resized(image, target, side)
         if how.brightness:
             image = brightened(image, how.brightness)
-        return image, target
+        return image, with_area(target)  # a sliver on the border may have been rounded away
 
     def resized(self, image: Tensor, target: dict[str, Tensor], short: int) -> Example:
         """Return the example at a short side, the long one within ``model.max_size``."""
@@ -94,12 +95,17 @@ def cropped(image: Tensor, target: dict[str, Tensor], least: int, most: int) -> 
     w = random.randint(min(width, least), min(width, most))
     top, left = random.randint(0, height - h), random.randint(0, width - w)
     boxes = target["boxes"] - torch.tensor([left, top] * 2)
-    boxes = boxes.clamp(min=0).minimum(torch.tensor([w, h] * 2))
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    new = {"boxes": boxes[inside], "labels": target["labels"][inside]}
+    new = target | {"boxes": boxes.clamp(min=0).minimum(torch.tensor([w, h] * 2))}
     if "masks" in target:
-        new["masks"] = target["masks"][inside, top : top + h, left : left + w]
-    return image[:, top : top + h, left : left + w], new
+        new["masks"] = target["masks"][:, top : top + h, left : left + w]
+    return image[:, top : top + h, left : left + w], with_area(new)
+
+
+def with_area(target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the objects whose boxes have an area."""
+    boxes = target["boxes"]
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return target if kept.all() else {key: value[kept] for key, value in target.items()}
 
 
 def brightened(image: Tensor, strength: float) -> Tensor:

@@ -60,6 +60,11 @@ def check_targets(
                 f"target {i}: boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}; "
                 "expected (N, 4) and (N,)"
             )
+        if masks and target["masks"].shape != (len(boxes), *image.shape[1:]):
+            raise ValueError(
+                f"target {i}: masks {tuple(target['masks'].shape)} for {len(boxes)} boxes in an "
+                f"image {tuple(image.shape)}; expected (N, h, w)"
+            )
         if not len(boxes):
             continue
         if not torch.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
@@ -72,8 +77,23 @@ def check_targets(
                 f"target {i} has labels {labels.unique().tolist()[:5]}; expected integers from 0 "
                 f"to {num_classes - 1}"
             )
-        if masks and target["masks"].shape != (len(boxes), *image.shape[1:]):
+
+
+def check_areas(targets: Sequence[Target], scaled: Sequence[Target]) -> None:
+    """Raise unless each box has an area inside its image: of one without, the loss is no number.
+
+    Args:
+        targets: as they were given.
+        scaled: the same, cut to the images that the network sees.
+
+    Raises:
+        ValueError: naming the image by its place and the box.
+    """
+    for i, (target, cut) in enumerate(zip(targets, scaled, strict=True)):
+        empty = (cut["boxes"][:, 2:] <= cut["boxes"][:, :2]).any(dim=1)
+        if empty.any():
+            number = int(empty.nonzero()[0])
             raise ValueError(
-                f"target {i}: masks {tuple(target['masks'].shape)} for {len(boxes)} boxes in an "
-                f"image {tuple(image.shape)}; expected (N, h, w)"
+                f"target {i}: box {number}, {target['boxes'][number].tolist()}, has no area inside "
+                "its image; leave such objects out"
             )

@@ -21,14 +21,16 @@ _FIELDS = {
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
 }
+_IDS = {"id", "image_id", "category_id"}
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read and check a COCO JSON file.
 
     Raises:
-        ValueError: if it is no JSON, a field is missing, an id occurs twice or leads nowhere, or a
-            box or mask is malformed; the message names the file, the entry's id and the field.
+        ValueError: if it is no JSON, a field is missing or of a wrong type, an id occurs twice or
+            leads nowhere, or a box or mask is malformed; the message names the file, the entry's id
+            and the field.
     """
     try:
         content = json.loads(path.read_text())
@@ -55,22 +57,15 @@ def check(content: Any, name: str) -> dict[str, Any]:
     for part, fields in _FIELDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(f"{name} is no COCO file: it has no list {part!r}")
-        seen = set()
-        for i, entry in enumerate(content[part]):
-            if not isinstance(entry, dict):
-                raise ValueError(f"{name}: {part[:-1]} number {i} is {entry!r}; expected an object")
-            for field in fields:
-                if field not in entry:
-                    which = f"id {entry['id']}" if "id" in entry else f"number {i}"
-                    raise ValueError(f"{name}: {part[:-1]} {which} has no {field!r}")
-            if entry["id"] in seen:
-                raise ValueError(f"{name}: {part[:-1]} id {entry['id']} occurs twice")
-            seen.add(entry["id"])
+        _check_fields(content[part], fields, f"{name}: {part[:-1]}")
     images = {entry["id"]: entry for entry in content["images"]}
     for entry in images.values():
+        where = f"{name}: image id {entry['id']}"
+        if not isinstance(entry["file_name"], str):
+            raise ValueError(f"{where} has file_name {entry['file_name']!r}, no text")
         if not all(isinstance(entry[k], int) and entry[k] > 0 for k in ("height", "width")):
             size = f"height {entry['height']!r}, width {entry['width']!r}"
-            raise ValueError(f"{name}: image id {entry['id']} has {size}; expected whole pixels")
+            raise ValueError(f"{where} has {size}; expected whole pixels")
     categories = {entry["id"] for entry in content["categories"]}
     for entry in content["annotations"]:
         where = f"{name}: annotation id {entry['id']}"
@@ -83,8 +78,12 @@ def check(content: Any, name: str) -> dict[str, Any]:
             raise ValueError(f"{where} has bbox {box!r}; expected four numbers x, y, w, h")
         image = images[entry["image_id"]]
         _check_segmentation(entry.get("segmentation"), (image["height"], image["width"]), where)
-        entry.setdefault("iscrowd", 0)
-        entry.setdefault("area", box[2] * box[3])
+        if not _is_number(entry.setdefault("area", box[2] * box[3])):
+            raise ValueError(
+                f"{where} has area {entry['area']!r}; expected a number or none at all"
+            )
+        if entry.setdefault("iscrowd", 0) not in (0, 1):
+            raise ValueError(f"{where} has iscrowd {entry['iscrowd']!r}; expected 0 or 1")
     return content
 
 
@@ -142,6 +141,25 @@ def assemble(
     }
 
 
+def _check_fields(entries: list[Any], fields: tuple[str, ...], kind: str) -> None:
+    """Raise unless each entry has its fields, and whole numbers for ids, its own but once."""
+    seen = set()
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{kind} number {i} is {entry!r}; expected an object")
+        for field in fields:
+            if field not in entry:
+                which = f"id {entry['id']}" if "id" in entry else f"number {i}"
+                raise ValueError(f"{kind} {which} has no {field!r}")
+            if field in _IDS and type(entry[field]) is not int:
+                raise ValueError(
+                    f"{kind} number {i} has {field} {entry[field]!r}; expected a whole number"
+                )
+        if entry["id"] in seen:
+            raise ValueError(f"{kind} id {entry['id']} occurs twice")
+        seen.add(entry["id"])
+
+
 def _check_segmentation(value: Any, size: tuple[int, int], where: str) -> None:
     if value is None:
         return
@@ -161,6 +179,35 @@ def _check_segmentation(value: Any, size: tuple[int, int], where: str) -> None:
         raise ValueError(
             f"{where} has a mask of size {value.get('size')}, its image is of {[*size]}"
         )
+    runs = value["counts"]
+    runs = _runs(runs) if isinstance(runs, str) else runs
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != math.prod(size):
+        raise ValueError(
+            f"{where} has a run-length code that does not fill its image: its counts must be whole "
+            f"numbers that add up to {math.prod(size)}, the pixels of {[*size]}"
+        )
+
+
+def _runs(code: str) -> list[int]:
+    """Return the counts that a compressed code spells, and a negative one for what is no code.
+
+    Five bits a character, low ones first, as the difference to the last count but one. The
+    library's decoder draws the whole mask, which takes far longer for all but the most ragged.
+    """
+    runs, value, shift = [], 0, 0
+    for byte in code.encode(errors="replace"):
+        digit = byte - 48
+        if not 0 <= digit < 64:
+            return [-1]
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:  # more to come
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return [-1] if shift else runs
 
 
 def _is_polygon(value: Any) -> bool:

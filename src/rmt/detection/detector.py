@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from rmt.detection.check import check_images, check_targets
+from rmt.detection.check import check_areas, check_images, check_targets
 from rmt.detection.transform import Batch, Target, Transform
 from rmt.hub import Pretrained
 from rmt.necks import Backbone
@@ -93,7 +93,8 @@ class Detector(Pretrained, nn.Module):
         Args:
             images: each (3, h, w), RGB floats in 0..1, of any size; or one (B, 3, h, w).
             targets: for each image ``boxes`` (N, 4), x1, y1, x2, y2 in its pixels, ``labels`` (N,)
-                from 0, and for the mask heads ``masks`` (N, h, w). N may be 0.
+                from 0, and for the mask heads ``masks`` (N, h, w). N may be 0. Boxes are cut to
+                their image, and each must have an area in it.
             resize: False where a data pipeline has already chosen the images' sizes.
 
         Returns:
@@ -110,6 +111,7 @@ class Detector(Pretrained, nn.Module):
         check_targets(images, targets, num_classes=self.num_classes, masks=self.has_masks)
         batch = self.batch(images, resize=resize)
         scaled = self.transform.targets(targets, batch)
+        check_areas(targets, scaled)
         return self.losses(self.maps(batch), batch, scaled)
 
     def batch(self, images: Sequence[Tensor], *, resize: bool = True) -> Batch:

@@ -84,7 +84,12 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[tuple[str, list[float]]]]:
                 raise ValueError(f"{path}: object {i} has {corner} {text!r}, no number") from error
         x0, y0, x1, y1 = corners
         objects.append((name, [x0, y0, x1 - x0, y1 - y0]))
-    size = {"height": int(float(height)), "width": int(float(width))}
+    try:
+        size = {"height": int(float(height)), "width": int(float(width))}
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} has width {width!r} and height {height!r}; expected numbers"
+        ) from error
     return {"file_name": str(image), **size}, objects
 
 

@@ -20,13 +20,21 @@ def read_names(path: Path) -> list[str]:
     """Return the class names of a ``data.yaml`` (``names:`` a list, or a mapping from numbers).
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if it has none, or is no YAML.
     """
-    names = (yaml.safe_load(path.read_text()) or {}).get("names")
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
+    try:
+        described = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    names = described.get("names") if isinstance(described, dict) else None
     if not names:
         raise ValueError(f"{path} has no 'names'")
+    if isinstance(names, dict) and names.keys() == set(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list):
+        raise ValueError(
+            f"{path} has names {names!r}; expected a list, or a mapping from the numbers 0, 1, ..."
+        )
     return [str(name) for name in names]
 
 
