@@ -96,9 +96,7 @@ def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, A
             raise ValueError(
                 f"meta[{key!r}] has {len(values)} entries for {num_classes} classes of decode_head"
             )
-        out[ours] = [
-            str(value) if ours == "label_names" else _colour(value) for value in values
-        ]
+        out[ours] = [str(value) if ours == "label_names" else _colour(value) for value in values]
     return out
 
 
