@@ -17,6 +17,7 @@ from torch import Tensor
 import rmt
 from golden_rule import GOLDEN, golden_state, release_keys
 from rmt.checkpoints import load, load_body, read_pickle, save
+from rmt.hub import Pretrained
 
 IMAGE = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(1))
 
@@ -343,6 +344,22 @@ def test_unknown_override(nano: rmt.RMT, tmp_path: Path) -> None:
         load(path, drop_path=0.1)
 
 
+@pytest.mark.parametrize(
+    ("make", "option", "meant"),
+    [
+        (lambda: rmt.create_detector("retinanet", "rmt_nano"), "minsize", "min_size"),
+        (lambda: rmt.create_segmenter("upernet", "rmt_nano", channels=32), "channel", "channels"),
+    ],
+)
+def test_unknown_override_of_a_dense_model(
+    make: Callable[[], Pretrained], option: str, meant: str, tmp_path: Path
+) -> None:
+    make().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"unknown option '{option}' of .*did you mean '{meant}'"):
+        load(tmp_path, **{option: 32})
+    assert load(tmp_path, drop_path_rate=0.5).config["model_args"]["drop_path_rate"] == 0.5
+
+
 def test_fine_tuning_keeps_the_body(nano: rmt.RMT, tmp_path: Path) -> None:
     path = save(nano, tmp_path / "x.safetensors")
     model = rmt.create_model("rmt_nano", 7, lce=False)
@@ -409,6 +426,19 @@ def test_fine_tuning_a_detector_and_a_segmenter(nano: rmt.RMT, tmp_path: Path) -
         taken = {k: v for k, v in model.state_dict().items() if k not in fresh}
         assert all(v.equal(body[k.removeprefix("backbone.body.")]) for k, v in taken.items())
         assert not [k for k in fresh if k.startswith("backbone.body.")]
+
+
+@pytest.mark.parametrize("backbone", ["rmt_nano", "resnet18"])
+def test_fine_tuning_from_another_dense_task(backbone: str, tmp_path: Path) -> None:
+    donor = rmt.create_segmenter("semantic_fpn", backbone, 3, channels=32)
+    donor.save_pretrained(tmp_path)
+    model = rmt.create_detector("retinanet", backbone, num_classes=3)
+    fresh = load_body(model, tmp_path)
+    assert not [key for key in fresh if key.startswith("backbone.")]
+    assert_equal_states(model.backbone, donor.backbone)
+    other = rmt.create_detector("retinanet", "resnet34", num_classes=3)
+    with pytest.raises(ValueError, match=r"does not fit this model's body"):
+        load_body(other, tmp_path)
 
 
 def test_public_names() -> None:

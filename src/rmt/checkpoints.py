@@ -17,7 +17,7 @@ from torch import Tensor
 from rmt.hub import Pretrained, find_weights, info_of, read_safetensors, write_safetensors
 from rmt.model import RMT, ManhattanAttention
 from rmt.release import Renamed, check_geometry, depths_of_release, rename
-from rmt.variants import VARIANTS, Variant
+from rmt.variants import VARIANTS, Variant, nearest
 
 Weights = Literal["raw", "ema"]
 _TASKS = ("classification", "detection", "segmentation")
@@ -116,14 +116,15 @@ def load_body(
 
     Args:
         model: an :class:`rmt.RMT` of any number of classes, or a detector or segmenter.
-        source: what :func:`load` reads; its task must be classification or equal ``model``'s.
+        source: what :func:`load` reads: a classifier for any ``model``, a dense model for a dense
+            one, be its task another; then the two share the backbone, and maybe more.
         weights: as in :func:`load`.
 
     Returns:
         The names in ``model`` that kept their fresh values (heads of other classes, necks).
 
     Raises:
-        ValueError: if the two bodies are of different variants.
+        ValueError: if the two bodies are of different variants, or of different networks of timm.
     """
     donor = load(source, weights=weights)
     target = model.state_dict()
@@ -132,7 +133,7 @@ def load_body(
         tensors = {prefix + key: value for key, value in donor.state_dict().items()}
     else:
         tensors = donor.state_dict()
-    body = [k for k in target if k.removeprefix(prefix).startswith(("stem.", "stages."))]
+    body = [k for k in target if k.startswith(prefix or ("stem.", "stages."))]
     wrong = [k for k in body if k not in tensors or tensors[k].shape != target[k].shape]
     if wrong or not body:
         raise ValueError(
@@ -251,6 +252,8 @@ def _build(
             "num_classes belongs to the weights: call reset_classifier(N) on the loaded "
             "classifier, or start a training from the file (--model.checkpoint)"
         )
+    if overrides and description["task"] != "classification":  # an RMT checks its own options
+        _check_options(overrides, description)
     config = dict(description)
     config["model_args"] = description["model_args"] | overrides
     model = task_module(description["task"]).from_config(config)
@@ -258,6 +261,16 @@ def _build(
     model.load_state_dict(tensors, strict=True)
     model.info = info_of(description)
     return model.eval()
+
+
+def _check_options(overrides: dict[str, Any], description: dict[str, Any]) -> None:
+    """Raise for an option that the described model has not; a file need not name all that it has."""
+    with torch.device("meta"):
+        known = task_module(description["task"]).from_config(description).config["model_args"]
+    for option in overrides:
+        if option not in known:
+            of = description["architecture"]
+            raise ValueError(f"unknown option {option!r} of {of}{nearest(option, known)}")
 
 
 def _account(
