@@ -264,7 +264,7 @@ def _build(
 
 
 def _check_options(overrides: dict[str, Any], description: dict[str, Any]) -> None:
-    """Raise for an option that the described model has not; a file need not name all that it has."""
+    """Raise for an option that the described model, fresh on the meta device, has not."""
     with torch.device("meta"):
         known = task_module(description["task"]).from_config(description).config["model_args"]
     for option in overrides:

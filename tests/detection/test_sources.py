@@ -174,7 +174,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "id of a list": (
         lambda c: c["categories"][0].update(id=[1]),
-        r"number 0 has id \[1\]; expected a whole number",
+        r"category number 0 has id \[1\]; expected a whole number",
     ),
     "category of words": (
         lambda c: c["annotations"][1].update(category_id="1"),

@@ -21,6 +21,7 @@ _FIELDS = {
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
 }
+_SINGULAR = {"images": "image", "categories": "category", "annotations": "annotation"}
 _IDS = {"id", "image_id", "category_id"}
 
 
@@ -57,7 +58,7 @@ def check(content: Any, name: str) -> dict[str, Any]:
     for part, fields in _FIELDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(f"{name} is no COCO file: it has no list {part!r}")
-        _check_fields(content[part], fields, f"{name}: {part[:-1]}")
+        _check_fields(content[part], fields, f"{name}: {_SINGULAR[part]}")
     images = {entry["id"]: entry for entry in content["images"]}
     for entry in images.values():
         where = f"{name}: image id {entry['id']}"
