@@ -133,7 +133,7 @@ class Run:
         patience: stop after so many evaluations without a better one; 0 never.
         save_every: also keep a checkpoint every so many steps; 0 at each evaluation only.
         evaluate_every: epochs between evaluations (steps in a run counted in steps); 0 means
-            each epoch, or ten times a run counted in steps.
+            each epoch, or ten times a run counted in steps. The last step is always judged.
         log_every: steps between logged values.
     """
 
