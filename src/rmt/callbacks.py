@@ -126,8 +126,7 @@ class KeepLast(Checkpoint):
         self._save(trainer, self._all_asked(trainer))
 
     def _save(self, trainer: L.Trainer, asked: bool) -> None:
-        # False: with the state of optimizer, schedule and loop. It says nothing about reading.
-        trainer.save_checkpoint(self.path, weights_only=False)
+        trainer.save_checkpoint(self.path)  # with the state of optimizer, schedule and loop
         self._due = False
         if asked:
             raise Interrupted(self.asked or signal.SIGTERM, self.path)

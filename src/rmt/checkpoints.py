@@ -91,8 +91,8 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError):
-        raise
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise  # the machine's fault, not the file's
     except Exception as error:  # bytes of chance can raise anything in the unpickler
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, UnpicklingError) and wanted:

@@ -127,8 +127,8 @@ class Engine(L.LightningModule):
         """Return optimizer steps an epoch."""
         # Not `estimated_stepping_batches`: it fixes the loader's position before a resumed run
         # has read its own.
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit()
-        batches = len(data.train_dataloader())
+        trainer: Any = self.trainer  # Lightning does not declare what fit() sets
+        batches = len(trainer.datamodule.train_dataloader())
         return math.ceil(batches / accumulation(self.recipe, self.trainer.world_size))
 
     def on_fit_start(self) -> None:

@@ -141,4 +141,4 @@ class FPN(nn.Module):
         for i in range(len(tops) - 1, 0, -1):
             tops[i - 1] = tops[i - 1] + F.interpolate(tops[i], size=tops[i - 1].shape[2:])
         # A subclass may keep coarser levels' convolutions behind those of the laterals.
-        return [output(x) for output, x in zip(self.output, tops, strict=False)]
+        return [self.output[i](x) for i, x in enumerate(tops)]

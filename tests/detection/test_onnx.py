@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from rmt.detection import HEADS, Detector
 from rmt.detection.detector import Detections
 from rmt.detection.onnx import export_parts, export_retinanet, load_parts
 
-onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.filterwarnings("ignore:.create_unbacked_symint. is deprecated")
 CLASSES = 8
 

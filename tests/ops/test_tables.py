@@ -142,7 +142,7 @@ def test_threads_may_share_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             for i in range(300):
                 assert line_bias(i % 9 + 1, RATES, **TABLE).shape == (2, i % 9 + 1, i % 9 + 1)
-        except Exception as error:
+        except Exception as error:  # what a thread raises is lost elsewhere
             failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(4)]

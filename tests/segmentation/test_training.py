@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -295,14 +296,9 @@ def test_repeats_lengthen_a_pass(root: Path) -> None:
     recipe = tiny(root, **{"data.repeats": 3})
     data = SegmentationData(recipe)
 
-    class Loop:
-        global_rank, world_size, current_epoch, accumulate_grad_batches = 0, 1, 0, 1
-
-        class fit_loop:  # noqa: N801
-            class epoch_loop:  # noqa: N801
-                class batch_progress:  # noqa: N801
-                    class current:  # noqa: N801
-                        ready = 0
-
-    data.trainer = Loop()
+    progress = SimpleNamespace(current=SimpleNamespace(ready=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    place = {"global_rank": 0, "world_size": 1, "current_epoch": 0}
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, fit_loop=loop, **place)
+    data.trainer = trainer
     assert len(data.train_dataloader()) == 3 * 9 // 4

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 from timm.data import ImageNetInfo
 
@@ -144,7 +145,15 @@ class Product(Sequence[Path]):
     def __len__(self) -> int:
         return len(self.folders) * len(self.names)
 
-    def __getitem__(self, index: int) -> Path:  # type: ignore[override]  # slices are not asked for
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(len(self))[index]]
         folder, name = divmod(index, len(self.names))
         return self.folders[folder] / self.names[name]
 

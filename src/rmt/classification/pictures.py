@@ -76,8 +76,8 @@ def _sheet(
     right = right[np.linspace(0, len(right) - 1, min(side * side, len(right))).astype(int)]
     chosen = [*wrong[: side * side // 2], *right][: side * side]
     figure = Figure(figsize=(1.7 * side, 2.0 * side), layout="constrained")
-    # Not strict: there may be fewer pictures than places.
-    for axis, at in zip(figure.subplots(side, side).flat, chosen, strict=False):
+    places = figure.subplots(side, side).ravel()[: len(chosen)]
+    for axis, at in zip(places, chosen, strict=True):
         axis.imshow(samples.image(int(indices[at])))
         good = labels[at] == answers[at]
         said = samples.classes[answers[at]]
