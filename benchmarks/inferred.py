@@ -1,6 +1,6 @@
 """Count the readings of Table 6's strict comparison: the table in docs/inferred.md.
 
-    python benchmarks/inferred.py
+python benchmarks/inferred.py
 """
 
 from itertools import product
