@@ -250,7 +250,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        # Not torch.manual_seed: it goes through every device, a tenth of a millisecond a sample.
+        # Not torch.manual_seed: it goes through every device for each sample.
         torch.default_generator.manual_seed(seed)
         yield
     finally:
