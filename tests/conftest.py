@@ -49,14 +49,6 @@ if find_spec("jaxtyping") and find_spec("beartype"):
     check_annotations()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        skip = pytest.mark.skip(reason="needs a CUDA device")
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(skip)
-
-
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Start each test from the same random state, whatever ran before it in the same worker."""
