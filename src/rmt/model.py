@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rmt.hub import Pretrained
 from rmt.ops import BACKENDS, manhattan_attention
-from rmt.ops.geometry import log_decay_rates, rotate, rotation, rotation_angles
+from rmt.ops.geometry import log_decay_rates, rotate, rotation_angles
 from rmt.variants import Variant, get_variant, variant_overrides
 
 LAYER_SCALE_INIT = 1e-6
@@ -153,8 +153,7 @@ class ManhattanAttention(nn.Module):
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return rotated queries and rotated, scaled keys, each (B, H, W, N, D)."""
         q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
-        cos, sin = rotation(x.shape[1], x.shape[2], self.angles, device=q.device, dtype=q.dtype)
-        return rotate(q, cos, sin), rotate(k, cos, sin)
+        return rotate(q, self.angles), rotate(k, self.angles)
 
     def heads(self, x: Tensor) -> Tensor:
         """Split channels into heads: (B, H, W, C) -> (B, H, W, N, D)."""

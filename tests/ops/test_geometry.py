@@ -79,16 +79,40 @@ def test_rotation_keeps_lengths_and_depends_on_differences(
     height: int, width: int, shift: int
 ) -> None:
     angles = rotation_angles(8)
-    cos, sin = rotation(height, width, angles, device=CPU, dtype=torch.float64)
-    assert cos.shape == sin.shape == (height, width, 1, 8)
     q, k = torch.randn(2, 8, dtype=torch.float64)
-    turned = rotate(q, cos, sin)
-    assert torch.allclose(turned.norm(dim=-1), q.norm().expand(height, width, 1))
+    turned = rotate(q.expand(1, height, width, 1, 8), angles)
+    assert torch.allclose(turned.norm(dim=-1), q.norm().expand(1, height, width, 1))
     # The product of a query and a key sees the difference of flattened positions alone.
-    line = [t.flatten(0, 2) for t in rotation(1, 32, angles, device=CPU, dtype=torch.float64)]
-    products = rotate(q, *line) @ rotate(k, *line).T
+    q_line, k_line = (rotate(x.expand(1, 1, 32, 1, 8), angles).view(32, 8) for x in (q, k))
+    products = q_line @ k_line.T
     at = min(shift, 8)
     assert torch.allclose(products.diagonal(at)[:1].expand(32 - at), products.diagonal(at))
+
+
+class Rotation(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return rotate(x, rotation_angles(x.shape[-1]))
+
+
+def test_rotation_in_complex_and_in_real_numbers() -> None:
+    angles = rotation_angles(8)
+    x = torch.randn(2, 3, 5, 4, 8, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(x)
+    eager = rotate(x, angles)
+    (gradient,) = torch.autograd.grad(eager, x, upstream)
+    # A traced graph holds real numbers alone: formats of deployment know no others.
+    exported = torch.export.export(Rotation(), (x,))
+    assert "complex" not in str(exported.graph)
+    traced = exported.module()
+    assert torch.allclose(eager, traced(x), rtol=1e-12)
+    assert torch.allclose(gradient, torch.autograd.grad(traced(x), x, upstream)[0], rtol=1e-12)
+    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
+        turned = rotate(x.to(dtype), angles)
+        assert turned.dtype == dtype
+        assert torch.allclose(turned.double(), eager, atol=limit)
+    # Complex numbers do not begin at every place in memory.
+    odd = torch.cat([x, x], dim=-1)[..., 1:9]
+    assert torch.allclose(rotate(odd, angles), traced(odd), rtol=1e-12)
 
 
 def test_position_is_the_flattened_index() -> None:

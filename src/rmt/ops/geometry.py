@@ -76,8 +76,25 @@ def rotation_angles(head_dim: int) -> tuple[float, ...]:
     return tuple(float(f32(1) / f32(10000.0 ** float(t))) for t in grid)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of channels (2j, 2j+1) of ``x`` (..., D) by its angle."""
+def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
+    """Turn each pair of channels (2j, 2j+1) by its position y·W + x times ``angles[j]``.
+
+    As products of complex numbers where there are some: one pass over the memory instead of five.
+    Half precision and the graph formats of deployment have none.
+
+    Args:
+        x: queries or keys (B, H, W, N, D).
+        angles: D/2 radians a position, of :func:`rotation_angles`.
+
+    Returns:
+        (B, H, W, N, D).
+    """
+    _, height, width, _, _ = x.shape
+    if _has_complex(x):
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        turns = cached(_build_turns, height, width, angles, x.device, x.dtype)
+        return torch.view_as_real(pairs * turns).flatten(-2)
+    cos, sin = rotation(height, width, angles, device=x.device, dtype=x.dtype)
     turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
     return x * cos + turned * sin
 
@@ -136,6 +153,14 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _has_complex(x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if x.dtype != wide(x.dtype) or x.device.type not in ("cpu", "cuda"):
+        return False
+    return x.is_contiguous() and x.storage_offset() % 2 == 0
+
+
 def _hashable(log_decay: Sequence[float] | Tensor) -> tuple[float, ...] | Tensor:
     return log_decay if isinstance(log_decay, Tensor) else tuple(log_decay)
 
@@ -148,16 +173,23 @@ def _build_rotation(height, width, angles, device, dtype):
     return phase.cos().to(dtype), phase.sin().to(dtype)
 
 
+def _build_turns(height, width, angles, device, dtype):
+    cos, sin = _build_rotation(height, width, angles, device, dtype)
+    return torch.complex(cos[..., ::2], sin[..., ::2])
+
+
 def _build_line_bias(length, log_decay, device, dtype):
     at = torch.arange(length, device=device)
     return _scaled((at[:, None] - at).abs(), log_decay, dtype)
 
 
 def _build_rows_bias(first, last, height, width, log_decay, device, dtype):
-    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    dy, dx = (y[first:last, None] - y).abs(), (x[:, None] - x).abs()
-    distance = dy[:, None, :, None] + dx[None, :, None, :]
-    return _scaled(distance.flatten(2).flatten(0, 1), log_decay, dtype)
+    table = {"device": device, "dtype": wide(dtype)}
+    rows = line_bias(height, log_decay, **table)[:, first:last]
+    columns = line_bias(width, log_decay, **table)
+    # One sum of two small tables: making every distance first takes three times as long.
+    bias = rows[:, :, None, :, None] + columns[:, None, :, None, :]
+    return bias.flatten(3).flatten(1, 2).to(dtype)
 
 
 def _scaled(distance: Tensor, log_decay: tuple[float, ...] | Tensor, dtype: torch.dtype) -> Tensor:
