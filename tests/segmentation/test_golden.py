@@ -14,7 +14,7 @@ from golden_rule import GOLDEN, golden_state, release_keys
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.release import rename
 from rmt.segmentation import RULES, Segmenter, create_segmenter
-from rmt.segmentation.inference import normalise, probabilities
+from rmt.segmentation.inference import label_map, normalise, probabilities
 from rmt.segmentation.recipe import Inference
 
 TOLERANCE = 1e-9
@@ -100,9 +100,10 @@ def test_maps_and_logits(case: Case, image: Tensor) -> None:
 def test_label_map_from_the_photo(case: Case) -> None:
     """The whole way: resize as OpenCV, normalise, segment, two bilinear steps back."""
     photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1)
-    ours = probabilities(case.model, photo, Inference(short=250, long=1024))
-    case.assert_equal("prob_ori", ours[None])
-    assert torch.equal(ours.argmax(dim=0).byte(), torch.from_numpy(case.arrays["pred_ori"]))
+    options = Inference(short=250, long=1024)
+    case.assert_equal("prob_ori", probabilities(case.model, photo, options)[None])
+    labels = torch.from_numpy(case.arrays["pred_ori"])
+    assert torch.equal(label_map(case.model, photo, options), labels)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,22 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rmt.segmentation import create_segmenter
 from rmt.segmentation.blocks import resize
 from rmt.segmentation.inference import (
+    label_map,
     normalise,
     probabilities,
     resize_photo,
-    segment,
     sliding,
 )
 from rmt.segmentation.recipe import Inference
+from rmt.segmentation.strips import strips
 
 
 class Position(nn.Module):
@@ -65,7 +69,7 @@ def test_number_of_windows(size: tuple[int, int], expected: int) -> None:
 def test_one_window_is_the_whole_image(model: nn.Module) -> None:
     images = torch.randn(1, 3, 40, 56)
     with torch.no_grad():
-        windowed = segment(model, images, Inference(window=64, stride=32))
+        windowed = sliding(model, images, window=64, stride=32)
         torch.testing.assert_close(windowed, model(images))
 
 
@@ -88,6 +92,46 @@ def test_scales_and_mirror_average_probabilities(model: nn.Module) -> None:
         views.append(resize(model(x), (45, 70)).softmax(dim=1))
         views.append(resize(model(x.flip(3)), (45, 70)).softmax(dim=1).flip(3))
     torch.testing.assert_close(probabilities(model, image, options), torch.cat(views).mean(dim=0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("short", [0, 48, 200])
+@pytest.mark.parametrize(
+    "options", [{}, {"window": 32}, {"flip": True}, {"window": 40, "scales": (0.75, 1.5)}]
+)
+def test_label_map_is_the_most_probable_class(
+    model: nn.Module, short: int, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where strips are two rows, far fewer than the whole."""
+    image = photo(61, 83)
+    how = Inference(short=short, long=400, **options)
+    expected = probabilities(model, image, how)
+    monkeypatch.setattr("rmt.segmentation.strips.STRIP", 2 * 4 * 83)
+    torch.testing.assert_close(probabilities(model, image, how), expected)
+    assert label_map(model, image, how).equal(expected.argmax(dim=0).byte())
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=2, max_size=4))
+@settings(deadline=None)
+def test_strips_are_the_rows_of_the_resized_map(sizes: list[tuple[int, int]]) -> None:
+    maps = torch.randn(3, *sizes[0], dtype=torch.float64)
+    whole = maps[None]
+    for size in sizes[1:]:
+        whole = F.interpolate(whole, size, mode="bilinear", align_corners=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rmt.segmentation.strips.STRIP", 3 * 2 * sizes[-1][1])
+        parts = list(strips(maps, sizes[1:]))
+    assert [i for rows, _ in parts for i in range(rows.start, rows.stop)] == [*range(sizes[-1][0])]
+    joined = torch.cat([part for _, part in parts], dim=1)
+    torch.testing.assert_close(joined, whole[0], rtol=1e-12, atol=1e-12)
+
+
+def test_logits_at_the_heads_size(model: nn.Module) -> None:
+    images = torch.randn(1, 3, 41, 30)
+    with torch.no_grad():
+        coarse = model(images, full_size=False)
+        assert coarse.shape == (1, 4, 11, 8)
+        torch.testing.assert_close(resize(coarse, (41, 30)), model(images))
 
 
 def test_release_test_size() -> None:

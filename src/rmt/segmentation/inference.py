@@ -1,21 +1,44 @@
-"""From a photo to probabilities at its own size: whole or by windows, at one scale or several."""
+"""From a photo to its label map: whole or by windows, at one scale or several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rmt.resize import keep_ratio, resize_bytes
-from rmt.segmentation.blocks import resize, widen
+from rmt.segmentation.blocks import widen
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
+from rmt.segmentation.strips import Size, strips
+
+
+@torch.no_grad()
+def label_map(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
+    """Return the most probable class at each pixel of an image.
+
+    One view needs no probabilities, and never holds the logits of all pixels: those of 150 classes
+    take 2.5 GB for 2048 × 2048.
+
+    Args:
+        model: in eval mode; it knows the mean and spread of its channels.
+        image: (C, H, W), uint8.
+        options: how to go about it.
+
+    Returns:
+        (H, W), uint8.
+    """
+    options = options or Inference()
+    if len(options.scales) > 1 or options.flip:
+        return probabilities(model, image, options).argmax(dim=0).byte()
+    ((logits, sizes, _),) = _views(model, image, options)
+    return torch.cat([strip.argmax(dim=0).byte() for _, strip in strips(logits, sizes)])
 
 
 @torch.no_grad()
 def probabilities(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
-    """Return the probability of each class at each pixel of an image.
+    """Return the probability of each class at each pixel of an image, averaged over the views.
 
     Logits go to the resized image's size and from there to the original one, two bilinear steps
     as in mmseg 0.13; then softmax.
@@ -28,30 +51,36 @@ def probabilities(model: Segmenter, image: Tensor, options: Inference | None = N
     Returns:
         (K, H, W), in the model's precision, at least float32.
     """
-    assert not model.training, "a segmenter in training mode drops channels at random"
     options = options or Inference()
-    weight = next(model.parameters())
-    size = image.shape[1:]
     total: Tensor | None = None
-    views = 0
+    for logits, sizes, flipped in _views(model, image, options):
+        if total is None:
+            total = logits.new_zeros(len(logits), *image.shape[1:])
+        for rows, strip in strips(logits, sizes):
+            seen = strip.softmax(dim=0)
+            total[:, rows] += seen.flip(2) if flipped else seen
+    assert total is not None
+    return total.div_(len(options.scales) * (1 + options.flip))
+
+
+def _views(
+    model: Segmenter, image: Tensor, options: Inference
+) -> Iterator[tuple[Tensor, list[Size], bool]]:
+    """Yield each view's logits (K, h, w), the sizes they go to, and whether it is mirrored."""
+    assert not model.training, "a segmenter in training mode drops channels at random"
+    weight = next(model.parameters())
     for scale in options.scales:
         scaled = resize_photo(image, options, scale=scale)
         x = normalise(scaled.to(weight.device), *model.channel_statistics).to(weight.dtype)[None]
+        height, width = x.shape[2:]
         for flipped in (False, True) if options.flip else (False,):
-            logits = segment(model, x.flip(3) if flipped else x, options)
-            seen = resize(widen(logits), size).softmax(dim=1)
-            seen = seen.flip(3) if flipped else seen
-            total = seen if total is None else total.add_(seen)
-            views += 1
-    assert total is not None
-    return total.div_(views)[0]
-
-
-def segment(model: nn.Module, images: Tensor, options: Inference) -> Tensor:
-    """Return logits (B, K, H, W) of normalised images (B, C, H, W), whole or by windows."""
-    if not options.window:
-        return model(images)
-    return sliding(model, images, window=options.window, stride=options.step)
+            view = x.flip(3) if flipped else x
+            if options.window:
+                logits = sliding(model, view, window=options.window, stride=options.step)
+            else:
+                logits = model(view, full_size=False)
+            sizes = [(height, width), (image.shape[1], image.shape[2])]
+            yield widen(logits)[0], sizes, flipped
 
 
 def sliding(model: nn.Module, images: Tensor, *, window: int, stride: int) -> Tensor:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rmt.reading import spread_readable
-from rmt.segmentation.inference import probabilities
+from rmt.segmentation.inference import label_map
 from rmt.segmentation.overlay import MOST_NAMES, by_area, overlay, patch
 from rmt.segmentation.predict import label_names, palette
 from rmt.segmentation.recipe import SegmentationRecipe
@@ -39,7 +39,7 @@ def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Fi
     for row, (index, (image, labels)) in zip(axes, read, strict=True):
         photo = Image.fromarray(image)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        answer = probabilities(model, pixels, recipe.test).argmax(dim=0).byte().cpu().numpy()
+        answer = label_map(model, pixels, recipe.test).cpu().numpy()
         seen |= {*by_area(labels), *by_area(answer)}
         row[0].imshow(photo)
         row[1].imshow(overlay(photo, labels, palette=shades))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmt.segmentation.classes import ADE20K, colours
-from rmt.segmentation.inference import normalise, probabilities, resize_photo
+from rmt.segmentation.inference import label_map, normalise, resize_photo
 from rmt.segmentation.overlay import draw_overlay, save_labels
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
@@ -42,7 +42,7 @@ def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[
 
     def predict(image: Image.Image) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        labels = probabilities(model, pixels, how).argmax(dim=0).byte().cpu().numpy()
+        labels = label_map(model, pixels, how).cpu().numpy()
         present, counts = np.unique(labels, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return {

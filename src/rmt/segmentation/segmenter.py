@@ -102,16 +102,19 @@ class Segmenter(Pretrained, nn.Module):
         backbone = args.pop("backbone")
         return cls(config["architecture"], backbone, num_classes=config["num_classes"], **args)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, full_size: bool = True
+    ) -> Tensor | dict[str, Tensor]:
         """Segment images, or with labels return the training losses.
 
         Args:
             images: (B, C, H, W), normalised; any H, W >= 1.
             labels: (B, H, W) class of each pixel as integers, 0 to K − 1; 255 is ignored.
+            full_size: False leaves the logits at the head's size, a quarter of the image's.
 
         Returns:
-            Logits (B, K, H, W); with labels a dict of scalar losses that add up to the total, the
-            same in training and evaluation mode.
+            Logits (B, K, H, W), or (B, K, ⌈H/4⌉, ⌈W/4⌉); with labels a dict of scalar losses that
+            add up to the total, the same in training and evaluation mode.
 
         Raises:
             ValueError: if the labels have another size than the images, are no integers, or (not
@@ -122,7 +125,7 @@ class Segmenter(Pretrained, nn.Module):
         maps = self.backbone(images)
         logits = self.head(self.neck(maps))
         if labels is None:
-            return resize(logits, images.shape[2:])
+            return resize(logits, images.shape[2:]) if full_size else logits
         losses = {"loss_seg": pixel_loss(logits, labels)}
         if self.aux_head is not None:
             losses["loss_aux"] = AUX_WEIGHT * pixel_loss(self.aux_head(maps[2]), labels)

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rmt.engine import Engine, freeze
 from rmt.segmentation.data import Example
-from rmt.segmentation.inference import probabilities
+from rmt.segmentation.inference import label_map
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import IGNORED, Segmenter, create_segmenter
 
@@ -70,7 +70,7 @@ class SegmentationTask(Engine):
         """Count pixels by label and answer, for whole images at their own sizes."""
         assert isinstance(model, Segmenter)
         for image, labels in batch:
-            answer = probabilities(model, image, self.how).argmax(dim=0)
+            answer = label_map(model, image, self.how).long()
             self._judge(weights).update(answer[None], labels[None].long())
         self.images[weights] += len(batch)
 
