@@ -224,6 +224,7 @@ def _label(verbs: Any) -> None:
             args.teacher,
             args.data,
             args.out,
+            kind=args.kind,
             weights=args.weights,
             side=args.side,
             device=args.device,
@@ -233,6 +234,10 @@ def _label(verbs: Any) -> None:
     parser = _verb(verbs, "label", run, "Write a teacher's label maps for token labelling.")
     parser.add_argument("teacher", help="a timm model with the classes of the data")
     parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
+    kinds = ("auto", "folder", "csv", "tar", "webdataset", "parquet")
+    parser.add_argument(
+        "--data.format", dest="kind", choices=kinds, default="auto", help="as of a recipe"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
     parser.add_argument("--side", type=int, help="pixels of the square that the teacher sees")
