@@ -23,7 +23,6 @@ Rule = tuple[str, str]
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
 _OURS = r"stages.\1.blocks.\2."
 
-
 #: Backbone: the same names in classification, detection and segmentation files.
 BACKBONE: tuple[Rule, ...] = (
     (r"patch_embed\.proj\.(\d+)\.(.+)", r"stem.\1.\2"),
