@@ -93,7 +93,7 @@ def _train(verbs: Any) -> None:
         elif args.print_config or args.dry_run:
             from rmt.plan import plan, show
 
-            described = plan(args.recipe, args.overrides)
+            described = plan(args.recipe, args.overrides, try_data=not args.print_config)
             print(show(described, only_recipe=args.print_config))
             _write(args.json, described)
         else:
@@ -109,7 +109,9 @@ def _train(verbs: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--list", action="store_true", help="list the shipped recipes")
     parser.add_argument("--print_config", action="store_true", help="show every key and stop")
-    parser.add_argument("--dry-run", action="store_true", help="build and describe, do not train")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build, try the data if there, do not train"
+    )
     _json_option(parser, "with --dry-run: also write it here")
 
 
