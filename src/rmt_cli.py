@@ -93,7 +93,7 @@ def _train(verbs: Any) -> None:
         elif args.print_config or args.dry_run:
             from rmt.plan import plan, show
 
-            described = plan(args.recipe, args.overrides)
+            described = plan(args.recipe, args.overrides, try_data=not args.print_config)
             print(show(described, only_recipe=args.print_config))
             _write(args.json, described)
         else:
@@ -109,7 +109,9 @@ def _train(verbs: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--list", action="store_true", help="list the shipped recipes")
     parser.add_argument("--print_config", action="store_true", help="show every key and stop")
-    parser.add_argument("--dry-run", action="store_true", help="build and describe, do not train")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build, try the data if there, do not train"
+    )
     _json_option(parser, "with --dry-run: also write it here")
 
 
@@ -224,6 +226,7 @@ def _label(verbs: Any) -> None:
             args.teacher,
             args.data,
             args.out,
+            kind=args.kind,
             weights=args.weights,
             side=args.side,
             device=args.device,
@@ -233,6 +236,10 @@ def _label(verbs: Any) -> None:
     parser = _verb(verbs, "label", run, "Write a teacher's label maps for token labelling.")
     parser.add_argument("teacher", help="a timm model with the classes of the data")
     parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
+    kinds = ("auto", "folder", "csv", "tar", "webdataset", "parquet")
+    parser.add_argument(
+        "--data.format", dest="kind", choices=kinds, default="auto", help="as of a recipe"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
     parser.add_argument("--side", type=int, help="pixels of the square that the teacher sees")

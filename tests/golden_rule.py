@@ -8,10 +8,13 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from rmt.release import Renamed
 
 GOLDEN = Path(__file__).parent / "golden"
 # A classifier's last layers, which no detector or segmenter has.
@@ -94,3 +97,11 @@ def _draw(key: str, shape: tuple[int, ...]) -> Tensor:
         return 1 + 0.1 * torch.randn(shape, generator=generator)
     assert last == "bias", f"no rule for {key} {shape}"
     return 0.1 * torch.randn(shape, generator=generator)
+
+
+def every_name_is_found_without_its_key(renamed: Renamed) -> None:
+    """Check that a key that a file lacks is named as the release names it."""
+    every = renamed.sources
+    for ours in every:
+        rest = {key: theirs for key, theirs in every.items() if key != ours}
+        assert replace(renamed, sources=rest).name_in_file(ours) == every[ours]

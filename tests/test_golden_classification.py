@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import rmt
-from golden_rule import GOLDEN, golden_state, release_keys
+from golden_rule import GOLDEN, every_name_is_found_without_its_key, golden_state, release_keys
 from rmt.release import BACKBONE, CLASSIFIER, rename
 
 TOLERANCE = 1e-9
@@ -95,4 +95,5 @@ def test_names_and_shapes(tag: str) -> None:
         state = {key: torch.empty(shape) for key, shape in release_keys(tag).items()}
     renamed = rename(state, BACKBONE + CLASSIFIER)
     assert not renamed.unknown
+    every_name_is_found_without_its_key(renamed)
     assert {key: value.numel() for key, value in renamed.tensors.items()} == ours

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+import rmt.detection.toy
+import rmt.segmentation.toy
 import rmt_cli
 from rmt import plan as planning
 from rmt.plan import plan, show
@@ -82,3 +86,67 @@ def test_a_run_without_a_length_is_refused() -> None:
 def test_the_picture_has_the_curve() -> None:
     lines = planning.picture([0.0, 1.0, 2.0], "title", height=2).splitlines()
     assert lines == ["title", "  2.00e+00 |  █", "  1.00e+00 | ██", "           +---"]
+
+
+class TestData:
+    """With `data.root` the first samples take the way of a run."""
+
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Path:
+        for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+            (tmp_path / name).mkdir(parents=True)
+            Image.new("RGB", (40, 30)).save(tmp_path / name / "1.png")
+        return tmp_path
+
+    @pytest.fixture
+    def masks(self, tmp_path: Path) -> Path:
+        return rmt.segmentation.toy.toy(tmp_path, images=2)
+
+    @pytest.fixture
+    def boxes(self, tmp_path: Path) -> Path:
+        return rmt.detection.toy.toy(tmp_path, images=2)
+
+    def tried(self, recipe: str, root: Path, *words: str) -> dict:
+        key = "name" if recipe == "folder" else "backbone"
+        words = (f"--model.{key}=rmt_nano", "--data.batch=1", "--data.root", str(root), *words)
+        return plan(f"small/{recipe}", words, try_data=True)
+
+    def test_classification(self, photos: Path) -> None:
+        found = self.tried("folder", photos)
+        assert found["data"] == {"classes": ["cat", "dog"], "train": 2, "shown": 2, "val": 2}
+        assert "2 classes, 2 images to train on, 2 to choose by" in show(found)
+        assert not any("classes" in own or "images" in own for own in found["assumed"])
+        (photos / "train" / "cat" / "1.png").write_bytes(b"none")
+        with pytest.raises(ValueError, match=r"first sample of 'train' .*cat/1\.png"):
+            self.tried("folder", photos)
+
+    def test_label_maps(self, photos: Path) -> None:
+        words = ["--model.token_labels=true", "--token_labels.root", str(photos)]
+        with pytest.raises(ValueError, match=r"first sample of 'train' .*cat/1\.pt"):
+            self.tried("folder", photos, *words, "--augment.crop=random")
+
+    def test_segmentation(self, masks: Path) -> None:
+        found = self.tried("segmentation", masks, "--data.repeats=3")
+        assert (found["data"]["train"], found["data"]["shown"]) == (2, 6)
+        for part, file in (("val", "val_0.png"), ("train", "train_0.png")):
+            wrong = np.full((48, 64), 7, dtype=np.uint8)
+            Image.fromarray(wrong).save(masks / "masks" / part / file)
+            message = rf"first sample of '{part}' .*{file} has the value 7"
+            with pytest.raises(ValueError, match=message):
+                self.tried("segmentation", masks)
+
+    def test_detection(self, boxes: Path) -> None:
+        assert self.tried("detection", boxes)["data"]["classes"] == ["disc", "square"]
+        with pytest.raises(ValueError, match=r"augment\.crop_size is 600, 384"):
+            self.tried("detection", boxes, "--augment.crop_size=[600,384]")
+        for listing in boxes.rglob("*.json"):
+            listing.unlink()
+        with pytest.raises(ValueError, match="none of the known layouts: COCO has annotations"):
+            self.tried("detection", boxes)
+
+    def test_the_command(self, masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["train", "small/segmentation", "--data.root", str(masks)]
+        (masks / "masks" / "train" / "train_0.png").unlink()
+        assert rmt_cli.main([*words, "--dry-run"]) == 2
+        assert "1 of 2 images have no mask" in capsys.readouterr().err
+        assert rmt_cli.main([*words, "--print_config"]) == 0  # asks for no data

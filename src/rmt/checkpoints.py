@@ -276,19 +276,27 @@ def _check_options(overrides: dict[str, Any], description: dict[str, Any]) -> No
 def _account(
     given: dict[str, Tensor], wanted: dict[str, Tensor], name: str, renamed: Renamed
 ) -> None:
-    """Raise with the list of all keys that are too many (+), missing (−) or of another shape."""
+    """Raise with the list of all keys that are too many (+), missing (−) or of another shape.
+
+    They stand under the file's names, with ours in brackets.
+    """
+
+    def shown(key: str) -> str:
+        theirs = renamed.name_in_file(key)
+        return key if theirs == key else f"{theirs} ({key})"
+
     lines = [f"+ {key}" for key in renamed.unknown]
     lines += [f"+ {renamed.sources.get(key, key)}" for key in given if key not in wanted]
-    lines += [f"− {key}" for key in wanted if key not in given]
+    lines += [f"− {shown(key)}" for key in wanted if key not in given]
     lines += [
-        f"≠ {key}: {tuple(given[key].shape)} in the file, {tuple(wanted[key].shape)} here"
+        f"≠ {shown(key)}: {tuple(given[key].shape)} in the file, {tuple(wanted[key].shape)} here"
         for key in given
         if key in wanted and given[key].shape != wanted[key].shape
     ]
     if lines:
-        shown = "\n  ".join(lines[:40]) + (f"\n  … {len(lines) - 40} more" if lines[40:] else "")
-        names = " (− in this package's names)" if renamed.sources else ""
-        raise ValueError(f"{name} does not fit the model it looks like{names}:\n  {shown}")
+        listed = "\n  ".join(lines[:40]) + (f"\n  … {len(lines) - 40} more" if lines[40:] else "")
+        names = " (this package's names in brackets)" if renamed.rules else ""
+        raise ValueError(f"{name} does not fit the model it looks like{names}:\n  {listed}")
 
 
 def _geometry(model: Pretrained) -> tuple[Variant, dict[int, tuple[float, ...] | None]]:

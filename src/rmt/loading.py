@@ -185,18 +185,40 @@ class TaskData(L.LightningDataModule):
         """Return the loader of what is judged at the end."""
         return self.exact(self.judged())
 
+    def rehearse(self) -> int:
+        """Load the first sample of each part as a run would; return the batches of a training pass.
+
+        Raises:
+            ValueError: naming the part and what is wrong. A run may leave out such a sample, up to
+                ``data.max_errors``.
+        """
+        train = self.train_dataloader()
+        loaders = {"train": train, "val": self.val_dataloader(), "test": self.test_dataloader()}
+        for part, loader in loaders.items():
+            samples: Any = loader.dataset  # SeededSamples over a reader
+            try:
+                with seeded(self.recipe.seed, 0, 0, 0):
+                    loader.collate_fn([samples.load.strict(0)])
+            except (ValueError, OSError, RuntimeError) as error:
+                raise ValueError(f"the first sample of {part!r} cannot be used: {error}") from error
+        return len(train)
+
     def place(self) -> dict[str, int]:
-        """Return which process this is, of how many."""
-        assert self.trainer is not None, "the loop attaches itself before it asks for loaders"
+        """Return which process this is, of how many; without a loop, the only one."""
+        if self.trainer is None:
+            return {"rank": 0, "world": 1}
         return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
 
     def continued(self, batches: B) -> B:
         """Return training batches, of whole steps, set to where an interrupted run stopped.
 
+        Without a loop they stay as they are.
+
         Raises:
             ValueError: if an epoch is too short for a step of a run that is counted in steps.
         """
-        assert self.trainer is not None
+        if self.trainer is None:
+            return batches
         accumulate = self.trainer.accumulate_grad_batches
         batches.whole_steps(accumulate)
         if self.recipe.schedule.steps and len(batches) < accumulate:

@@ -1,4 +1,4 @@
-"""What a recipe would do, found without touching its data: size, cost, schedule, memory."""
+"""What a recipe would do, found without training: size, cost, schedule, memory, first samples."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from rmt import sharding
+from rmt.checkpoints import task_module
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.engine import accumulation, learning_rate, parameter_groups, peak_lr
 from rmt.flops import count
@@ -26,40 +27,48 @@ from rmt.recipes.schema import Recipe, Schedule
 from rmt.train import load_recipe
 from rmt.variants import nearest
 
-# Where the data are not looked at: classes, and training images of ImageNet-1K, COCO 2017 (those
+# Where the data are not tried: classes, and training images of ImageNet-1K, COCO 2017 (those
 # with a box) and ADE20K.
 _CLASSES = {"classification": 1000, "detection": 80, "segmentation": 150}
 _IMAGES = {"classification": 1_281_167, "detection": 117_266, "segmentation": 20_210}
 _GIB = 2**30
 
 
-def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def plan(
+    name: str | Path, overrides: Sequence[str] = (), *, try_data: bool = False
+) -> dict[str, Any]:
     """Describe a run as plain JSON values.
 
     Args:
         name: a shipped recipe or a YAML file.
         overrides: ``--key.sub value`` words.
+        try_data: if ``data.root`` exists, open it and load the first sample of each part.
 
     Returns:
         ``params``; ``macs`` of one image of size ``input``, as :mod:`rmt.flops` counts (``macs_of``
         says of what: a detector's regions depend on the image, so its body and neck are counted);
         ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its first step) or ``steps`` and
         ``lr_per_step``; ``batch``, images a step over all devices, and ``devices``,
-        ``accumulated``, ``peak_lr``; ``memory_gib`` a device (see :func:`memory`); ``assumed``,
-        what was taken for what only the data or the machine know; ``recipe``, every field.
+        ``accumulated``, ``peak_lr``; ``memory_gib`` a device (see :func:`memory`); ``data``,
+        if it was tried: ``classes``, images to ``train`` on, those ``shown`` in a pass, and those
+        to choose by, ``val``; ``assumed``, what was taken for what only the data or the machine
+        know; ``recipe``, every field.
 
     Raises:
-        ValueError: for a mistake in the recipe.
+        ValueError: for a mistake in the recipe, or a fault of the data.
     """
     recipe = load_recipe(name, overrides)
     run = recipe.trainer
     world = (1 if run.devices == "auto" else run.devices) * run.num_nodes
     accumulated = accumulation(recipe, world)
     batch = recipe.data.batch * world * accumulated
-    classes = getattr(recipe.model, "num_classes", None) or _CLASSES[recipe.task]
+    data = _try_data(recipe) if try_data else None
+    known = getattr(recipe.model, "num_classes", None) or _CLASSES[recipe.task]
+    classes = data["classes"] if data else range(known)
+    images = data["shown"] if data else _IMAGES[recipe.task]
     task = importlib.import_module(f"rmt.{recipe.task}.task")
     with torch.device("meta"):
-        model = task.new_model(recipe, tuple(map(str, range(classes))))
+        model = task.new_model(recipe, tuple(map(str, classes)))
     _rehearse(recipe, model, peak_lr(recipe, batch))
     measured, size = _part_to_measure(model, recipe)
     return {
@@ -72,15 +81,26 @@ def plan(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "devices": world,
         "accumulated": accumulated,
         "peak_lr": peak_lr(recipe, batch),
-        **_schedule(recipe, peak_lr(recipe, batch), max(1, _IMAGES[recipe.task] // batch)),
+        **_schedule(recipe, peak_lr(recipe, batch), max(1, images // batch)),
         "memory_gib": memory(model, measured, size, recipe),
-        "assumed": _assumptions(recipe, classes),
+        "data": data,
+        "assumed": _assumptions(recipe, None if data else known),
         "published": {
             "source": recipe.published.source,
             "numbers": dict(recipe.published.numbers),
         },
         "recipe": as_dict(recipe),
     }
+
+
+def _try_data(recipe: Recipe) -> dict[str, Any] | None:
+    """Load the first samples, if there are data, and return the classes and how many images."""
+    if not (recipe.data.root and Path(recipe.data.root).exists()):
+        return None
+    data = task_module(recipe.task, "data").DATA(recipe)
+    shown = data.rehearse() * recipe.data.batch
+    train, val = len(data.splits.train), len(data.splits.val)
+    return {"classes": list(data.classes), "train": train, "shown": shown, "val": val}
 
 
 def _rehearse(recipe: Recipe, model: nn.Module, peak: float) -> None:
@@ -120,6 +140,7 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
     return "\n".join(
         [
             described["title"],
+            f"data        {_tried(described)}",
             f"parameters  {described['params']:,}",
             f"MACs        {described['macs'] / 1e9:.3f} G for one image of {height}x{width} "
             f"({described['macs_of']})",
@@ -137,6 +158,14 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
             recipe,
         ]
     )
+
+
+def _tried(described: dict[str, Any]) -> str:
+    found = described["data"]
+    if found is None:
+        return f"not tried; data.root is {described['recipe']['data']['root']!r}"
+    classes, train, val = len(found["classes"]), found["train"], found["val"]
+    return f"{classes} classes, {train} images to train on, {val} to choose by; the first ones load"
 
 
 def _published(row: dict[str, Any]) -> str:
@@ -208,13 +237,14 @@ def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, An
     return {"steps": length, "lr_per_step": rates}
 
 
-def _assumptions(recipe: Recipe, classes: int) -> list[str]:
+def _assumptions(recipe: Recipe, classes: int | None) -> list[str]:
+    """Name what was assumed; ``classes`` is None where the data told them."""
     assumed = []
-    if not getattr(recipe.model, "num_classes", None):
+    if classes and not getattr(recipe.model, "num_classes", None):
         assumed.append(f"{classes} classes")
     if recipe.trainer.devices == "auto":
         assumed.append("one device a machine for trainer.devices auto")
-    if recipe.schedule.epochs and recipe.schedule.warmup_steps:
+    if classes and recipe.schedule.epochs and recipe.schedule.warmup_steps:
         assumed.append(f"{_IMAGES[recipe.task]:,} training images")
     return assumed
 

@@ -69,6 +69,10 @@ class TrainReader:
         self.read, self.vary, self.count = read, vary, count
         self.unreadable = Unreadable(count, max_errors)
 
+    def strict(self, index: int) -> Any:
+        """Return the training example of this very sample; raises what reading raises."""
+        return self.vary(*self.read(index))
+
     def __call__(self, index: int) -> Any:
         """Return a training example.
 
@@ -100,6 +104,10 @@ class TestReader:
     def __init__(self, read: Callable[[int], Any], *, count: int, max_errors: int) -> None:
         self.read = read
         self.unreadable = Unreadable(count, max_errors)
+
+    def strict(self, index: int) -> Any:
+        """Return an example; raises what reading raises."""
+        return self.read(index)
 
     def __call__(self, index: int) -> Any:
         """Return an example, or None; raises ``ValueError`` beyond ``max_errors``."""

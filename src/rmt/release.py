@@ -7,8 +7,9 @@ equal but for LayerScale, which the release keeps as (1, 1, 1, C).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -16,17 +17,11 @@ from torch import Tensor
 from rmt.ops.geometry import rotation_angles
 from rmt.variants import VARIANTS, Variant
 
-Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+#: Pattern of the release's name, and our name as a template of its groups, each once and in order.
+Rule = tuple[str, str]
 
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
 _OURS = r"stages.\1.blocks.\2."
-
-
-def _next_stage(match: re.Match[str]) -> str:
-    # The release ends a stage with its downsampling; here the next stage begins with it.
-    part = {"reduction": "conv", "norm": "norm"}[match[2]]
-    return f"stages.{int(match[1]) + 1}.downsample.{part}.{match[3]}"
-
 
 #: Backbone: the same names in classification, detection and segmentation files.
 BACKBONE: tuple[Rule, ...] = (
@@ -40,7 +35,15 @@ BACKBONE: tuple[Rule, ...] = (
     (_BLOCK + r"ffn\.(fc[12])\.(.+)", _OURS + r"mlp.\3.\4"),
     (_BLOCK + r"pos\.conv\.(.+)", _OURS + r"cpe.\3"),
     (_BLOCK + r"gamma_([12])", _OURS + r"ls\3.gamma"),
-    (r"layers\.(\d+)\.downsample\.(reduction|norm)\.(.+)", _next_stage),
+    # The release ends a stage with its downsampling; here the next stage begins with it.
+    *(
+        (
+            rf"layers\.{stage}\.downsample\.{theirs}\.(.+)",
+            rf"stages.{stage + 1}.downsample.{ours}.\1",
+        )
+        for stage in range(3)
+        for theirs, ours in (("reduction", "conv"), ("norm", "norm"))
+    ),
 )
 #: Classifier on top of the backbone.
 CLASSIFIER: tuple[Rule, ...] = (
@@ -52,11 +55,7 @@ CLASSIFIER: tuple[Rule, ...] = (
 
 def _below(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Return the rules for the same names behind a prefix, on either side."""
-
-    def put(rule: str | Callable[[re.Match[str]], str]) -> str | Callable[[re.Match[str]], str]:
-        return (lambda match: ours + rule(match)) if callable(rule) else ours + rule
-
-    return tuple((re.escape(theirs) + pattern, put(rule)) for pattern, rule in rules)
+    return tuple((re.escape(theirs) + pattern, ours + rule) for pattern, rule in rules)
 
 
 #: Backbone of detectors and segmenters, with a norm on each output.
@@ -69,19 +68,16 @@ FPN: tuple[Rule, ...] = (
     (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", r"neck.lateral.\1.\2"),
     (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", r"neck.output.\1.\2"),
 )
-
-
-def _climb(match: re.Match[str]) -> str:
-    # The release counts the doublings between the convolutions too.
-    return f"head.levels.{match[1]}.{int(match[2]) // 2}.{match[3]}"
-
-
 #: Semantic FPN and UperNet.
 SEGMENTATION: tuple[Rule, ...] = (
     *DENSE_BACKBONE,
     *FPN,
     (r"decode_head\.conv_seg\.(.+)", r"head.classifier.conv.\1"),
-    (r"decode_head\.scale_heads\.(\d)\.(\d)\.(.+)", _climb),
+    # The release counts the doublings between the convolutions too.
+    *(
+        (rf"decode_head\.scale_heads\.(\d)\.{2 * at}\.(.+)", rf"head.levels.\1.{at}.\2")
+        for at in range(3)
+    ),
     (r"decode_head\.psp_modules\.(\d)\.1\.(.+)", r"head.pyramid.pooled.\1.\2"),
     (r"decode_head\.bottleneck\.(.+)", r"head.pyramid.join.\1"),
     (r"decode_head\.lateral_convs\.(\d)\.(.+)", r"head.lateral.\1.\2"),
@@ -90,19 +86,17 @@ SEGMENTATION: tuple[Rule, ...] = (
     (r"auxiliary_head\.conv_seg\.(.+)", r"aux_head.classifier.conv.\1"),
     (r"auxiliary_head\.convs\.0\.(.+)", r"aux_head.conv.\1"),
 )
-
-
-def _roi(theirs: str, ours: str) -> Rule:
-    """Return the rule for a part of a box or mask head, with or without a stage's number."""
-    pattern = r"roi_head\.(bbox|mask)_head\.(?:(\d)\.)?" + theirs
-
-    def put(match: re.Match[str]) -> str:
-        kind = {"bbox": "box", "mask": "mask"}[match[1]]
-        return f"{kind}_heads.{match[2] or 0}." + match.expand(ours)
-
-    return pattern, put
-
-
+_BOX_HEAD: tuple[Rule, ...] = (
+    (r"shared_convs\.(\d)\.conv\.(.+)", r"convs.\1.0.\2"),
+    (r"shared_convs\.(\d)\.bn\.(.+)", r"convs.\1.1.\2"),
+    (r"shared_fcs\.(\d)\.(.+)", r"linears.\1.\2"),
+    (r"fc_(cls|reg)\.(.+)", r"\1.\2"),
+)
+_MASK_HEAD: tuple[Rule, ...] = (
+    (r"convs\.(\d)\.conv\.(.+)", r"convs.\1.\2"),
+    (r"upsample\.(.+)", r"upsample.\1"),
+    (r"conv_logits\.(.+)", r"logits.\1"),
+)
 #: RetinaNet, Mask R-CNN and Cascade Mask R-CNN.
 DETECTION: tuple[Rule, ...] = (
     *DENSE_BACKBONE,
@@ -110,13 +104,13 @@ DETECTION: tuple[Rule, ...] = (
     (r"bbox_head\.(cls|reg)_convs\.(\d)\.conv\.(.+)", r"head.\1_convs.\2.\3"),
     (r"bbox_head\.retina_(cls|reg)\.(.+)", r"head.\1.\2"),
     (r"rpn_head\.rpn_(conv|cls|reg)\.(.+)", r"rpn.\1.\2"),
-    _roi(r"shared_convs\.(\d)\.conv\.(.+)", r"convs.\3.0.\4"),
-    _roi(r"shared_convs\.(\d)\.bn\.(.+)", r"convs.\3.1.\4"),
-    _roi(r"shared_fcs\.(\d)\.(.+)", r"linears.\3.\4"),
-    _roi(r"fc_(cls|reg)\.(.+)", r"\3.\4"),
-    _roi(r"convs\.(\d)\.conv\.(.+)", r"convs.\3.\4"),
-    _roi(r"upsample\.(.+)", r"upsample.\3"),
-    _roi(r"conv_logits\.(.+)", r"logits.\3"),
+    # Mask R-CNN's heads have no number, those of the cascade the stage's.
+    *(
+        rule
+        for number, stage in (("", 0), ("0.", 0), ("1.", 1), ("2.", 2))
+        for theirs, ours, rules in (("bbox", "box", _BOX_HEAD), ("mask", "mask", _MASK_HEAD))
+        for rule in _below(f"roi_head.{theirs}_head.{number}", f"{ours}_heads.{stage}.", rules)
+    ),
 )
 _GEOMETRY = re.compile(r"(?:backbone\.)?layers\.(\d+)\.Relpos\.(angle|decay)")
 
@@ -130,12 +124,36 @@ class Renamed:
         sources: ours name -> the file's name.
         dropped: the file's name -> why it is not needed.
         unknown: names that no rule matches.
+        rules: the table.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    rules: tuple[Rule, ...] = ()
+
+    def name_in_file(self, ours: str) -> str:
+        """Return what the file calls a tensor of ours, or would if it had it; else our name."""
+        matches = ((re.fullmatch(pattern, ours), back) for pattern, back in map(_back, self.rules))
+        possible = [match.expand(back) for match, back in matches if match]
+
+        def has_kin(name: str) -> bool:  # third comes the number of a head, where they have one
+            kin = name.split(".")[:3]
+            return any(key.split(".")[:3] == kin for key in self.sources.values())
+
+        return self.sources.get(ours) or max(possible, key=has_kin, default=ours)
+
+
+_GROUP = re.compile(r"\(.+?\)")
+
+
+def _back(rule: Rule) -> Rule:
+    """Return the rule that gives the release's name for ours."""
+    theirs, ours = rule
+    groups, numbers = iter(_GROUP.findall(theirs)), count(1)
+    pattern = re.sub(r"\\\\\d", lambda _: next(groups), re.escape(ours))
+    return pattern, _GROUP.sub(lambda _: rf"\{next(numbers)}", theirs).replace(r"\.", ".")
 
 
 def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
@@ -143,8 +161,8 @@ def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
 
     Geometry buffers (``Relpos.*``) are listed as dropped; :func:`check_geometry` compares them.
     """
-    compiled = [(re.compile(pattern), ours) for pattern, ours in rules]
-    out = Renamed()
+    out = Renamed(rules=tuple(rules))
+    compiled = [(re.compile(pattern), ours) for pattern, ours in out.rules]
     for key, tensor in state.items():
         if _GEOMETRY.fullmatch(key):
             out.dropped[key] = "computed from the variant, and equal to the file's"
@@ -196,7 +214,7 @@ def _first_match(key: str, rules: list) -> str | None:
     for pattern, ours in rules:
         match = pattern.fullmatch(key)
         if match:
-            return ours(match) if callable(ours) else match.expand(ours)
+            return match.expand(ours)
     return None
 
 

@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+import tarfile
 from functools import partial
 from pathlib import Path
 
@@ -353,6 +355,30 @@ def test_offline_maps_are_the_online_labels(
     assert label_folder("test_resnet", photos, tmp_path, weights=teacher_file) == 0  # all there
 
 
+def test_packed_images_are_labelled_and_their_maps_found(
+    photos: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as archive:
+            archive.add(photos / part, part)
+    shutil.copytree(photos / "val" / "photo0", tmp_path / "photo0")  # what `auto` would take
+    words = ["label", "test_resnet", "--data", str(tmp_path), "--out", str(tmp_path / "maps")]
+    words += ["--weights", str(teacher_file), "--data.format"]
+    assert rmt_cli.main([*words, "auto"]) == 2
+    assert rmt_cli.main([*words, "tar"]) == 0
+    maps = LabelMaps(tmp_path / "maps", open_splits(Data(root=str(tmp_path), format="tar")).train)
+    assert [len(maps[index]) for index in range(8)] == [2] * 8
+
+
+def test_what_has_no_names_or_no_training_part_gets_no_maps(photos: Path, tmp_path: Path) -> None:
+    nameless = Samples(np.zeros((2, 8, 8), np.uint8), [0, 1], ("cat", "dog"))
+    with pytest.raises(ValueError, match=r"fashion-mnist have none; name token_labels\.teacher"):
+        LabelMaps(tmp_path, nameless)
+    shutil.copytree(photos / "val", tmp_path / "val")
+    with pytest.raises(ValueError, match="has no training images to label"):
+        label_folder("test_resnet", tmp_path, tmp_path / "maps")
+
+
 def test_a_batch_is_labelled_online(photos: Path, teacher_file: Path) -> None:
     words = [*WORDS, "--data.root", str(photos), "--token_labels.teacher", "test_resnet"]
     recipe = load_recipe("imagenet/rmt_s_tl", [*words, "--token_labels.weights", str(teacher_file)])
@@ -419,7 +445,9 @@ def test_images_that_would_share_a_map_are_refused(names: tuple[str, str]) -> No
 
 
 def test_maps_of_few_classes(tmp_path: Path) -> None:
-    samples = Samples(np.zeros((1, 32, 32), np.uint8), [0], ("cat", "dog"))
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (32, 32)).save(photo)
+    samples = Samples([photo], [0], ("cat", "dog"))
     weights = tmp_path / "two.pth"
     torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), weights)
     teacher = Teacher("resnet10t", 2, weights=weights, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 from torch import Tensor, nn
 
-from golden_rule import GOLDEN, golden_state, release_keys
+from golden_rule import GOLDEN, every_name_is_found_without_its_key, golden_state, release_keys
 from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.release import rename
 from rmt.segmentation import RULES, Segmenter, create_segmenter
@@ -163,6 +163,7 @@ def test_names_and_shapes(layout: str, kind: tuple[str, str]) -> None:
     ours = {key: value.numel() for key, value in model.state_dict().items()}
     renamed = rename(state, RULES)
     assert not renamed.unknown
+    every_name_is_found_without_its_key(renamed)
     assert {key: value.numel() for key, value in renamed.tensors.items()} == ours
     published = json.loads((GOLDEN / "keys" / f"{layout}.json").read_text())["params"]
     assert sum(p.numel() for p in model.parameters()) == published

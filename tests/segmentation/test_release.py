@@ -97,7 +97,7 @@ def test_load_reads_a_file(tmp_path) -> None:
     missing["decode_head.extra.weight"] = torch.zeros(1)
     torch.save({"meta": meta, "state_dict": missing}, path)
     with pytest.raises(
-        ValueError, match=r"\+ decode_head\.extra\.weight\n.*− neck\.output\.2\.bias"
+        ValueError, match=r"\+ decode_head\.extra\.weight\n.*− neck\.fpn_convs\.2\.conv\.bias"
     ):
         load(path)
 

@@ -61,6 +61,9 @@ class ClassificationData(TaskData):
         return exact_loader(samples, self.recipe.data, **self.place())
 
 
+DATA = ClassificationData
+
+
 def with_label(
     picture: Image.Image, label: int, *, transform: Callable[[Image.Image], Tensor]
 ) -> tuple[Tensor, int]:

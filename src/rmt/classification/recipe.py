@@ -14,7 +14,7 @@ class Model:
 
     Attributes:
         name: a registered variant.
-        num_classes: for ``--dry-run``, which does not look at the data; null takes the data's.
+        num_classes: for ``--dry-run`` without the data; null takes the data's.
         checkpoint: start from these weights (anything ``rmt.load`` reads); what belongs
             to single classes is fresh if the classes are others.
         drop_path_rate: stochastic depth; null takes the variant's.

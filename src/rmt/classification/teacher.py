@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -154,6 +154,7 @@ def label_folder(
     data: str | Path,
     folder: str | Path,
     *,
+    kind: Literal["auto", "folder", "csv", "tar", "webdataset", "parquet"] = "auto",
     weights: str | Path = "",
     side: int | None = None,
     device: str = "cpu",
@@ -164,6 +165,7 @@ def label_folder(
         name: of the teacher, a timm model with as many classes as the data.
         data: what ``data.root`` of a recipe may be.
         folder: of the maps; those that exist stay.
+        kind: what ``data.format`` of a recipe may be, where the images have names.
         weights: the teacher's state dict; empty takes timm's own weights.
         side: see :func:`write_maps`.
         device: where the teacher runs.
@@ -171,7 +173,9 @@ def label_folder(
     Raises:
         ValueError: if the data, the teacher or its weights are not what they should be.
     """
-    samples = open_splits(Data(root=str(data))).train
+    samples = open_splits(Data(root=str(data), format=kind)).train
+    if not len(samples):
+        raise ValueError(f"{data} has no training images to label, only some to judge")
     teacher = Teacher(
         name, len(samples.classes), weights=weights, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )

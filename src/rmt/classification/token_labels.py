@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -127,9 +128,14 @@ def map_name(image: str | PurePath) -> Path:
 
 
 def refuse_shared_maps(samples: Samples) -> None:
-    """Raise ``ValueError`` if two images differ neither in class nor in name."""
+    """Raise ``ValueError`` if two images differ neither in class nor in name, or have no name."""
     owner: dict[Path, int] = {}
-    for index in range(len(samples)):
+    for index, item in enumerate(samples.items):
+        if isinstance(item, np.ndarray):  # its number is another in each split
+            raise ValueError(
+                "label maps are found by the names of images, and those of digits and "
+                "fashion-mnist have none; name token_labels.teacher instead, or write them as files"
+            )
         name = map_name(samples.place(index))
         if (other := owner.setdefault(name, index)) != index:
             raise ValueError(

@@ -71,6 +71,9 @@ class DetectionData(TaskData):
         return make_loader(dataset, batches, workers=data.workers, collate=readable)
 
 
+DATA = DetectionData
+
+
 class ShapedBatches(TrainBatches):
     """Training batches of lying images only, or of upright ones only; the last may be mixed.
 

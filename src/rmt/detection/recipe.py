@@ -17,7 +17,7 @@ class Model:
         backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
         checkpoint: start from these weights (anything ``rmt.load`` reads): a classifier's for the
             backbone, or a detector's for everything that fits.
-        num_classes: for ``--dry-run``, which does not look at the data; null takes the data's.
+        num_classes: for ``--dry-run`` without the data; null takes the data's.
         min_size: short side of resized images,
         max_size: or less, so that the long side stays within this.
         regions: proposals of an image that the box and mask heads learn from, a quarter of them
@@ -90,6 +90,14 @@ class Augment:
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_size: tuple[int, int] = (384, 600)
     brightness: float = 0.0
+
+    def __post_init__(self) -> None:
+        least, most = self.crop_size
+        if not 1 <= least <= most:
+            raise ValueError(
+                f"augment.crop_size is {least}, {most}; give the smallest side, at least 1, and "
+                "then the largest"
+            )
 
 
 @dataclass(kw_only=True)

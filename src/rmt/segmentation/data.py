@@ -63,6 +63,9 @@ class SegmentationData(TaskData):
         return make_loader(dataset, batches, workers=data.workers, collate=readable)
 
 
+DATA = SegmentationData
+
+
 def tensors(samples: Samples, index: int) -> Example:
     """Return an image as (3, H, W) and its labels as (H, W), both uint8."""
     image, labels = samples.read(index)
