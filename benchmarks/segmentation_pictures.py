@@ -43,21 +43,17 @@ def curves(rows: dict[str, dict]) -> Figure:
 def scaling(rows: list[dict]) -> Figure:
     """Return processor time and peak memory over pixels, next to straight proportion."""
     figure = Figure(figsize=(8, 3), layout="constrained")
-    ways = {
-        "whole": rows,
-        "whole, memory kept": [row | row["kept"] for row in rows],
-        "windows of 512": [row | row["windows"] for row in rows if "windows" in row],
-    }
+    ways = ("logits", "logits, kept", "labels, kept", "windows, kept")
     for axis, key, title in zip(
         figure.subplots(1, 2),
-        ("cpu_seconds", "peak_gb"),
+        ("seconds", "peak_gb"),
         ("processor time, s", "peak memory of the process, GB"),
         strict=True,
     ):
-        for name, of in ways.items():
-            points = sorted((row["height"] * row["width"] / 1e6, row[key]) for row in of)
-            axis.plot(*zip(*points, strict=True), marker=".", label=name)
-            if key == "cpu_seconds" and name == "whole":
+        for way in ways:
+            points = sorted((row["height"] * row["width"] / 1e6, row[way][key]) for row in rows)
+            axis.plot(*zip(*points, strict=True), marker=".", label=way)
+            if key == "seconds" and way == "labels, kept":
                 start, most = points[0], points[-1][0]
                 straight = [start[1], start[1] * most / start[0]]
                 axis.plot([start[0], most], straight, "--", color="grey", label="straight")

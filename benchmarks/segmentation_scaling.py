@@ -1,13 +1,14 @@
 """Time and peak memory of RMT-S + Semantic FPN on one image, over image sizes.
 
 Each size runs in a process of its own, so that the peak resident memory is that size's (Python and
-the libraries, about 0.5 GB, included). Time is the median over the repeats, behind a first call to
-warm up, of ``model(image)`` on one CPU thread in float32, logits at image size included: by the
-clock, and the processor time of the process, which other work on the machine disturbs less.
+the libraries, about 0.5 GB, included). Time is the processor time of the process, which other work
+on the machine disturbs less than the clock: the median over the repeats, behind a first call to
+warm up, on one CPU thread in float32. Each size is measured in four ways:
 
-Each size is measured in three ways: whole, as it comes; whole, with a C library that is told by two
-environment variables to keep the memory of large tensors instead of handing it back each time
-(`kept`); and in windows of 512 pixels side by side (`windows`), for sizes that they tile.
+* ``logits``: ``model(image)``, logits at image size;
+* ``logits, kept``: the same after ``rmt.keep_memory()``;
+* ``labels, kept``: from the photo to its label map, as ``rmt predict --short 0`` does;
+* ``windows, kept``: the same in windows of 512 pixels side by side.
 
 Run: python benchmarks/segmentation_scaling.py [--repeats 3]
 """
@@ -27,9 +28,9 @@ from pathlib import Path
 from statistics import median
 
 RESULTS = Path(__file__).parent / "results"
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 WINDOW = 512
-SIZES = [(512, 512), (768, 768), (1024, 1024), (1024, 2048), (1536, 1536), (2048, 2048)]
+SIZES = [(512, 512), (1024, 1024), (1024, 2048), (2048, 2048)]
+WAYS = ("logits", "logits, kept", "labels, kept", "windows, kept")
 
 
 def main() -> None:
@@ -37,20 +38,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--one", nargs=2, type=int, metavar=("H", "W"), help="one size, as JSON")
-    parser.add_argument("--window", type=int, default=0, help="with --one: side of the windows")
+    parser.add_argument("--way", choices=WAYS, default=WAYS[0], help="with --one")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one, repeats=args.repeats, window=args.window)))
+        print(json.dumps(measure(*args.one, repeats=args.repeats, way=args.way)))
         return
     rows = []
     for height, width in SIZES:
-        words = ["--one", str(height), str(width), "--repeats", str(args.repeats)]
-        row = in_own_process(words, {})
-        others = {"kept": in_own_process(words, KEEP)}
-        if not (height % WINDOW or width % WINDOW):
-            others["windows"] = in_own_process([*words, "--window", str(WINDOW)], {})
-        for name, other in others.items():
-            row[name] = {key: other[key] for key in ("cpu_seconds", "peak_gb")}
+        row: dict = {"height": height, "width": width, "gmacs": macs(height, width)}
+        for way in WAYS:
+            words = ["--one", str(height), str(width), "--repeats", str(args.repeats)]
+            row[way] = in_own_process([*words, "--way", way])
         rows.append(row)
         print(row, flush=True)
     import torch
@@ -61,7 +59,7 @@ def main() -> None:
         "what": "RMT-S + Semantic FPN, 150 classes, one image, float32, CPU",
         "command": f"python benchmarks/segmentation_scaling.py --repeats {args.repeats}",
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {rows[0]['threads']} of {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, 1 thread of {os.cpu_count()} cores",
         "note": args.note,
         "versions": {"rmt": rmt.__version__, "torch": torch.__version__},
         "rows": rows,
@@ -70,49 +68,55 @@ def main() -> None:
     (RESULTS / "segmentation_scaling.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def in_own_process(words: list[str], allocator: dict[str, str]) -> dict:
+def in_own_process(words: list[str]) -> dict:
     done = subprocess.run(
         [sys.executable, __file__, *words],
         check=True,
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | allocator,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(height: int, width: int, *, repeats: int, window: int) -> dict:
+def macs(height: int, width: int) -> float:
+    """Return 10⁹ multiply-accumulates of one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from rmt.segmentation import create_segmenter
-    from rmt.segmentation.inference import segment
+    import rmt
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        rmt.create_segmenter("semantic_fpn", "rmt_s").eval()(torch.zeros(1, 3, height, width))
+    return round(counter.get_total_flops() / 2e9, 1)
+
+
+def measure(height: int, width: int, *, repeats: int, way: str) -> dict:
+    import torch
+
+    import rmt
+    from rmt.segmentation.inference import label_map
     from rmt.segmentation.recipe import Inference
 
-    options = Inference(window=window, stride=window)
-
+    if way.endswith("kept"):
+        assert rmt.keep_memory(), "this C library has no such switch"
+    window = WINDOW if way.startswith("windows") else 0
+    options = Inference(short=0, window=window, stride=window)
     torch.manual_seed(0)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        create_segmenter("semantic_fpn", "rmt_s").eval()(torch.zeros(1, 3, height, width))
-    model = create_segmenter("semantic_fpn", "rmt_s").eval()
+    model = rmt.create_segmenter("semantic_fpn", "rmt_s").eval()
+    photo = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     image = torch.randn(1, 3, height, width)
-    seconds, cpu_seconds = [], []
+    seconds = []
     with torch.inference_mode():
         for _ in range(1 + repeats):
-            started, cpu_started = time.perf_counter(), time.process_time()
-            segment(model, image, options)
-            seconds.append(time.perf_counter() - started)
-            cpu_seconds.append(time.process_time() - cpu_started)
+            started = time.process_time()
+            if way.startswith("logits"):
+                model(image)
+            else:
+                label_map(model, photo, options)
+            seconds.append(time.process_time() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "height": height,
-        "width": width,
-        "seconds": round(median(seconds[1:]), 2),
-        "cpu_seconds": round(median(cpu_seconds[1:]), 2),
-        "gmacs": round(counter.get_total_flops() / 2e9, 1),
-        "peak_gb": round(peak * 1024 / 1e9, 2),
-        "threads": torch.get_num_threads(),
-    }
+    return {"seconds": round(median(seconds[1:]), 2), "peak_gb": round(peak * 1024 / 1e9, 2)}
 
 
 if __name__ == "__main__":

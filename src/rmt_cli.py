@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown words: {' '.join(rest)}")
     args.overrides = rest
     try:
+        from rmt.allocator import keep_memory
+
+        keep_memory()  # the process is the command's own
         return args.run(args) or 0
     except BrokenPipeError:  # `rmt ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

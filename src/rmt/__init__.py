@@ -13,6 +13,7 @@ from rmt.registry import create_model, list_models
 from rmt.version import __version__
 
 if TYPE_CHECKING:
+    from rmt.allocator import keep_memory
     from rmt.checkpoints import convert, load, save
     from rmt.checkpoints import load as from_pretrained
     from rmt.detection import create_detector
@@ -29,6 +30,7 @@ __all__ = [
     "create_model",
     "create_segmenter",
     "from_pretrained",
+    "keep_memory",
     "list_models",
     "load",
     "manhattan_attention",
@@ -42,6 +44,7 @@ _ON_DEMAND = {
     "create_detector": ("rmt.detection", "create_detector"),
     "create_segmenter": ("rmt.segmentation", "create_segmenter"),
     "from_pretrained": ("rmt.checkpoints", "load"),
+    "keep_memory": ("rmt.allocator", "keep_memory"),
     "load": ("rmt.checkpoints", "load"),
     "save": ("rmt.checkpoints", "save"),
 }

@@ -4,25 +4,25 @@ The network of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, ar
 as its authors' weights need it. Maps are channels last, (B, H, W, C), inside; images and the
 feature maps handed out are (B, C, H, W). Parameter names follow timm.
 
-One file, longer than others here, so that the whole paper can be read in its order.
+What timm asks of a backbone besides lies in :mod:`rmt.protocol`. One file, longer than others here,
+so that the whole paper can be read in its order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale, trunc_normal_
-from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint, named_apply
 from torch import Tensor, nn
 
-from rmt.hub import Pretrained
 from rmt.ops import BACKENDS, manhattan_attention
 from rmt.ops.geometry import log_decay_rates, rotate, rotation_angles
+from rmt.protocol import NoHead, TimmProtocol
 from rmt.variants import Variant, get_variant, variant_overrides
 
 LAYER_SCALE_INIT = 1e-6
@@ -305,17 +305,7 @@ class Head(nn.Module):
         return x if self.global_pool else x.permute(0, 3, 1, 2)
 
 
-class NoHead(nn.Module):
-    """In place of the head of a network that only gives features."""
-
-    global_pool = ""
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, H, W, C) -> (B, C, H, W)."""
-        return x.permute(0, 3, 1, 2)
-
-
-class RMT(Pretrained):
+class RMT(TimmProtocol):
     """The classification network and backbone, with timm's model protocol.
 
     Args:
@@ -468,6 +458,12 @@ class RMT(Pretrained):
         assert isinstance(self.head, Head)
         return self.aux_head(self.head.tokens(x))
 
+    def stem_map(self, x: Tensor) -> Tensor:
+        """Return the stem's map of images (B, in_chans, H, W): (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
+        return self.stem(x)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's map, (B, C, h, w)."""
         return self._last_map(x).permute(0, 3, 1, 2)
@@ -475,50 +471,6 @@ class RMT(Pretrained):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, or with ``pre_logits`` the features before the classifier."""
         return self.head(x.permute(0, 2, 3, 1), pre_logits)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: Literal["NCHW", "NHWC"] = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the maps of chosen stages, and the last one unless only these are wanted.
-
-        Args:
-            x: images (B, in_chans, H, W).
-            indices: stages, negative ones from the end; an int for the last so many; None: all.
-            norm: accepted for timm's protocol; RMT has no norm after its stages.
-            stop_early: do not run stages that nobody asked for.
-            output_fmt: axis order of the maps.
-            intermediates_only: return the list alone.
-
-        Raises:
-            ValueError: for an ``output_fmt`` that does not exist.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is {output_fmt!r}; choose 'NCHW' or 'NHWC'")
-        wanted, last = feature_take_indices(len(self.stages), _listed(indices))
-        x = self._stem_map(x)
-        maps = []
-        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
-            x = stage(x)
-            if i in wanted:
-                maps.append(x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x)
-        return maps if intermediates_only else (x.permute(0, 3, 1, 2), maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages behind the last wanted one, and the head; return the wanted stages."""
-        wanted, last = feature_take_indices(len(self.stages), _listed(indices))
-        self.stages = self.stages[: last + 1]
-        if prune_head:
-            self.head = NoHead()
-            self.aux_head = None
-        return wanted
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
@@ -544,43 +496,18 @@ class RMT(Pretrained):
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return timm's layer groups for layer-wise learning-rate decay."""
-        if coarse:
-            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
-        return {
-            "stem": r"^stem",
-            "blocks": [
-                (r"^stages\.(\d+)\.downsample", (0,)),
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            ],  # what is not named, the heads, is timm's last group
-        }
-
-    def no_weight_decay(self) -> set[str]:
-        """Return names to keep from weight decay besides the 1-D parameters: none."""
-        return set()
-
     def _last_map(self, x: Tensor, mixed: Tensor | None = None) -> Tensor:
-        x = self._stem_map(x)
+        x = self.stem_map(x)
         if mixed is not None:
             x = torch.where(mixed[..., None], x.flip(0), x)
         for stage in self.stages:
             x = stage(x)
         return x
 
-    def _stem_map(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
-        return self.stem(x)
-
     def _new_aux_head(self) -> nn.Linear | None:
         if not (self.aux_width and self.num_classes):
             return None
         return nn.Linear(self.aux_width, self.num_classes)
-
-
-def _listed(indices: int | Sequence[int] | None) -> int | list[int] | None:
-    return indices if indices is None or isinstance(indices, int) else list(indices)
 
 
 def _init_module(module: nn.Module, name: str = "") -> None:

@@ -158,7 +158,7 @@ def _has_complex(x: Tensor) -> bool:
         return False
     if x.dtype != wide(x.dtype) or x.device.type not in ("cpu", "cuda"):
         return False
-    return x.is_contiguous() and x.storage_offset() % 2 == 0
+    return x.is_contiguous() and bool(x.storage_offset() % 2 == 0)
 
 
 def _hashable(log_decay: Sequence[float] | Tensor) -> tuple[float, ...] | Tensor:
