@@ -175,7 +175,9 @@ class SmpFPN(Segmenter):
             classes=num_classes,
         )
 
-    def forward(self, images: Tensor, labels: Tensor | None = None):
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, full_size: bool = True
+    ) -> Tensor | dict[str, Tensor]:
         height, width = images.shape[2:]
         padded = nn.functional.pad(images, (0, -width % 32, 0, -height % 32))
         logits = self.net(padded)[:, :, :height, :width]

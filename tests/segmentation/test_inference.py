@@ -16,7 +16,7 @@ from rmt.segmentation.inference import (
     resize_photo,
     sliding,
 )
-from rmt.segmentation.recipe import Inference
+from rmt.segmentation.recipe import Data, Inference, SegmentationRecipe
 from rmt.segmentation.strips import strips
 
 
@@ -71,6 +71,24 @@ def test_one_window_is_the_whole_image(model: nn.Module) -> None:
     with torch.no_grad():
         windowed = sliding(model, images, window=64, stride=32)
         torch.testing.assert_close(windowed, model(images))
+
+
+@pytest.mark.parametrize("size", [(30, 40), (1, 70), (64, 64)])
+def test_small_images_are_padded_to_the_window(model: nn.Module, size: tuple[int, int]) -> None:
+    """The network sees maps as wide as its training crops; what is filled in is cut off again."""
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        ours = sliding(model, images, window=64, stride=48, pad=True)
+        full = torch.zeros(1, 3, 64, max(64, size[1]))
+        full[:, :, : size[0], : size[1]] = images
+        whole = sliding(model, full, window=64, stride=48)
+    assert ours.equal(whole[:, :, : size[0], : size[1]])
+
+
+def test_the_window_of_a_recipe_is_the_training_crop() -> None:
+    crop = Data(crop=96)
+    assert SegmentationRecipe(data=crop, test=Inference(window=None)).test.window == 96
+    assert SegmentationRecipe(data=crop).test.window == 0
 
 
 @pytest.mark.parametrize("size", [(37, 61), (1, 1), (90, 30)])

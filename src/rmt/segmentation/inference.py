@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.resize import keep_ratio, resize_bytes
@@ -76,26 +77,33 @@ def _views(
         for flipped in (False, True) if options.flip else (False,):
             view = x.flip(3) if flipped else x
             if options.window:
-                logits = sliding(model, view, window=options.window, stride=options.step)
+                side = options.window
+                logits = sliding(model, view, window=side, stride=options.step, pad=options.pad)
             else:
                 logits = model(view, full_size=False)
             sizes = [(height, width), (image.shape[1], image.shape[2])]
             yield widen(logits)[0], sizes, flipped
 
 
-def sliding(model: nn.Module, images: Tensor, *, window: int, stride: int) -> Tensor:
+def sliding(
+    model: nn.Module, images: Tensor, *, window: int, stride: int, pad: bool = False
+) -> Tensor:
     """Average the logits of overlapping windows, each pixel by the number that cover it.
 
     The last window of a row or column is moved back to end at the border. An image smaller than
-    the window is one window.
+    the window is one window of its own size, or padded to the window's.
 
     Args:
         model: images (B, C, h, w) -> logits (B, K, h, w).
         images: (B, C, H, W).
         window: side of a window.
         stride: pixels from one window to the next.
+        pad: fill up smaller images with zeros, below and on the right, and cut the answer.
     """
     height, width = images.shape[2:]
+    if pad and min(height, width) < window:
+        full = F.pad(images, (0, max(0, window - width), 0, max(0, window - height)))
+        return sliding(model, full, window=window, stride=stride)[:, :, :height, :width]
     total = count = None
     for top in _starts(height, window, stride):
         for left in _starts(width, window, stride):

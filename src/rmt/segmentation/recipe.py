@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rmt.recipes.schema import Recipe, at_least
@@ -94,21 +94,24 @@ class Inference:
         short: pixels of the shorter side after resizing; 0 keeps the image's size.
         long: upper bound of the longer side.
         window: side of square windows, overlapping, whose logits are averaged; 0 for the whole
-            image at once.
+            image at once; null, in a recipe, for ``data.crop``.
         stride: pixels from one window to the next; 0 takes two thirds of the window.
+        pad: fill images smaller than the window with mean colour, below and on the right, as
+            training fills its crops; else a smaller image is one window of its own size.
         scales: factors on the test size; probabilities are averaged over them.
         flip: average with the mirrored image too.
     """
 
     short: int = 512
     long: int = 2048
-    window: int = 0
+    window: int | None = 0
     stride: int = 0
+    pad: bool = False
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.window < 0 or not 0 <= self.stride <= self.window:
+        if self.window is not None and not 0 <= self.stride <= self.window:
             raise ValueError(
                 f"stride {self.stride} with window {self.window}: it must be 1 to the window's "
                 "side, else pixels are left out, or 0 for two thirds of it"
@@ -121,7 +124,7 @@ class Inference:
     @property
     def step(self) -> int:
         """Pixels from one window to the next."""
-        return self.stride or max(1, 2 * self.window // 3)
+        return self.stride or max(1, 2 * (self.window or 0) // 3)
 
 
 @dataclass(kw_only=True)
@@ -133,3 +136,7 @@ class SegmentationRecipe(Recipe):
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     test: Inference = field(default_factory=Inference)
+
+    def __post_init__(self) -> None:
+        if self.test.window is None:
+            self.test = replace(self.test, window=self.data.crop)
