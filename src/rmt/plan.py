@@ -97,6 +97,8 @@ def _try_data(recipe: Recipe) -> dict[str, Any] | None:
     """Load the first samples, if there are data, and return the classes and how many images."""
     if not (recipe.data.root and Path(recipe.data.root).exists()):
         return None
+    if getattr(recipe.data, "download", False):  # a description fetches nothing
+        return None
     data = task_module(recipe.task, "data").DATA(recipe)
     shown = data.rehearse() * recipe.data.batch
     train, val = len(data.splits.train), len(data.splits.val)

@@ -43,12 +43,13 @@ def _rows(maps: Tensor, sizes: Sequence[Size], first: int, last: int) -> Tensor:
     if below == height:
         part = _rows(maps, before, first, last)
     else:
-        at = torch.arange(first, last, device=maps.device, dtype=torch.float64)
+        # On the CPU: an accelerator is not waited for to tell which rows are needed.
+        at = torch.arange(first, last, device="cpu", dtype=torch.float64)
         at = ((at + 0.5) * (below / height) - 0.5).clamp(min=0)
         upper = at.long()
         lower = (upper + 1).clamp(max=below - 1)
-        share = (at - upper).to(maps.dtype)[:, None]
         start = int(upper[0])
         source = _rows(maps, before, start, int(lower[-1]) + 1)
+        share = (at - upper).to(maps.device, maps.dtype)[:, None]
         part = torch.lerp(source[:, upper - start], source[:, lower - start], share)
     return resize(part[None], (last - first, width))[0]
