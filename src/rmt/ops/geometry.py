@@ -79,7 +79,7 @@ def rotation_angles(head_dim: int) -> tuple[float, ...]:
 def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
     """Turn each pair of channels (2j, 2j+1) by its position y·W + x times ``angles[j]``.
 
-    As products of complex numbers where there are some: one pass over the memory instead of five.
+    As products of complex numbers where there are some: one pass over the memory instead of several.
     Half precision and the graph formats of deployment have none.
 
     Args:
@@ -187,7 +187,7 @@ def _build_rows_bias(first, last, height, width, log_decay, device, dtype):
     table = {"device": device, "dtype": wide(dtype)}
     rows = line_bias(height, log_decay, **table)[:, first:last]
     columns = line_bias(width, log_decay, **table)
-    # One sum of two small tables: making every distance first takes three times as long.
+    # One sum of two small tables, instead of a product for each of all distances.
     bias = rows[:, :, None, :, None] + columns[:, None, :, None, :]
     return bias.flatten(3).flatten(1, 2).to(dtype)
 

@@ -6,8 +6,8 @@ own part of the bias, made when needed and made again in the backward pass; the 
 needs no other query, so values and gradients are those of the whole. Memory is linear in the
 number of tokens, at the price of one more forward pass in training.
 
-Measured for three blocks at 50 × 80 in training (benchmarks/attention_memory.py): 0.14 GB, with
-``sdpa`` 1.7 GB, with ``plain`` 2.6 GB; on the CPU not slower than ``sdpa`` in inference.
+Measured for three blocks at 50 × 80 in training (benchmarks/attention_memory.py): 0.09 GB, with
+``sdpa`` 1.6 GB, with ``plain`` 2.6 GB.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def label_map(model: Segmenter, image: Tensor, options: Inference | None = None)
     if len(options.scales) > 1 or options.flip:
         return probabilities(model, image, options).argmax(dim=0).byte()
     ((logits, sizes, _),) = _views(model, image, options)
-    # max is twice as fast as argmax over the first axis.
+    # Over the first axis max is faster than argmax.
     return torch.cat([strip.max(dim=0).indices.byte() for _, strip in strips(logits, sizes)])
 
 
