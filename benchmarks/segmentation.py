@@ -140,7 +140,7 @@ def run(recipe, out: Path, kind: type[nn.Module] | None) -> dict:
     test = {key.removeprefix("ema/"): value for key, value in found.items() if "ema/" in key}
     if kind is None:
         final = task.ema.module.eval()
-        final.info["label_names"] = list(data.classes)
+        final.info |= {"label_names": list(data.classes), "recipe": as_dict(recipe)}
         final.save_pretrained(out)
         draw(final, recipe, out)
     return {
