@@ -79,7 +79,7 @@ def rotation_angles(head_dim: int) -> tuple[float, ...]:
 def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
     """Turn each pair of channels (2j, 2j+1) by its position y·W + x times ``angles[j]``.
 
-    As products of complex numbers where there are some: one pass over the memory instead of several.
+    As products of complex numbers where there are some: one pass over the memory, not several.
     Half precision and the graph formats of deployment have none.
 
     Args:
