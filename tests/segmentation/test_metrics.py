@@ -23,7 +23,7 @@ class Echo(Segmenter):
         self.info = {"pretrained_cfg": {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}}
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, full_size: bool = True) -> Tensor:
         classes = torch.arange(len(NAMES))[None, :, None, None]
         return -50.0 * (images[:, :1] - classes).abs()
 
