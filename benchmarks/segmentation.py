@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--nuclei", help="stardist wheel or package folder")
+    parser.add_argument("--backbone", default="rmt_nano", help="another one runs alone")
+    parser.add_argument("--accelerator", default="cpu", help="as Lightning names it")
     parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
     out = args.out or Path("runs") / args.data
@@ -89,19 +91,24 @@ def main() -> None:
         keys = {"data.crop": 192, "data.batch": 4, "augment.scale": [0.8, 1.25]}
         keys |= {"augment.photometric": False}
         epochs = args.epochs or 60
-    keys |= {"data.root": root, "model.backbone": "rmt_nano", "schedule.epochs": epochs}
+    keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": epochs}
     keys |= {"trainer.evaluate_every": max(1, epochs // 10), "data.workers": 0}
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     recipe = load_recipe("small/segmentation", words)
+    kinds = {f"{args.backbone} + Semantic FPN": None, f"smp FPN, {ENCODER}": SmpFPN}
+    alone = "" if args.backbone == "rmt_nano" else f"_{args.backbone}"
     rows = {}
-    for name in ("rmt_nano + Semantic FPN", f"smp FPN, {ENCODER}"):
-        rows[name] = run(recipe, out, None if name.startswith("rmt") else SmpFPN)
+    for name in list(kinds)[: 1 if alone else 2]:
+        rows[name] = run(recipe, out, kinds[name], args.accelerator)
         print(name, json.dumps({k: v for k, v in rows[name].items() if k != "history"}), flush=True)
     record = {
-        "what": f"semantic segmentation from a cold start, {args.data}",
-        "command": f"python benchmarks/segmentation.py {args.data} --epochs {epochs}",
+        "what": f"semantic segmentation from a cold start, {args.data}"
+        + (f", {args.backbone}" if alone else ""),
+        "command": f"python benchmarks/segmentation.py {args.data} --epochs {epochs}"
+        + (f" --backbone {args.backbone} --accelerator {args.accelerator}" if alone else ""),
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), "
+        + args.accelerator.upper(),
         "note": args.note,
         "versions": {
             module: importlib.import_module(module).__version__
@@ -111,17 +118,19 @@ def main() -> None:
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"segmentation_{args.data}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"segmentation_{args.data}{alone}.json").write_text(
+        json.dumps(record, indent=1) + "\n"
+    )
 
 
-def run(recipe, out: Path, kind: type[nn.Module] | None) -> dict:
+def run(recipe, out: Path, kind: type[nn.Module] | None, accelerator: str) -> dict:
     """Train and test one network; return its numbers."""
     L.seed_everything(recipe.seed, verbose=False)
     data = SegmentationData(recipe)
     model = None if kind is None else kind(len(data.classes))
     task = SegmentationTask(recipe, data.classes, model=model)
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         max_epochs=recipe.schedule.epochs,
         check_val_every_n_epoch=recipe.trainer.evaluate_every,
         gradient_clip_val=recipe.optimizer.clip_grad,
@@ -139,7 +148,7 @@ def run(recipe, out: Path, kind: type[nn.Module] | None) -> dict:
         found = trainer.test(task, data, verbose=False)[0]
     test = {key.removeprefix("ema/"): value for key, value in found.items() if "ema/" in key}
     if kind is None:
-        final = task.ema.module.eval()
+        final = task.ema.module.cpu().eval()
         final.info |= {"label_names": list(data.classes), "recipe": as_dict(recipe)}
         final.save_pretrained(out)
         draw(final, recipe, out)

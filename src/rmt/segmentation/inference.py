@@ -31,10 +31,10 @@ def label_map(model: Segmenter, image: Tensor, options: Inference | None = None)
         (H, W), uint8.
     """
     options = options or Inference()
-    if len(options.scales) > 1 or options.flip:
-        return probabilities(model, image, options).argmax(dim=0).byte()
-    ((logits, sizes, _),) = _views(model, image, options)
     # Over the first axis max is faster than argmax.
+    if len(options.scales) > 1 or options.flip:
+        return probabilities(model, image, options).max(dim=0).indices.byte()
+    ((logits, sizes, _),) = _views(model, image, options)
     return torch.cat([strip.max(dim=0).indices.byte() for _, strip in strips(logits, sizes)])
 
 

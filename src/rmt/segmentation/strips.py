@@ -50,6 +50,6 @@ def _rows(maps: Tensor, sizes: Sequence[Size], first: int, last: int) -> Tensor:
         lower = (upper + 1).clamp(max=below - 1)
         start = int(upper[0])
         source = _rows(maps, before, start, int(lower[-1]) + 1)
-        share = (at - upper).to(maps.device, maps.dtype)[:, None]
+        share = (at - upper).to(maps.dtype).to(maps.device)[:, None]
         part = torch.lerp(source[:, upper - start], source[:, lower - start], share)
     return resize(part[None], (last - first, width))[0]
