@@ -12,8 +12,8 @@ def keep_memory() -> bool:
     """Tell the C library to keep freed memory, for the whole process and for good.
 
     By default glibc hands each freed block of 32 MB or more back to the system, and gets the next
-    one page by page, zeroed anew: a third of the time of a training step with large tensors on the
-    CPU (``benchmarks/training_memory.py``). The process then stays as large as it once was; the
+    one page by page, zeroed anew: a sixth of the time of a training step of RMT-S with 32 images on
+    the CPU (``benchmarks/training_memory.py``). The process then stays as large as it once was; the
     peak itself grows by a few percent. The command ``rmt`` calls this; in a program of your own,
     call it before the first large tensor.
 
