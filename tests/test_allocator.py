@@ -28,12 +28,14 @@ def new_bytes(mode: str) -> tuple[str, int]:
     return kept, int(count)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this switch")
 def test_a_freed_tensor_gives_its_place_to_the_next() -> None:
+    """Where the C library is glibc; any other says that it does not."""
     kept, new = new_bytes("keep")
-    assert kept == "True"
-    assert new < 2**20
-    assert new_bytes("leave")[1] > 2**25
+    has_switch = platform.libc_ver()[0] == "glibc"
+    assert kept == str(has_switch)
+    if has_switch:
+        assert new < 2**20
+        assert new_bytes("leave")[1] > 2**25
 
 
 @pytest.mark.parametrize("library", [object(), None])

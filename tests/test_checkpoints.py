@@ -255,11 +255,13 @@ def test_truncated(legacy: bool, share: float, tmp_path: Path) -> None:
         load(path)
 
 
+# torch says so of files whose damaged first bytes name another protocol.
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_bytes_of_chance(tmp_path: Path) -> None:
     """Whatever is in a file, it is read or refused with a sentence."""
     path = tmp_path / "x.pth"
     generator = torch.Generator().manual_seed(0)
+    refusals = []
     for legacy in (False, True):
         torch.save(
             {"a": torch.randn(9), "b": [1, "x"]}, path, _use_new_zipfile_serialization=not legacy
@@ -273,7 +275,9 @@ def test_bytes_of_chance(tmp_path: Path) -> None:
             try:
                 read_pickle(path)
             except ValueError as error:
-                assert "x.pth" in str(error)  # noqa: PT017
+                refusals.append(str(error))
+    assert refusals
+    assert all("x.pth" in words for words in refusals)
 
 
 def test_damaged_safetensors(nano: rmt.RMT, tmp_path: Path) -> None:
@@ -446,7 +450,7 @@ def test_public_names() -> None:
     assert all(getattr(rmt, name) is not None for name in rmt.__all__)
     assert rmt.from_pretrained is rmt.load
     with pytest.raises(AttributeError, match="'rmt' has no attribute 'lode'"):
-        rmt.lode  # noqa: B018
+        _ = rmt.lode
 
 
 @pytest.mark.parametrize(

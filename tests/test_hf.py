@@ -23,7 +23,8 @@ def assert_all_learn(model: nn.Module, loss: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("architecture", ["Unet", "FPN"])
 def test_segmentation_models_pytorch(architecture: str) -> None:
-    smp = pytest.importorskip("segmentation_models_pytorch")
+    import segmentation_models_pytorch as smp
+
     model = getattr(smp, architecture)("tu-rmt_nano", encoder_weights=None, classes=5)
     assert isinstance(model.encoder.model.model, rmt.RMT)
     assert model.encoder.out_channels[-4:] == CHANNELS
@@ -33,7 +34,8 @@ def test_segmentation_models_pytorch(architecture: str) -> None:
 
 
 def test_segmentation_models_pytorch_takes_the_models_options() -> None:
-    smp = pytest.importorskip("segmentation_models_pytorch")
+    import segmentation_models_pytorch as smp
+
     model = smp.FPN("tu-rmt_nano", encoder_weights=None, in_channels=1, lce=False)
     assert model.eval()(torch.randn(1, 1, 64, 64)).shape == (1, 1, 64, 64)
     assert model.encoder.model.model.variant.lce is False
@@ -41,7 +43,8 @@ def test_segmentation_models_pytorch_takes_the_models_options() -> None:
 
 @pytest.fixture
 def backbone_config():
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     return transformers.TimmBackboneConfig(
         backbone="rmt_nano", out_indices=(0, 1, 2, 3), use_pretrained_backbone=False
     )
@@ -81,7 +84,8 @@ def test_transformers_upernet(backbone_config) -> None:
 
 
 def test_transformers_classifier(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.TimmWrapperConfig(architecture="rmt_nano", num_labels=7)
     model = transformers.TimmWrapperForImageClassification(config)
     out = model(image(), labels=torch.tensor([1, 6]))
@@ -97,7 +101,8 @@ def test_transformers_classifier(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_transformers_reads_what_we_save(tmp_path: Path) -> None:
     """A folder of `save_pretrained` is a classifier for transformers' Auto classes."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     ours = rmt.create_model("rmt_nano", num_classes=3).eval()
     ours.save_pretrained(tmp_path)
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()

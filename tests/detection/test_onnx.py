@@ -12,6 +12,7 @@ from rmt.detection import HEADS, Detector
 from rmt.detection.detector import Detections
 from rmt.detection.onnx import export_parts, export_retinanet, load_parts
 
+# torch calls its own old name while it exports.
 pytestmark = pytest.mark.filterwarnings("ignore:.create_unbacked_symint. is deprecated")
 CLASSES = 8
 
