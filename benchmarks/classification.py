@@ -18,7 +18,7 @@ import timm
 import torch
 
 import rmt
-from rmt.runs import train
+from rmt.tools.train import train
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -37,15 +37,15 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from rmt.callbacks import quiet
 from rmt.detection import coco, voc
-from rmt.detection.data import DetectionData
-from rmt.detection.pictures import draw
+from rmt.detection.datamodule import DetectionData
+from rmt.detection.plots import draw
 from rmt.detection.predict import draw_detections, predictor
 from rmt.detection.sources import Samples, open_splits
 from rmt.detection.task import DetectionTask
 from rmt.recipes import as_dict
-from rmt.train import load_recipe
+from rmt.training.callbacks import quiet
+from rmt.training.fit import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -74,16 +74,16 @@ def main() -> None:
         # Crowns are 20 to 60 pixels wide, others in other photos: learnt at 0.9 to 1.4 of their
         # size and sought at 1.2, where the smallest anchor (32 pixels) fits them best.
         keys = {"model.head": "retinanet", "model.min_size": 480, "model.max_size": 600}
-        keys |= {"augment.crop_size": [160, 256], "augment.short_sides": [224]}
+        keys |= {"augment.crop_size": [160, 256], "augment.min_sizes": [224]}
         keys |= {"augment.brightness": 0.3, "data.repeats": 15}
     else:
         root = write_nuclei(out / "data", package("stardist", args.packages))
         keys = {"model.head": "mask_rcnn", "model.min_size": 512, "model.max_size": 512}
-        keys |= {"augment.crop_size": [112, 112], "augment.short_sides": [224]}
-        keys |= {"data.repeats": 32, "model.regions": 64}
-    keys |= {"augment.crop": 1.0, "augment.crop_short_sides": [], "augment.flip_vertical": 0.5}
+        keys |= {"augment.crop_size": [112, 112], "augment.min_sizes": [224]}
+        keys |= {"data.repeats": 32, "model.roi_samples_per_image": 64}
+    keys |= {"augment.crop": 1.0, "augment.crop_min_sizes": [], "augment.flip_vertical": 0.5}
     keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": args.epochs}
-    keys |= {"trainer.evaluate_every": max(1, args.epochs // 8), "data.workers": 0}
+    keys |= {"trainer.evaluate_every": max(1, args.epochs // 8), "data.num_workers": 0}
     keys |= {"optimizer.lr": 1e-3, "trainer.precision": args.precision}
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     recipe = load_recipe("small/detection", words)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from rmt.classification.recipe import Data
 from rmt.classification.sources import open_splits
-from rmt.train import evaluate, fit, load_recipe
+from rmt.training.fit import evaluate, fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 OLD = 5  # classes
@@ -56,11 +56,11 @@ def main() -> None:
     count = write(args.data, out / "data")
     recipe, size, epochs = SETS[args.data]
     common = ["--data.format", "folder", "--data.input_size", str(size)]
-    common += ["--trainer.global_batch", "0"]
+    common += ["--trainer.global_batch_size", "0"]
     old = ["--data.root", str(out / "data" / "old"), "--schedule.epochs", str(epochs)]
     fit(load_recipe(recipe, [*common, *old]), out / "old")
     common += ["--data.root", str(out / "data" / "new")]
-    new = [*common, "--data.batch", "25", "--average.decay", "0"]
+    new = [*common, "--data.batch_size", "25", "--ema.decay", "0"]
     new += ["--schedule.epochs", str(args.epochs), "--trainer.evaluate_every", str(args.epochs)]
     start = ["--model.checkpoint", str(out / "old")]
     forms = {"from a cold start": []}

@@ -6,7 +6,7 @@ python benchmarks/inferred.py
 from itertools import product
 
 import rmt
-from rmt.flops import count
+from rmt.modeling.flops import count
 
 NAMES = ("rmt_deit_s", "rmt_swin_t", "rmt_swin_s")
 

@@ -35,10 +35,10 @@ from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
 import rmt
-from rmt.classification.augment import mended
-from rmt.classification.data import ClassificationData
-from rmt.loading import ResumableLoader
-from rmt.train import load_recipe
+from rmt.classification.datamodule import ClassificationData
+from rmt.classification.posterize import mended
+from rmt.data.loaders import ResumableLoader
+from rmt.training.fit import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 SOURCES = {
@@ -110,7 +110,7 @@ def write(root: Path, images: list[tuple[str, str, bytes]]) -> None:
 
 
 def ours(root: Path) -> ResumableLoader:
-    words = [f"--data.root={root}", f"--data.batch={BATCH}", "--data.workers=0"]
+    words = [f"--data.root={root}", f"--data.batch_size={BATCH}", "--data.num_workers=0"]
     data = ClassificationData(load_recipe("imagenet/rmt_s", [*words, "--data.repeats=1"]))
     # What a run of one process says at its start.
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))

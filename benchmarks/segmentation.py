@@ -37,13 +37,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmt.callbacks import quiet
 from rmt.recipes import as_dict
-from rmt.segmentation.data import SegmentationData
-from rmt.segmentation.pictures import draw
+from rmt.segmentation.datamodule import SegmentationData
+from rmt.segmentation.plots import draw
 from rmt.segmentation.segmenter import Segmenter, pixel_loss
 from rmt.segmentation.task import SegmentationTask
-from rmt.train import load_recipe
+from rmt.training.callbacks import quiet
+from rmt.training.fit import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 MRICRON = Path("/usr/share/mricron/templates")
@@ -83,16 +83,21 @@ def main() -> None:
     out = args.out or Path("runs") / args.data
     if args.data == "nuclei":
         root = write_nuclei(out / "data", args.nuclei)
-        keys = {"data.crop": 128, "data.repeats": 32, "data.batch": 8, "augment.flip_vertical": 0.5}
+        keys = {
+            "data.crop": 128,
+            "data.repeats": 32,
+            "data.batch_size": 8,
+            "augment.flip_vertical": 0.5,
+        }
         epochs = args.epochs or 60
     else:
         root = write_colin27(out / "data")
         # One scanner, one head: grey values need no variation, and both sides have one name.
-        keys = {"data.crop": 192, "data.batch": 4, "augment.scale": [0.8, 1.25]}
+        keys = {"data.crop": 192, "data.batch_size": 4, "augment.scale": [0.8, 1.25]}
         keys |= {"augment.photometric": False}
         epochs = args.epochs or 60
     keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": epochs}
-    keys |= {"trainer.evaluate_every": max(1, epochs // 10), "data.workers": 0}
+    keys |= {"trainer.evaluate_every": max(1, epochs // 10), "data.num_workers": 0}
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     recipe = load_recipe("small/segmentation", words)
     kinds = {f"{args.backbone} + Semantic FPN": None, f"smp FPN, {ENCODER}": SmpFPN}

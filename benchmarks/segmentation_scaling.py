@@ -101,7 +101,7 @@ def measure(height: int, width: int, *, repeats: int, way: str) -> dict:
     if way.endswith("kept"):
         assert rmt.keep_memory(), "this C library has no such switch"
     window = WINDOW if way.startswith("windows") else 0
-    options = Inference(short=0, window=window, stride=window)
+    options = Inference(min_size=0, window=window, stride=window)
     torch.manual_seed(0)
     model = rmt.create_segmenter("semantic_fpn", "rmt_s").eval()
     photo = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)

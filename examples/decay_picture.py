@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from skimage.data import chelsea
 
 import rmt
-from rmt.explain import decay_map
+from rmt.tools.explain import decay_map
 
 ROWS, COLUMNS, AT = 38, 57, (14, 30)  # a stride-8 map of the photograph; between the cat's eyes
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):
-        parser.error(f"unknown words: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
         from rmt.allocator import keep_memory
@@ -73,7 +73,7 @@ def _verb(
 
 def _models(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.flops import format_table, model_table
+        from rmt.modeling.flops import format_table, model_table
 
         table = model_table()
         print(format_table(table))
@@ -94,13 +94,13 @@ def _train(verbs: Any) -> None:
 
             print("\n".join(list_recipes()))
         elif args.print_config or args.dry_run:
-            from rmt.plan import plan, show
+            from rmt.training.dry_run import plan, show
 
             described = plan(args.recipe, args.overrides, try_data=not args.print_config)
             print(show(described, only_recipe=args.print_config))
             _write(args.json, described)
         else:
-            from rmt.runs import train
+            from rmt.tools.train import train
 
             return train(args.recipe, overrides=args.overrides, out=args.out, resume=args.resume)
         return 0
@@ -120,7 +120,7 @@ def _train(verbs: Any) -> None:
 
 def _eval(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.train import record_evaluation
+        from rmt.training.fit import record_evaluation
 
         record = record_evaluation(
             args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
@@ -132,18 +132,22 @@ def _eval(verbs: Any) -> None:
 
     parser = _verb(verbs, "eval", run, "Judge weights on the test part of a data set.")
     parser.set_defaults(takes_overrides=True)
-    parser.epilog = "Recipe keys such as --data.root DIR or --data.batch 32 may follow."
+    parser.epilog = "Recipe keys such as --data.root DIR or --data.batch_size 32 may follow."
     _checkpoint_option(parser)
     parser.add_argument("--weights", choices=("raw", "ema"), help="where a file holds both")
     parser.add_argument(
-        "--knn", type=int, default=0, metavar="K", help="judge features by K nearest neighbours"
+        "--knn",
+        type=int,
+        default=0,
+        metavar="K",
+        help="judge features by K nearest neighbours",
     )
     _json_option(parser)
 
 
 def _predict(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
-        from rmt.predict import describe, predict_files
+        from rmt.tools.predict import describe, predict_files
 
         options = {name: getattr(args, name) for name in own if name in args}
         records = []
@@ -171,7 +175,7 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
     def group(title: str, **options: dict[str, Any]) -> None:
         added = parser.add_argument_group(title)
         for name, details in options.items():
-            added.add_argument(f"--{name}", default=argparse.SUPPRESS, **details)
+            added.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **details)
             names.append(name)
 
     group("classifiers", top={"type": int, "help": "classes to name (5)"})
@@ -179,8 +183,8 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
     pixels = {"type": int, "metavar": "PIXELS"}
     group(
         "segmenters (else as the weights were judged)",
-        short=pixels | {"help": "resize the shorter side to this; 0 keeps the size"},
-        long=pixels | {"help": "or less, so that the longer one stays within this"},
+        min_size=pixels | {"help": "resize the shorter side to this; 0 keeps the size"},
+        max_size=pixels | {"help": "or less, so that the longer one stays within this"},
         window=pixels | {"help": "average overlapping windows of this side; 0: whole image"},
         stride=pixels | {"help": "from one window to the next (two thirds of it)"},
         scales={"type": _numbers, "metavar": "S,S,...", "help": "average these sizes: 0.5,1,1.5"},
@@ -191,7 +195,7 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
 
 def _convert(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.checkpoints import convert
+        from rmt.weights.load import convert
 
         print(convert(args.source, args.destination, weights=args.weights))
 
@@ -203,7 +207,7 @@ def _convert(verbs: Any) -> None:
 
 def _explain(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.explain import explain
+        from rmt.tools.explain import explain
 
         for path in explain(args.image, args.checkpoint, args.out, at=args.at).values():
             print(path)
@@ -231,12 +235,14 @@ def _label(verbs: Any) -> None:
             args.out,
             kind=args.kind,
             weights=args.weights,
-            side=args.side,
+            img_size=args.img_size,
             device=args.device,
         )
         print(f"{count} label maps written to {args.out}")
 
-    parser = _verb(verbs, "label", run, "Write a teacher's label maps for token labelling.")
+    parser = _verb(
+        verbs, "make-token-labels", run, "Write a teacher's label maps for token labelling."
+    )
     parser.add_argument("teacher", help="a timm model with the classes of the data")
     parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
     kinds = ("auto", "folder", "csv", "tar", "webdataset", "parquet")
@@ -245,7 +251,9 @@ def _label(verbs: Any) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
-    parser.add_argument("--side", type=int, help="pixels of the square that the teacher sees")
+    parser.add_argument(
+        "--img-size", type=int, dest="img_size", help="pixels of the square that the teacher sees"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
 
 
@@ -257,7 +265,7 @@ def _annotations(verbs: Any) -> None:
             print(folder)
 
     formats = ("coco", "voc", "yolo")
-    parser = _verb(verbs, "annotations", run, "Write a data set of boxes in another format.")
+    parser = _verb(verbs, "convert-dataset", run, "Write a data set of boxes in another format.")
     parser.epilog = "COCO keeps everything, YOLO boxes and single polygons, VOC boxes."
     parser.add_argument("source", help="folder of a COCO, VOC or YOLO data set")
     parser.add_argument("destination", help="new folder; the images are copied into it")
@@ -267,7 +275,7 @@ def _annotations(verbs: Any) -> None:
 
 def _demo(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
-        from rmt.demo import run_demo
+        from rmt.tools.demo import run_demo
 
         return run_demo(args.out)
 

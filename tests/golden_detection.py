@@ -11,9 +11,9 @@ from torch import Tensor
 
 from golden_rule import GOLDEN, golden_state, release_keys
 from rmt.detection import RULES, Detector, config_of_release, from_config
-from rmt.detection.assign import Sampler
+from rmt.detection.matcher import Sampler
 from rmt.detection.transform import Batch, normalise
-from rmt.release import rename
+from rmt.weights.release import rename
 
 TOLERANCE = 1e-9
 # Box deltas to learn are float32 logarithms, whose last bit depends on the processor's library.

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rmt.release import Renamed
+from rmt.weights.release import Renamed
 
 GOLDEN = Path(__file__).parent / "golden"
 # A classifier's last layers, which no detector or segmenter has.

@@ -18,14 +18,14 @@ from PIL import Image
 
 import rmt
 import rmt_cli
-from rmt import demo
-from rmt.checkpoints import task_module
-from rmt.images import read_image
+from rmt.data.images import read_image
 from rmt.recipes import list_recipes
 from rmt.segmentation.toy import SHAPES, toy
-from rmt.train import fit, load_recipe
+from rmt.tools import demo
+from rmt.training.fit import fit, load_recipe
+from rmt.weights.load import task_module
 
-QUICK = ["--schedule.epochs=1", "--data.batch=128"]
+QUICK = ["--schedule.epochs=1", "--data.batch_size=128"]
 # What the parser may not need, so that help does not wait for it.
 HEAVY = ("torch", "timm", "lightning", "PIL", "numpy", "rmt")
 
@@ -78,7 +78,10 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     expected = json.loads((run / "metrics.json").read_text())["test"]
     for checkpoint in (run, run / "model.safetensors", run / "checkpoints" / "best.ckpt"):
         file = tmp_path / "deep" / "eval.json"
-        assert call("eval", "--checkpoint", checkpoint, "--json", file, "--data.batch", "100") == 0
+        assert (
+            call("eval", "--checkpoint", checkpoint, "--json", file, "--data.batch_size", "100")
+            == 0
+        )
         found = json.loads(file.read_text())
         assert found["checkpoint"]["path"] == str(checkpoint)
         weights = checkpoint / "model.safetensors" if checkpoint == run else checkpoint
@@ -86,7 +89,7 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert found["checkpoint"]["sha256"] == wanted
         assert found["data"]["images"] == found["metrics"]["images"] == 360
         assert found["versions"]["rmt"] == rmt.__version__
-        assert found["overrides"] == ["--data.batch", "100"]
+        assert found["overrides"] == ["--data.batch_size", "100"]
         assert found["recipe"]["data"]["batch"] == 100
         assert found["metrics"] == pytest.approx(expected)
     assert "top1" in capsys.readouterr().out
@@ -133,7 +136,7 @@ def test_predictor(run: Path, photo: Path) -> None:
         rmt.Predictor.from_checkpoint(run, device="nonsense")
 
 
-SLIDING = "--short 64 --window 32 --stride 20 --scales 0.5,1,1.75 --flip"
+SLIDING = "--min-size 64 --window 32 --stride 20 --scales 0.5,1,1.75 --flip"
 
 
 @pytest.fixture(scope="module")
@@ -162,18 +165,21 @@ def test_predict_by_windows_and_scales(segmenter: Path, tmp_path: Path) -> None:
     expected = rmt.Predictor.from_checkpoint(segmenter, **options)(photo)
     assert np.array_equal(labels, expected["labels"])
     assert record["classes"] == expected["classes"]
-    plain = rmt.Predictor.from_checkpoint(segmenter, short=64)(photo)
+    plain = rmt.Predictor.from_checkpoint(segmenter, min_size=64)(photo)
     assert not np.array_equal(labels, plain["labels"])
-    assert call(*words, "--short", "64", "--no-flip", "--json", tmp_path / "q.json") == 0
+    assert call(*words, "--min-size", "64", "--no-flip", "--json", tmp_path / "q.json") == 0
     assert json.loads((tmp_path / "q.json").read_text())[0]["classes"] == plain["classes"]
 
 
 def test_eval_by_windows_and_scales(segmenter: Path, tmp_path: Path) -> None:
     """The same options are keys of the recipe, below ``test``."""
     words = ["eval", "--checkpoint", segmenter, "--data.root", toy(tmp_path / "toy", images=1)]
-    words += ["--data.workers=0", "--trainer.accelerator=cpu", "--test.short=64"]
+    words += ["--data.num_workers=0", "--trainer.accelerator=cpu", "--inference.min_size=64"]
     found = []
-    for extra in ("", "--test.window=32 --test.scales=[0.5,1,1.75] --test.flip=true"):
+    for extra in (
+        "",
+        "--inference.window=32 --inference.scales=[0.5,1,1.75] --inference.flip=true",
+    ):
         assert call(*words, *extra.split(), "--json", tmp_path / "e.json") == 0
         found.append(json.loads((tmp_path / "e.json").read_text())["metrics"])
     assert found[0].keys() >= {"mIoU", "mAcc", "aAcc"}
@@ -252,7 +258,7 @@ def test_list_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "small/digits", "--print_config", "--optimizer.lr", "0.5") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["optimizer"]["lr"] == 0.5
-    assert shown["data"]["max_errors"] == 100  # what the recipe leaves to the defaults
+    assert shown["data"]["max_bad_samples"] == 100  # what the recipe leaves to the defaults
 
 
 def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,13 +277,16 @@ def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("train small/digits --optimizer.lrr 1", "did you mean 'lr'?"),
         ("train small/digits --optimizer.lr fast", "optimizer.lr"),
         ("train small/digits --optimizer.lr", "--optimizer.lr has no value"),
-        ("train small/digits --data.batch.size 3", "unknown recipe key 'data.batch.size'"),
+        (
+            "train small/digits --data.batch_size.size 3",
+            "unknown recipe key 'data.batch_size.size'",
+        ),
         ("train small/digits --model.name rmt_nao", "did you mean 'rmt_nano'?"),
         ("train small/digits --schedule.steps 9", "exactly one of them"),
         ("train small/folder --data.root /nowhere", "data.root '/nowhere' does not exist"),
         ("eval --checkpoint gone.pth", "no file or folder 'gone.pth'"),
         ("predict gone.jpg --checkpoint gone.pth", "there is no file or folder 'gone.jpg'"),
-        ("train small/digits --data.batch 0", "data.batch is 0; it must be at least 1"),
+        ("train small/digits --data.batch_size 0", "data.batch_size is 0; it must be at least 1"),
         ("train small/digits --data.input_size 0", "data.input_size is 0"),
         ("train small/digits --trainer.devices 0", "trainer.devices is 0"),
         ("train small/digits --trainer.threads -1", "trainer.threads is -1"),
@@ -323,7 +332,7 @@ def test_calls_that_are_none(words: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_nearest_verb_s_help_is_quick() -> None:
     """No verb's help imports what only its work needs."""
     verbs = [[], *([verb] for verb in ("models", "train", "eval", "predict", "convert"))]
-    verbs += [["explain"], ["label"], ["annotations"], ["demo"]]
+    verbs += [["explain"], ["make-token-labels"], ["convert-dataset"], ["demo"]]
     code = (
         "import contextlib, io, json, sys\n"
         "import rmt_cli\n"
@@ -350,7 +359,7 @@ def test_the_nearest_verb_s_help_is_quick() -> None:
 def test_exit_status_of_an_interrupted_run(number: int, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "rmt_cli", "train", "small/digits", "--out", str(out)]
-    command += ["--data.batch=32", "--trainer.save_every=1"]
+    command += ["--data.batch_size=32", "--trainer.save_every=1"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -367,7 +376,7 @@ def test_resuming_takes_the_recipe_of_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the first call changed need not be repeated."""
-    import rmt.runs
+    import rmt.tools.train
 
     taken = []
 
@@ -375,9 +384,9 @@ def test_resuming_takes_the_recipe_of_the_run(
         taken.append(recipe)
         return {}
 
-    monkeypatch.setattr(rmt.runs, "fit", record)
+    monkeypatch.setattr(rmt.tools.train, "fit", record)
     assert call("train", "small/digits", "--out", run, "--resume", "--trainer.devices=1") == 0
-    assert (taken[0].data.batch, taken[0].trainer.devices) == (128, 1)
+    assert (taken[0].data.batch_size, taken[0].trainer.devices) == (128, 1)
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -404,19 +413,19 @@ def test_demo_spares_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_report_of_half_a_run(tmp_path: Path) -> None:
-    from rmt import report
+    from rmt.tools import report
 
     with pytest.raises(ValueError, match="holds no finished run"):
         report.write(tmp_path)
 
 
 def test_functions_behind_the_verbs_restore_the_mode(run: Path) -> None:
-    from rmt.train import evaluate
+    from rmt.training.fit import evaluate
 
     model = rmt.load(run).train()
-    evaluate(model, overrides=["--data.batch=360"])
+    evaluate(model, overrides=["--data.batch_size=360"])
     assert model.training
-    assert fit.__module__ == "rmt.train"
+    assert fit.__module__ == "rmt.training.fit"
 
 
 def test_a_picture_that_is_not_there_spares_the_others(

@@ -5,14 +5,8 @@ import sys
 
 import pytest
 
-from rmt.variants import (
-    PAPER_VARIANTS,
-    VARIANT_FIELDS,
-    VARIANTS,
-    get_variant,
-    nearest,
-    variant_overrides,
-)
+from rmt.messages import did_you_mean
+from rmt.variants import PAPER_VARIANTS, VARIANT_FIELDS, VARIANTS, get_variant, variant_overrides
 
 # blocks, channels, heads, feed-forward ratios, b, full attention, LayerScale, drop path
 RELEASE = {
@@ -120,9 +114,9 @@ def test_mistakes_are_named(fields: dict, words: str, unchecked_annotations: Non
 
 
 def test_nearest() -> None:
-    assert nearest("rmt_m", VARIANTS).startswith("; did you mean 'rmt_")
-    assert nearest("xyz", ["abc"]) == " (known: abc)"
-    assert nearest("xyz", map(str, range(13))) == ""
+    assert did_you_mean("rmt_m", VARIANTS).startswith("; did you mean 'rmt_")
+    assert did_you_mean("xyz", ["abc"]) == " (known: abc)"
+    assert did_you_mean("xyz", map(str, range(13))) == ""
 
 
 def test_the_table_needs_no_torch() -> None:

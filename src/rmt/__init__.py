@@ -7,18 +7,19 @@ does is imported when it is first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rmt.model import RMT, ManhattanAttention
+from rmt.modeling.layers import ManhattanAttention
+from rmt.modeling.registry import create_model, list_models
+from rmt.modeling.rmt import RMT
 from rmt.ops import manhattan_attention
-from rmt.registry import create_model, list_models
 from rmt.version import __version__
 
 if TYPE_CHECKING:
     from rmt.allocator import keep_memory
-    from rmt.checkpoints import convert, load, save
-    from rmt.checkpoints import load as from_pretrained
     from rmt.detection import create_detector
-    from rmt.predict import Predictor
     from rmt.segmentation import create_segmenter
+    from rmt.tools.predict import Predictor
+    from rmt.weights.load import convert, load, save
+    from rmt.weights.load import load as from_pretrained
 
 __all__ = [
     "RMT",
@@ -39,14 +40,14 @@ __all__ = [
 
 # Public name -> where it is, and its name there.
 _ON_DEMAND = {
-    "Predictor": ("rmt.predict", "Predictor"),
-    "convert": ("rmt.checkpoints", "convert"),
+    "Predictor": ("rmt.tools.predict", "Predictor"),
+    "convert": ("rmt.weights.load", "convert"),
     "create_detector": ("rmt.detection", "create_detector"),
     "create_segmenter": ("rmt.segmentation", "create_segmenter"),
-    "from_pretrained": ("rmt.checkpoints", "load"),
+    "from_pretrained": ("rmt.weights.load", "load"),
     "keep_memory": ("rmt.allocator", "keep_memory"),
-    "load": ("rmt.checkpoints", "load"),
-    "save": ("rmt.checkpoints", "save"),
+    "load": ("rmt.weights.load", "load"),
+    "save": ("rmt.weights.load", "save"),
 }
 
 

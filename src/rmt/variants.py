@@ -7,10 +7,10 @@ This module imports nothing heavy, so it can be read and listed without torch.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
+
+from rmt.messages import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ RMT_T = Variant(
     drop_path_rate=0.1,
     published=Published(14, 2.5, 82.4),
 )
+
+
 RMT_S = replace(
     RMT_T,
     name="rmt_s",
@@ -122,6 +124,8 @@ RMT_S = replace(
     drop_path_rate=0.15,
     published=Published(27, 4.5, 84.1, 84.8, 27),
 )
+
+
 RMT_B = replace(
     RMT_S,
     name="rmt_b",
@@ -133,6 +137,8 @@ RMT_B = replace(
     drop_path_rate=0.4,
     published=Published(54, 9.7, 85.0, 85.6, 55),
 )
+
+
 RMT_L = replace(
     RMT_B,
     name="rmt_l",
@@ -142,6 +148,7 @@ RMT_L = replace(
     drop_path_rate=0.5,
     published=Published(95, 18.2, 85.5, 86.1, 96),
 )
+
 
 # The strict comparison of Table 6: DeiT's and Swin's bodies with MaSA in place of their
 # attention. Never released; what had to be inferred, and why so, is in docs/inferred.md.
@@ -161,6 +168,8 @@ RMT_DEIT_S = Variant(
     head_hidden=0,
     published=Published(22, 4.6, 81.7),
 )
+
+
 RMT_SWIN_T = replace(
     RMT_DEIT_S,
     name="rmt_swin_t",
@@ -176,6 +185,8 @@ RMT_SWIN_T = replace(
     downsample="merge",
     published=Published(29, 4.7, 83.6),
 )
+
+
 RMT_SWIN_S = replace(
     RMT_SWIN_T,
     name="rmt_swin_s",
@@ -183,6 +194,7 @@ RMT_SWIN_S = replace(
     drop_path_rate=0.3,
     published=Published(50, 9.1, 84.5),
 )
+
 
 # Ours, not the paper's: small enough to train on two CPU cores in minutes.
 RMT_NANO = replace(
@@ -197,13 +209,19 @@ RMT_NANO = replace(
     published=None,
 )
 
+
 #: The paper's variants in the order of its tables.
 PAPER_VARIANTS: dict[str, Variant] = {
     v.name: v for v in (RMT_T, RMT_S, RMT_B, RMT_L, RMT_DEIT_S, RMT_SWIN_T, RMT_SWIN_S)
 }
+
+
 #: Variants of this project.
 OWN_VARIANTS: dict[str, Variant] = {RMT_NANO.name: RMT_NANO}
+
+
 VARIANTS: dict[str, Variant] = PAPER_VARIANTS | OWN_VARIANTS
+
 
 #: What a caller may override by name in ``create_model``.
 VARIANT_FIELDS = tuple(f.name for f in fields(Variant) if f.name not in ("name", "published"))
@@ -216,10 +234,12 @@ def get_variant(name: str, **overrides: Any) -> Variant:
         ValueError: for an unknown name or field; the message names the nearest one.
     """
     if name not in VARIANTS:
-        raise ValueError(f"unknown model {name!r}{nearest(name, VARIANTS)}")
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, VARIANTS)}")
     for field in overrides:
         if field not in VARIANT_FIELDS:
-            raise ValueError(f"unknown option {field!r} of {name}{nearest(field, VARIANT_FIELDS)}")
+            raise ValueError(
+                f"unknown option {field!r} of {name}{did_you_mean(field, VARIANT_FIELDS)}"
+            )
     # Lists (from JSON or YAML) become the tuples of the record.
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()
@@ -235,12 +255,3 @@ def variant_overrides(variant: Variant) -> dict[str, Any]:
         for field in VARIANT_FIELDS
         if getattr(variant, field) != getattr(base, field)
     }
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return the tail of an error message: the closest known word, and all of them if few."""
-    known = list(choices)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    listed = f" (known: {', '.join(known)})" if len(known) <= 12 else ""
-    return hint + listed

@@ -15,17 +15,17 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import rmt
 import rmt_cli
-from rmt.classification.data import drop_unreadable, judging_transform, train_transform
+from rmt.classification.datamodule import drop_unreadable, eval_transform_of, train_transform
 from rmt.classification.predict import eval_transform
 from rmt.classification.recipe import Augment, Data
 from rmt.classification.token_labels import CutTransform
-from rmt.loading import seeded
-from rmt.train import evaluate, fit, load_recipe
+from rmt.data.seeding import seeded
+from rmt.training.fit import evaluate, fit, load_recipe
 
 RECIPE = """
 task: classification
 model: {name: rmt_nano}
-data: {format: folder, input_size: 32, batch: 8, workers: 0, val_fraction: 0.25}
+data: {format: folder, input_size: 32, batch_size: 8, num_workers: 0, val_fraction: 0.25}
 schedule: {epochs: 2}
 """
 BAD = "dark/3.png"
@@ -74,7 +74,7 @@ def test_judging_leaves_it_out(
     folder: Path, model: rmt.RMT, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        metrics = evaluate(model, overrides=[f"--data.root={folder}", "--data.workers=0"])
+        metrics = evaluate(model, overrides=[f"--data.root={folder}", "--data.num_workers=0"])
     assert metrics["images"] == 23
     assert any(
         "left out of the evaluation" in r.message and BAD in r.message for r in caplog.records
@@ -85,7 +85,7 @@ def test_judging_nothing(folder: Path, model: rmt.RMT) -> None:
     for path in folder.glob("*/*.png"):
         path.write_bytes(b"x")
     with pytest.raises(ValueError, match="none of the images to be judged can be read"):
-        evaluate(model, overrides=[f"--data.root={folder}", "--data.workers=0"])
+        evaluate(model, overrides=[f"--data.root={folder}", "--data.num_workers=0"])
 
 
 def test_predicting_reports_it_and_goes_on(
@@ -169,13 +169,13 @@ def test_without_any_variation(picture: Image.Image) -> None:
 
 def test_the_release_s_evaluation(picture: Image.Image) -> None:
     """Short side to 256, the centre 224 of it, ImageNet's mean and deviation."""
-    ours = judging_transform(Data())(picture)
+    ours = eval_transform_of(Data())(picture)
     resized = picture.resize((384, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
     mean, std = (torch.tensor(v)[:, None, None] for v in (Data().mean, Data().std))
     assert torch.allclose(ours, (pil_to_tensor(resized).float() / 255 - mean) / std, atol=1e-6)
     assert eval_transform(rmt.create_model("rmt_t"))(picture).equal(ours)
     starred = eval_transform(rmt.create_model("rmt_s", token_labels=True))(picture)
-    assert starred.equal(judging_transform(Data(crop_pct=0.96))(picture))
+    assert starred.equal(eval_transform_of(Data(crop_pct=0.96))(picture))
 
 
 def test_what_was_trained_on_travels(folder: Path, picture: Image.Image) -> None:
@@ -185,7 +185,7 @@ def test_what_was_trained_on_travels(folder: Path, picture: Image.Image) -> None
     fit(wanted, folder.parent / "run")
     model = rmt.load(folder.parent / "run")
     assert model.info["label_names"] == ["dark", "light"]
-    assert eval_transform(model)(picture).equal(judging_transform(wanted.data)(picture))
+    assert eval_transform(model)(picture).equal(eval_transform_of(wanted.data)(picture))
 
 
 class TestOtherClasses:

@@ -23,7 +23,7 @@ from rmt.classification.imagenet_sets import (
 )
 from rmt.classification.samples import Samples
 from rmt.classification.task import ClassificationTask, TopOneByGroup
-from rmt.train import evaluate, load_recipe
+from rmt.training.fit import evaluate, load_recipe
 
 
 def picture(path: Path) -> None:
@@ -53,7 +53,7 @@ def model() -> rmt.RMT:
 
 
 def judge(model: rmt.RMT, root: Path, kind: str) -> dict[str, float]:
-    words = {"data.root": root, "data.format": kind, "data.workers": 0, "data.input_size": 32}
+    words = {"data.root": root, "data.format": kind, "data.num_workers": 0, "data.input_size": 32}
     words |= {"trainer.devices": 1, "trainer.accelerator": "cpu"}
     return evaluate(model, overrides=[f"--{key}={value}" for key, value in words.items()])
 
@@ -139,7 +139,7 @@ def test_corruptions_in_one_pass(corrupted: Path, model: rmt.RMT) -> None:
         for path in corrupted.glob(f"**/fog/{severity}/{wordnet_ids()[5]}/a.JPEG"):
             path.write_bytes(b"x")
     (corrupted / "speckle_noise").mkdir()  # one of the four extra ones
-    words = [f"--data.root={corrupted}", "--data.format=imagenet-c", "--data.workers=0"]
+    words = [f"--data.root={corrupted}", "--data.format=imagenet-c", "--data.num_workers=0"]
     words += ["--data.input_size=32", "--trainer.devices=1", "--trainer.accelerator=cpu"]
     found = evaluate(model, overrides=words)
     assert found["images"] == 15 * 5 * 4 - 5
@@ -173,7 +173,7 @@ def test_groups_are_counted_apart() -> None:
 def test_the_best_placed_right_class_counts() -> None:
     """Right are 5 and 7; the answers in order are 0, 1, 2, 3, 7: no hit, but one of the best 5."""
     samples = Samples([Path("x")], [5], tuple(map(str, range(10))), accepted=(frozenset({5, 7}),))
-    recipe = load_recipe("small/digits", ["--average.decay=0"])
+    recipe = load_recipe("small/digits", ["--ema.decay=0"])
     task = ClassificationTask(recipe, samples.classes, judged=samples)
     order = torch.tensor([[9.0, 8, 7, 6, 0, 0, 0, 5, 0, 0]])
     task.score("raw", nn.Identity(), (order, torch.tensor([5]), torch.tensor([0])))

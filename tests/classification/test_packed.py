@@ -22,9 +22,10 @@ from rmt.classification.samples import Samples, Splits
 from rmt.classification.shards import Member, members
 from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import LabelMaps
-from rmt.loading import SeededSamples, TestBatches, TrainBatches, make_loader
-from rmt.reading import TestReader, TrainReader
-from rmt.train import fit, load_recipe
+from rmt.data.bad_samples import TestReader, TrainReader
+from rmt.data.loaders import SeededSamples, make_loader
+from rmt.data.samplers import TestBatches, TrainBatches
+from rmt.training.fit import fit, load_recipe
 
 CLASSES = ("cat", "dog", "train")  # a class may be called so
 COUNTS = {"train": 6, "val": 2}
@@ -193,7 +194,7 @@ def test_every_image_once_by_two_devices_of_two_processes(
     for rank in (0, 1):
         batches = TestBatches(len(train), 4, rank=rank, world=2)
         dataset = SeededSamples(
-            train, TestReader(train.read, count=len(train), max_errors=9), seed=0
+            train, TestReader(train.read, count=len(train), max_bad_samples=9), seed=0
         )
         loader = make_loader(dataset, batches, workers=2, collate=list)
         seen += [picture.tobytes() for batch in loader for picture, _ in batch]
@@ -209,7 +210,7 @@ def test_resuming_is_exact(tmp_path: Path, kind: str, write: Write) -> None:
     def epoch(done: int) -> list[list[bytes]]:
         batches = TrainBatches(len(train), 4, seed=1)
         batches.resume(0, done)
-        read = TrainReader(train.read, lambda *pair: pair, count=len(train), max_errors=0)
+        read = TrainReader(train.read, lambda *pair: pair, count=len(train), max_bad_samples=0)
         loader = make_loader(SeededSamples(train, read, seed=1), batches, workers=0, collate=list)
         return [[picture.tobytes() for picture, _ in batch] for batch in loader]
 
@@ -229,7 +230,7 @@ def test_a_truncated_jpeg_inside(
     train = opened(root).train
     at = next(i for i in range(len(train)) if "dog_2" in train.name(i))
     assert len(train.items[at].read()) == len(whole) // 2
-    read = TrainReader(train.read, lambda *pair: pair, count=len(train), max_errors=1)
+    read = TrainReader(train.read, lambda *pair: pair, count=len(train), max_bad_samples=1)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert read(at)[0].tobytes() == train.image((at + 1) % len(train)).tobytes()
@@ -237,7 +238,7 @@ def test_a_truncated_jpeg_inside(
     assert message.startswith(f"skipped: {train.name(at)} is damaged")
     assert train.items[at].file.name in message
     read.unreadable.most = 0
-    with pytest.raises(ValueError, match=r"max_errors=0 .*dog_2.* is damaged"):
+    with pytest.raises(ValueError, match=r"max_bad_samples=0 .*dog_2.* is damaged"):
         read(at)
 
 
@@ -253,7 +254,7 @@ def test_a_run_is_the_one_from_folders(tmp_path: Path) -> None:
 
     def run(root: Path) -> dict[str, Any]:
         words = [f"--data.root={root}", "--model.name=rmt_nano", "--data.input_size=32"]
-        words += ["--data.batch=4", "--data.workers=0", "--schedule.epochs=2"]
+        words += ["--data.batch_size=4", "--data.num_workers=0", "--schedule.epochs=2"]
         words += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
         metrics = fit(load_recipe("small/folder", words), tmp_path / "runs" / root.name)
         return {key: value for key, value in metrics.items() if key != "seconds"}

@@ -17,7 +17,7 @@ from rmt.classification.sources import Samples
 from rmt.classification.task import ClassificationTask
 from rmt.classification.teacher import Teacher, write_maps
 from rmt.classification.token_labels import LabelMaps, dense_labels
-from rmt.train import load_recipe
+from rmt.training.fit import load_recipe
 
 NAME = "tf_efficientnet_lite0"
 CATS, CUPS = {281, 282, 285}, {504, 967, 968}  # tabby, tiger, Egyptian; mug, espresso, cup

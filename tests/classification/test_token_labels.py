@@ -19,7 +19,7 @@ from timm.data.random_erasing import RandomErasing
 import rmt
 import rmt_cli
 from rmt.classification import RECIPE, make
-from rmt.classification.data import with_map
+from rmt.classification.datamodule import with_map
 from rmt.classification.recipe import Augment, Data, TokenLabels
 from rmt.classification.samples import Samples
 from rmt.classification.sources import open_splits
@@ -36,9 +36,9 @@ from rmt.classification.token_labels import (
     smoothed,
     token_losses,
 )
-from rmt.reading import TrainReader
+from rmt.data.bad_samples import TrainReader
 from rmt.recipes import resolve
-from rmt.train import load_recipe
+from rmt.training.fit import load_recipe
 
 
 def corner_map(size: int = 6, classes: tuple[int, ...] = (0, 1, 2, 3)) -> torch.Tensor:
@@ -261,12 +261,12 @@ def test_an_image_without_its_map_is_replaced(photos: Path, maps: Path, tmp_path
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
     transform = CutTransform(Data(input_size=32), Augment())
     vary = partial(with_map, transform=transform)
-    read = TrainReader(LabelMaps(tmp_path, samples).read, vary, count=8, max_errors=1)
+    read = TrainReader(LabelMaps(tmp_path, samples).read, vary, count=8, max_bad_samples=1)
     image, label, found, box, mirrored = read(0)
     assert (image.shape, label, found[1, 0, 0, 0].item()) == ((3, 32, 32), 1, 1)
     assert (box.shape, mirrored.dtype) == ((4,), torch.bool)
     read.unreadable.most = 0
-    with pytest.raises(ValueError, match=r"more than data\.max_errors=0 .*n0_0\.pt"):
+    with pytest.raises(ValueError, match=r"more than data\.max_bad_samples=0 .*n0_0\.pt"):
         read(0)
 
 
@@ -274,20 +274,20 @@ SMALL = {
     "model.name": "rmt_nano",
     "model.drop_path_rate": "0",
     "data.input_size": "64",
-    "data.batch": "8",
-    "data.workers": "0",
+    "data.batch_size": "8",
+    "data.num_workers": "0",
     "data.crop_pct": "1.0",
     "augment.rand_augment": "",
     "augment.erasing": "0",
     "augment.scale": "[0.6,1.0]",
     "optimizer.lr": "2e-3",
-    "optimizer.reference_batch": "0",
+    "optimizer.reference_batch_size": "0",
     "schedule.epochs": "40",
     "schedule.warmup_epochs": "2",
     "schedule.lag": "0",
-    "average.decay": "0",
+    "ema.decay": "0",
     "trainer.precision": "32-true",
-    "trainer.global_batch": "0",
+    "trainer.global_batch_size": "0",
     "trainer.devices": "1",
     "trainer.accelerator": "cpu",
     "trainer.threads": "1",
@@ -392,7 +392,7 @@ def test_a_batch_is_labelled_online(photos: Path, teacher_file: Path) -> None:
 
 def test_the_class_target_may_be_the_map(photos: Path, maps: Path) -> None:
     words = [*WORDS, "--data.root", str(photos), "--token_labels.root", str(maps)]
-    words += ["--token_labels.mix", "0", "--augment.smoothing", "0"]
+    words += ["--token_labels.mix", "0", "--augment.label_smoothing", "0"]
     cuts = (torch.tensor([[0.0, 0.0, 0.4, 0.4]] * 2), torch.tensor([False, False]))
     labels, both = torch.tensor([5, 6]), torch.stack([corner_map()] * 2)
     batch = (torch.randn(2, 3, 64, 64), labels, both, *cuts)

@@ -10,13 +10,13 @@ from torch import Tensor
 from golden_detection import golden_target
 from golden_rule import GOLDEN
 from rmt.detection.anchors import AnchorGrid, by_anchor
-from rmt.detection.assign import BACKGROUND, IGNORED, Matcher, Sampler
+from rmt.detection.matcher import BACKGROUND, IGNORED, Matcher, Sampler
 
 GRIDS = {
     "retina": AnchorGrid((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3))),
     "rpn": AnchorGrid((4, 8, 16, 32, 64), (8.0,)),
 }
-MATCHERS = {"retina": Matcher(0.5, 0.4, rescue=0.0), "rpn": Matcher(0.7, 0.3, rescue=0.3)}
+MATCHERS = {"retina": Matcher(0.5, 0.4, min_pos_iou=0.0), "rpn": Matcher(0.7, 0.3, min_pos_iou=0.3)}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_no_objects_make_background() -> None:
 def test_the_last_object_wins_a_shared_best_box() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
     objects = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]])
-    assert Matcher(0.5, 0.5, rescue=0.5)(boxes, objects).tolist() == [1, BACKGROUND]
+    assert Matcher(0.5, 0.5, min_pos_iou=0.5)(boxes, objects).tolist() == [1, BACKGROUND]
     assert Matcher(0.5, 0.5)(boxes, objects).tolist() == [0, BACKGROUND]
 
 

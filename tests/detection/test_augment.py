@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rmt.detection.augment import TrainTransform, brightened, cropped, mirrored
-from rmt.detection.data import ShapedBatches
+from rmt.detection.datamodule import ShapedBatches
 from rmt.detection.recipe import Augment, Model
-from rmt.train import load_recipe
+from rmt.training.fit import load_recipe
 
 
 def example(height: int = 60, width: int = 90) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -55,7 +55,7 @@ def test_pipelines() -> None:
     model = Model(min_size=48, max_size=100)
     for augment in (
         Augment(),
-        Augment(flip_vertical=0.5, short_sides=(32, 64), crop=0.5, crop_short_sides=(50, 70),
+        Augment(flip_vertical=0.5, min_sizes=(32, 64), crop=0.5, crop_min_sizes=(50, 70),
                 crop_size=(30, 45)),
     ):  # fmt: skip
         vary = TrainTransform(model, augment)
@@ -92,8 +92,8 @@ def test_no_box_without_area_is_left() -> None:
 
 def test_multi_scale_recipe_is_the_release() -> None:
     augment = load_recipe("coco/mask_rcnn_rmt_s_3x").augment
-    assert augment.short_sides == tuple(range(480, 801, 32))
-    assert (augment.crop, augment.crop_short_sides) == (0.5, (400, 500, 600))
+    assert augment.min_sizes == tuple(range(480, 801, 32))
+    assert (augment.crop, augment.crop_min_sizes) == (0.5, (400, 500, 600))
     assert (augment.crop_size, augment.flip) == ((384, 600), 0.5)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rmt.checkpoints import load
 from rmt.detection import HEADS, Detector, create_detector, from_config
-from rmt.detection.assign import Sampler
+from rmt.detection.matcher import Sampler
+from rmt.weights.load import load
 
 CLASSES = 3
 

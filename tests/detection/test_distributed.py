@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_distributed import SCRIPT, run, tensors
 from torch import nn
 
 from rmt.detection import create_detector
 from rmt.detection.toy import toy
-from rmt.train import evaluate
-from test_distributed import SCRIPT, run, tensors
+from rmt.training.fit import evaluate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RECIPE = """
 task: detection
 model: {{head: {head}, backbone: rmt_nano, checkpoint: {start}, min_size: 64, max_size: 96,
-  regions: 16, drop_path_rate: 0.0}}
+  roi_samples_per_image: 16, drop_path_rate: 0.0}}
 data: {{root: {root}, batch: 1, workers: 0, keep_empty: true}}
 optimizer: {{lr: 1.0e-4}}
 schedule: {{epochs: 1, by_epoch: false}}
@@ -69,7 +69,7 @@ def test_two_processes_equal_one_that_accumulates(folder: Path) -> None:
     """Each image's losses are divided by its own anchors, so a step is a mean over batches."""
     exact = "--trainer.precision=64-true"
     two = run(folder, "two", exact)
-    one = run(folder, "one", exact, "--trainer.devices=1", "--trainer.accumulate=2",
+    one = run(folder, "one", exact, "--trainer.devices=1", "--trainer.accumulate_grad_batches=2",
               "--trainer.strategy=auto")  # fmt: skip
     assert len(losses(two)) == 3
     shared = np.ravel([losses(two, rank) for rank in (0, 1)], order="F")

@@ -73,7 +73,7 @@ def test_the_command(official: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     """COCO to VOC to YOLO to COCO, each read here by nothing of ours."""
     previous = official
     for to in ("voc", "yolo", "coco"):
-        words = ["annotations", str(previous), str(tmp_path / to), "--to", to]
+        words = ["convert-dataset", str(previous), str(tmp_path / to), "--to", to]
         assert rmt_cli.main(words) == 0
         assert str(tmp_path / to) in capsys.readouterr().out
         assert_equal_boxes(tmp_path / to, official)
@@ -147,7 +147,7 @@ def test_two_images_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     content["images"][1]["file_name"] = "a/train_0.png"
     path.write_text(json.dumps(content))
     assert len(open_splits(Data(root=str(made))).train) == 2
-    words = ["annotations", str(made), str(tmp_path / "new"), "--to", "yolo"]
+    words = ["convert-dataset", str(made), str(tmp_path / "new"), "--to", "yolo"]
     assert rmt_cli.main(words) == 2
     assert "would get one name" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -18,7 +18,7 @@ from golden_detection import (
     golden_target,
     load_case,
 )
-from rmt.detection.roi import cut, levels_of
+from rmt.detection.roi import levels_of, roi_features
 from rmt.detection.transform import Batch, Transform
 
 
@@ -82,8 +82,8 @@ def test_proposals(case: Case, batch: Batch, maps: list[Tensor]) -> None:
 def test_heads_on_given_regions(case: Case, batch: Batch, maps: list[Tensor]) -> None:
     model, rois = case.model, torch.from_numpy(case.arrays["fixed.rois"])
     assert torch.equal(levels_of(rois), torch.from_numpy(case.arrays["fixed.levels"]))
-    case.assert_equal("fixed.roi_feats7", cut(maps, rois, 7))
-    case.assert_equal("fixed.roi_feats14", cut(maps, rois, 14))
+    case.assert_equal("fixed.roi_feats7", roi_features(maps, rois, 7))
+    case.assert_equal("fixed.roi_feats14", roi_features(maps, rois, 14))
     for i, stage in enumerate(model.stages):
         logits, deltas = model.box_scores(model.box_heads[i], maps, rois)
         best = logits[:, :-1].argmax(dim=1)
@@ -91,7 +91,9 @@ def test_heads_on_given_regions(case: Case, batch: Batch, maps: list[Tensor]) ->
         case.assert_equal(f"fixed.bbox_pred.{i}", deltas.flatten(1))
         assert torch.equal(best, torch.from_numpy(case.arrays[f"fixed.argmax.{i}"]))
         case.assert_equal(f"fixed.refined.{i}", model.refine(rois, best, deltas, batch, stage))
-        case.assert_equal(f"fixed.mask_logits.{i}", model.mask_heads[i](cut(maps, rois, 14)))
+        case.assert_equal(
+            f"fixed.mask_logits.{i}", model.mask_heads[i](roi_features(maps, rois, 14))
+        )
 
 
 @torch.no_grad()

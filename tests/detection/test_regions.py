@@ -10,7 +10,7 @@ from torch import Tensor
 from golden_detection import golden_target
 from golden_rule import GOLDEN
 from rmt.detection.masks import paste, targets_of
-from rmt.detection.roi import cut, levels_of, to_rois
+from rmt.detection.roi import levels_of, roi_features, to_rois
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_regions(micro: dict[str, Tensor]) -> None:
     rois = micro["roi.rois"]
     assert torch.equal(levels_of(rois), micro["roi.levels"])
     for size in (7, 14):
-        features = cut(maps, rois, size)[:, :2]
+        features = roi_features(maps, rois, size)[:, :2]
         torch.testing.assert_close(features, micro[f"roi.align{size}"], rtol=0, atol=1e-6)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from golden_rule import GOLDEN, every_name_is_found_without_its_key, golden_state, release_keys
-from rmt.checkpoints import load
 from rmt.detection import RULES, MaskRCNN, config_of_release, from_config
-from rmt.release import rename
+from rmt.weights.load import load
+from rmt.weights.release import rename
 
 HEADS = {"retinanet": "retinanet", "maskrcnn": "mask_rcnn", "casrcnn": "cascade_mask_rcnn"}
 LAYOUTS = sorted(path.stem for kind in HEADS for path in (GOLDEN / "keys").glob(f"{kind}_*.json"))

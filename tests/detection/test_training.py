@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from rmt import recipes, report
-from rmt.callbacks import Interrupted
-from rmt.checkpoints import load
+from rmt import recipes
+from rmt.data.images import read_image
 from rmt.detection import HEADS, Detector
 from rmt.detection.coco import to_mask
 from rmt.detection.recipe import Data
 from rmt.detection.sources import open_splits
 from rmt.detection.task import DetectionTask, categories_of
 from rmt.detection.toy import SHAPES, toy
-from rmt.images import read_image
-from rmt.plan import plan
-from rmt.predict import Predictor, predict_files
-from rmt.train import evaluate, fit, load_recipe
+from rmt.tools import report
+from rmt.tools.predict import Predictor, predict_files
+from rmt.training.callbacks import Interrupted
+from rmt.training.dry_run import plan
+from rmt.training.fit import evaluate, fit, load_recipe
+from rmt.weights.load import load
 
 COCO = [name for name in recipes.list_recipes() if name.startswith("coco/")]
 
@@ -35,13 +36,13 @@ def tiny(root: Path, **keys: Any) -> Any:
         "model.backbone": "rmt_nano",
         "model.min_size": 64,
         "model.max_size": 96,
-        "model.regions": 16,
-        "augment.short_sides": [48, 64],
-        "data.batch": 2,
-        "data.workers": 0,
+        "model.roi_samples_per_image": 16,
+        "augment.min_sizes": [48, 64],
+        "data.batch_size": 2,
+        "data.num_workers": 0,
         "schedule.epochs": 2,
         "schedule.warmup_steps": 2,
-        "average.decay": 0,
+        "ema.decay": 0,
         "trainer.evaluate_every": 2,
         "trainer.accelerator": "cpu",
         **keys,
@@ -122,7 +123,7 @@ def test_predictor_obeys_the_score(run: tuple[Path, dict[str, Any]]) -> None:
 
 def test_resume_is_exact(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the middle of the second of three epochs, and continued: the same weights."""
-    recipe = tiny(root, **{"schedule.epochs": 3, "data.batch": 1, "trainer.evaluate_every": 3})
+    recipe = tiny(root, **{"schedule.epochs": 3, "data.batch_size": 1, "trainer.evaluate_every": 3})
     fit(recipe, tmp_path / "whole")
     losses, seen = DetectionTask.losses, []
 
@@ -157,8 +158,8 @@ def test_unreadable_images(root: Path, tmp_path: Path, caplog: pytest.LogCapture
     assert "val_1.png" in caplog.text
     assert metrics["test"]["images"] == 3
     assert {"predictions.png", "precision_recall.png"} <= report.write(tmp_path / "run").keys()
-    with pytest.raises(ValueError, match=r"max_errors=0 .*train_0\.png"):
-        fit(tiny(own, **{"schedule.epochs": 1, "data.max_errors": 0}), tmp_path / "strict")
+    with pytest.raises(ValueError, match=r"max_bad_samples=0 .*train_0\.png"):
+        fit(tiny(own, **{"schedule.epochs": 1, "data.max_bad_samples": 0}), tmp_path / "strict")
 
 
 def test_labels_find_their_categories_by_name(root: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_large_image_fits_into_6_gb() -> None:
         "import torch, rmt, numpy\n"
         "model = rmt.create_segmenter('semantic_fpn', 'rmt_s').eval()\n"
         "with torch.inference_mode(): model(torch.randn(1, 3, 1024, 2048))\n"
-        "rmt.Predictor(model, short=0)(numpy.zeros((1024, 2048, 3), 'uint8'))\n"
+        "rmt.Predictor(model, min_size=0)(numpy.zeros((1024, 2048, 3), 'uint8'))\n"
         "print(open('/proc/self/status').read())\n"
     )
     command = [sys.executable, "-c", code]

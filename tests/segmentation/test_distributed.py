@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_distributed import SCRIPT, run, tensors
 
 from rmt.segmentation.toy import toy
-from test_distributed import SCRIPT, run, tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -16,7 +16,7 @@ RECIPE = """
 task: segmentation
 model: {{head: {head}, backbone: rmt_nano, channels: 16, drop_path_rate: 0.0}}
 data: {{root: {root}, crop: 48, batch: 2, workers: 0}}
-test: {{short: 0}}
+inference: {{short: 0}}
 optimizer: {{lr: 1.0e-4}}
 schedule: {{epochs: 1, by_epoch: false}}
 trainer: {{accelerator: cpu, threads: 1, log_every: 1, devices: 2, strategy: ddp}}
@@ -39,7 +39,7 @@ def losses(out: Path, rank: int = 0) -> list[float]:
 def test_two_processes_equal_one_that_accumulates(folder: Path) -> None:
     exact = ("--trainer.precision=64-true", "no-dropout")
     two = run(folder, "two", *exact)
-    one = run(folder, "one", *exact, "--trainer.devices=1", "--data.batch=4")
+    one = run(folder, "one", *exact, "--trainer.devices=1", "--data.batch_size=4")
     assert len(losses(one)) == len(losses(two)) == 2
     means = [(a + b) / 2 for a, b in zip(losses(two, 0), losses(two, 1), strict=True)]
     assert losses(one) == pytest.approx(means, rel=1e-12)

@@ -11,11 +11,11 @@ from skimage import data
 from torch import Tensor, nn
 
 from golden_rule import GOLDEN, every_name_is_found_without_its_key, golden_state, release_keys
-from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.release import rename
+from rmt.modeling.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.segmentation import RULES, Segmenter, create_segmenter
 from rmt.segmentation.inference import label_map, normalise, probabilities
 from rmt.segmentation.recipe import Inference
+from rmt.weights.release import rename
 
 TOLERANCE = 1e-9
 LAYOUTS = {
@@ -100,7 +100,7 @@ def test_maps_and_logits(case: Case, image: Tensor) -> None:
 def test_label_map_from_the_photo(case: Case) -> None:
     """The whole way: resize as OpenCV, normalise, segment, two bilinear steps back."""
     photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1)
-    options = Inference(short=250, long=1024)
+    options = Inference(min_size=250, max_size=1024)
     case.assert_equal("prob_ori", probabilities(case.model, photo, options)[None])
     labels = torch.from_numpy(case.arrays["pred_ori"])
     assert torch.equal(label_map(case.model, photo, options), labels)

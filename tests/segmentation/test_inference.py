@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rmt.segmentation import create_segmenter
 from rmt.segmentation.blocks import resize
+from rmt.segmentation.chunked_resize import strips
 from rmt.segmentation.inference import (
     label_map,
     normalise,
@@ -17,7 +18,6 @@ from rmt.segmentation.inference import (
     sliding,
 )
 from rmt.segmentation.recipe import Data, Inference, SegmentationRecipe
-from rmt.segmentation.strips import strips
 
 
 class Position(nn.Module):
@@ -93,7 +93,7 @@ def test_the_window_of_a_recipe_is_the_training_crop() -> None:
 
 @pytest.mark.parametrize("size", [(37, 61), (1, 1), (90, 30)])
 def test_probabilities_have_the_photos_size(model: nn.Module, size: tuple[int, int]) -> None:
-    ours = probabilities(model, photo(*size), Inference(short=48, long=96))
+    ours = probabilities(model, photo(*size), Inference(min_size=48, max_size=96))
     assert ours.shape == (4, *size)
     torch.testing.assert_close(ours.sum(dim=0), torch.ones(size))
 
@@ -101,7 +101,7 @@ def test_probabilities_have_the_photos_size(model: nn.Module, size: tuple[int, i
 @torch.no_grad()
 def test_scales_and_mirror_average_probabilities(model: nn.Module) -> None:
     image = photo(45, 70)
-    options = Inference(short=64, long=128, scales=(0.5, 1.0, 1.25), flip=True)
+    options = Inference(min_size=64, max_size=128, scales=(0.5, 1.0, 1.25), flip=True)
     views = []
     for height, width in ((32, 50), (64, 100), (80, 124)):  # 0.5 and 1.25 of 64; ratio kept
         scaled = resize_photo(image, options, scale=height / 64)
@@ -122,9 +122,9 @@ def test_label_map_is_the_most_probable_class(
 ) -> None:
     """Also where strips are two rows, far fewer than the whole."""
     image = photo(61, 83)
-    how = Inference(short=short, long=400, **options)
+    how = Inference(min_size=short, max_size=400, **options)
     expected = probabilities(model, image, how)
-    monkeypatch.setattr("rmt.segmentation.strips.STRIP", 2 * 4 * 83)
+    monkeypatch.setattr("rmt.segmentation.chunked_resize.STRIP", 2 * 4 * 83)
     torch.testing.assert_close(probabilities(model, image, how), expected)
     assert label_map(model, image, how).equal(expected.argmax(dim=0).byte())
 
@@ -137,7 +137,7 @@ def test_strips_are_the_rows_of_the_resized_map(sizes: list[tuple[int, int]]) ->
     for size in sizes[1:]:
         whole = F.interpolate(whole, size, mode="bilinear", align_corners=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmt.segmentation.strips.STRIP", 3 * 2 * sizes[-1][1])
+        patch.setattr("rmt.segmentation.chunked_resize.STRIP", 3 * 2 * sizes[-1][1])
         parts = list(strips(maps, sizes[1:]))
     assert [i for rows, _ in parts for i in range(rows.start, rows.stop)] == [*range(sizes[-1][0])]
     joined = torch.cat([part for _, part in parts], dim=1)
@@ -156,7 +156,7 @@ def test_release_test_size() -> None:
     """Short side 512 unless the long one would pass 2048."""
     assert resize_photo(photo(300, 451), Inference()).shape == (3, 512, 770)
     assert resize_photo(photo(30, 451), Inference()).shape == (3, 136, 2048)
-    assert resize_photo(photo(30, 45), Inference(short=0)).shape == (3, 30, 45)
+    assert resize_photo(photo(30, 45), Inference(min_size=0)).shape == (3, 30, 45)
 
 
 def test_a_window_without_a_stride_moves_by_two_thirds() -> None:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import rmt.segmentation
 from golden_rule import GOLDEN, golden_state, release_keys
-from rmt.checkpoints import load, load_body
-from rmt.registry import create_model
+from rmt.modeling.registry import create_model
 from rmt.segmentation import config_of_release, create_segmenter
+from rmt.weights.load import load, load_body
 
 
 def layout(name: str) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def test_layouts(tmp_path: Path, layout: str, classes: tuple[str, ...], named: b
 
 def test_ade20k_values() -> None:
     """0 is unlabelled, 1 the first class, 150 the last; 255 stays ignored."""
-    table = plain_table(150, zero_is_unlabelled=True)
+    table = plain_table(150, reduce_zero_label=True)
     assert table[[0, 1, 150, 255]].tolist() == [255, 0, 149, 255]
     assert (table[151:255] == -1).all()
     assert len(set(ADE20K)) == 150

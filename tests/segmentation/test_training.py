@@ -16,21 +16,22 @@ import pytest
 import torch
 from PIL import Image
 
-from rmt import recipes, report
-from rmt.callbacks import Interrupted
-from rmt.checkpoints import load
-from rmt.engine import learning_rate
-from rmt.plan import plan
-from rmt.predict import Predictor, predict_files
+from rmt import recipes
 from rmt.segmentation import RECIPE, Segmenter, create_segmenter
 from rmt.segmentation.classes import colours
-from rmt.segmentation.data import SegmentationData, stack
+from rmt.segmentation.datamodule import SegmentationData, stack
 from rmt.segmentation.overlay import draw_overlay
-from rmt.segmentation.pictures import draw
+from rmt.segmentation.plots import draw
 from rmt.segmentation.predict import label_names
 from rmt.segmentation.task import SegmentationTask
 from rmt.segmentation.toy import SHAPES, toy
-from rmt.train import evaluate, fit, load_recipe
+from rmt.tools import report
+from rmt.tools.predict import Predictor, predict_files
+from rmt.training.callbacks import Interrupted
+from rmt.training.dry_run import plan
+from rmt.training.fit import evaluate, fit, load_recipe
+from rmt.training.optim import learning_rate
+from rmt.weights.load import load
 
 ADE20K = [name for name in recipes.list_recipes() if name.startswith("ade20k/")]
 
@@ -42,8 +43,8 @@ def tiny(root: Path, **keys: Any) -> Any:
         "model.backbone": "rmt_nano",
         "model.channels": 16,
         "data.crop": 48,
-        "data.batch": 4,
-        "data.workers": 0,
+        "data.batch_size": 4,
+        "data.num_workers": 0,
         "schedule.epochs": 4,
         "schedule.warmup_epochs": 1,
         "trainer.evaluate_every": 2,
@@ -228,8 +229,12 @@ def test_ade20k_recipes(name: str) -> None:
     head, size = name.removeprefix("ade20k/").split("_rmt_")
     assert (recipe.model.head, recipe.model.backbone) == (head, f"rmt_{size}")
     assert recipe.data.crop == 512
-    assert recipe.trainer.global_batch == recipe.optimizer.reference_batch == 16
-    assert (recipe.test.short, recipe.test.long, recipe.test.window) == (512, 2048, 0)
+    assert recipe.trainer.global_batch_size == recipe.optimizer.reference_batch_size == 16
+    assert (recipe.inference.min_size, recipe.inference.max_size, recipe.inference.window) == (
+        512,
+        2048,
+        0,
+    )
     assert recipe.schedule.steps == {"semantic_fpn": 80_000, "upernet": 160_000}[head]
     assert recipe.optimizer.lr == {"semantic_fpn": 1e-4, "upernet": 6e-5}[head]
     assert recipe.published.numbers["mIoU"] > 46
@@ -247,9 +252,9 @@ def test_ade20k_recipe_trains_on_its_layout(tmp_path: Path) -> None:
         "model.backbone": "rmt_nano",
         "model.channels": 8,
         "data.crop": 64,
-        "trainer.global_batch": 2,
-        "data.workers": 0,
-        "test.short": 64,
+        "trainer.global_batch_size": 2,
+        "data.num_workers": 0,
+        "inference.min_size": 64,
         "schedule.steps": 2,
         "schedule.warmup_steps": 1,
         "trainer.evaluate_every": 2,

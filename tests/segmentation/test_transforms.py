@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rmt.loading import seeded
+from rmt.data.seeding import seeded
 from rmt.segmentation.recipe import Augment, Data, Inference
 from rmt.segmentation.transforms import TrainTransform, distort, resize_labels, turn_hue
 
@@ -23,9 +23,9 @@ def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", [(1, 1), (20, 50), (64, 64), (90, 33)])
 def test_image_and_labels_move_together(size: tuple[int, int]) -> None:
     augment = Augment(
-        scale=(1.0, 1.0), photometric=False, one_class_at_most=1.0, flip=0.5, flip_vertical=0.5
+        scale=(1.0, 1.0), photometric=False, cat_max_ratio=1.0, flip=0.5, flip_vertical=0.5
     )
-    transform = TrainTransform(Data(crop=48, **PLAIN), augment, Inference(short=0))
+    transform = TrainTransform(Data(crop=48, **PLAIN), augment, Inference(min_size=0))
     for _ in range(8):
         image, labels = transform(*pair(*size))
         assert image.shape == (3, 48, 48)
@@ -40,7 +40,7 @@ def test_image_and_labels_move_together(size: tuple[int, int]) -> None:
 
 def test_padding_is_the_mean_colour() -> None:
     augment = Augment(scale=(1.0, 1.0), photometric=False)
-    image, _ = TrainTransform(Data(crop=8), augment, Inference(short=0))(*pair(4, 4))
+    image, _ = TrainTransform(Data(crop=8), augment, Inference(min_size=0))(*pair(4, 4))
     assert (image[:, 4:] == 0).all()  # after normalisation, as in mmseg
 
 
@@ -54,7 +54,7 @@ def test_scale_multiplies_the_test_size() -> None:
             assert image.shape[1:] == labels.shape
             return super()._crop(image, labels)
 
-    transform = Look(Data(crop=32, **PLAIN), Augment(), Inference(short=40, long=100))
+    transform = Look(Data(crop=32, **PLAIN), Augment(), Inference(min_size=40, max_size=100))
     for i in range(40):
         with seeded(i):
             transform(*pair(30, 60))
@@ -72,8 +72,8 @@ def test_crops_are_mixed_where_they_can_be() -> None:
     image = labels[None].repeat(3, 1, 1)
 
     def mixed(share: float) -> float:
-        augment = Augment(scale=(1.0, 1.0), photometric=False, one_class_at_most=share)
-        transform = TrainTransform(Data(crop=12, **PLAIN), augment, Inference(short=0))
+        augment = Augment(scale=(1.0, 1.0), photometric=False, cat_max_ratio=share)
+        transform = TrainTransform(Data(crop=12, **PLAIN), augment, Inference(min_size=0))
         random.seed(0)
         parts = [transform(image, labels)[1].float().mean() for _ in range(300)]
         return sum(0.25 < part < 0.75 for part in parts) / len(parts)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.model import RMT
-from rmt.registry import STARRED_TAG, default_cfgs
-from rmt.release import (
+from rmt.modeling.registry import STARRED_TAG, default_cfgs
+from rmt.modeling.rmt import RMT
+from rmt.weights.release import (
     BACKBONE,
     CLASSIFIER,
     class_count,
@@ -24,7 +24,7 @@ from rmt.release import (
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
-    from rmt.engine import Engine
+    from rmt.training.module import Engine
 
 TASK = "classification"
 RULES = BACKBONE + CLASSIFIER
@@ -120,7 +120,7 @@ def make(
     all of them are judged.
     """
     # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.classification.data import ClassificationData
+    from rmt.classification.datamodule import ClassificationData
     from rmt.classification.task import ClassificationTask
 
     if model is not None and "recipe" not in model.info:

@@ -11,8 +11,8 @@ from typing import overload
 
 from timm.data import ImageNetInfo
 
-from rmt.classification.samples import Samples, Splits, only_judged
-from rmt.images import SUFFIXES
+from rmt.classification.samples import Samples, Splits, eval_only
+from rmt.data.images import SUFFIXES
 
 #: Errors of AlexNet in percent, the unit of mCE (arXiv 1903.12261, table 1).
 ALEXNET_ERRORS = {
@@ -59,7 +59,7 @@ def class_folders(root: Path) -> Splits:
         raise ValueError(f"{root} holds no class folder of ImageNet with images")
     present = tuple(sorted(set(labels)))
     allowed = present if len(present) < 1000 else ()
-    return only_judged(Samples(items, labels, wordnet, allowed=allowed))
+    return eval_only(Samples(items, labels, wordnet, allowed=allowed))
 
 
 def real_labels(root: Path) -> Splits:
@@ -85,7 +85,7 @@ def real_labels(root: Path) -> Splits:
                 found.append((path, classes))
     if not found:
         raise ValueError(f"{root} holds no validation image with a label (*_val_00000001.JPEG)")
-    return only_judged(
+    return eval_only(
         Samples(
             [path for path, _ in found],
             [classes[0] for _, classes in found],
@@ -120,7 +120,7 @@ def corruptions(root: Path) -> Splits:
                 f"{folder} and {folders[0]} hold different images: {len(odd)} are in one of them "
                 f"only, such as {min(odd)}"
             )
-    return only_judged(
+    return eval_only(
         replace(
             first,
             items=Product(folders, names),

@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from rmt.model import RMT
+from rmt.modeling.rmt import RMT
 
 #: What :func:`predictor` takes.
 OPTIONS = ("top",)

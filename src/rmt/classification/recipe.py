@@ -52,10 +52,10 @@ class Data:
         interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
-        batch: images a device and a step.
-        workers: loading processes a device; -1 takes the spare cores.
+        batch_size: images a device and a step.
+        num_workers: loading processes a device; -1 takes the spare cores.
         repeats: show each image so many times in one pass (repeated augmentation).
-        max_errors: unreadable training images tolerated a device; each is named in the log.
+        max_bad_samples: unreadable training images tolerated a device; each is named in the log.
     """
 
     format: Literal[
@@ -79,13 +79,13 @@ class Data:
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    batch: int = 64
-    workers: int = -1
+    batch_size: int = 64
+    num_workers: int = -1
     repeats: int = 1
-    max_errors: int = 100
+    max_bad_samples: int = 100
 
     def __post_init__(self) -> None:
-        at_least(1, data__batch=self.batch, data__repeats=self.repeats)
+        at_least(1, data__batch_size=self.batch_size, data__repeats=self.repeats)
         at_least(1, data__input_size=self.input_size)
 
 
@@ -104,8 +104,8 @@ class Augment:
         erasing: probability of random erasing.
         mixup: alpha; 0 for none.
         cutmix: alpha; 0 for none.
-        switch: probability of CutMix where both are on.
-        smoothing: label smoothing.
+        mixup_switch_prob: probability of CutMix where both are on.
+        label_smoothing: label smoothing.
     """
 
     crop: Literal["random", "shift", "none"] = "random"
@@ -117,8 +117,8 @@ class Augment:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    switch: float = 0.5
-    smoothing: float = 0.1
+    mixup_switch_prob: float = 0.5
+    label_smoothing: float = 0.1
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
-from rmt.digests import digest_of_samples, identity
-from rmt.images import decode_image, read_image
+from rmt.data.images import decode_image, read_image
+from rmt.files import digest_of_samples, identity
 
 #: What folders and files call the parts.
 PARTS = {
@@ -119,7 +119,7 @@ class Splits:
     test: Samples | None = None
 
 
-def only_judged(samples: Samples) -> Splits:
+def eval_only(samples: Samples) -> Splits:
     """Return splits without training images."""
     return Splits(samples.take([]), samples, samples)
 

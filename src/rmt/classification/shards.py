@@ -19,8 +19,8 @@ from typing import Any
 
 from rmt.classification.packed import Entry, parts_of, samples_of
 from rmt.classification.samples import PARTS, Packed, Samples
-from rmt.hub import write_atomically
-from rmt.images import SUFFIXES
+from rmt.data.images import SUFFIXES
+from rmt.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

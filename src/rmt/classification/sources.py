@@ -18,7 +18,7 @@ from rmt.classification.parquet import open_parquet
 from rmt.classification.recipe import Data
 from rmt.classification.samples import PARTS, Samples, Splits, split, splits_of
 from rmt.classification.shards import holds_keys, open_tar, open_webdataset
-from rmt.images import SUFFIXES, images_in
+from rmt.data.images import SUFFIXES, images_in
 
 # Where Debian's package dataset-fashion-mnist puts the files.
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -22,9 +22,10 @@ from rmt.classification.token_labels import (
     smoothed,
     token_losses,
 )
-from rmt.engine import Engine, freeze, is_within
-from rmt.model import RMT
-from rmt.registry import create_model
+from rmt.modeling.registry import create_model
+from rmt.modeling.rmt import RMT
+from rmt.training.module import Engine
+from rmt.training.optim import freeze, is_within
 
 
 class ClassificationTask(Engine):
@@ -70,8 +71,8 @@ class ClassificationTask(Engine):
             self.mixup = Mixup(
                 mixup_alpha=augment.mixup,
                 cutmix_alpha=augment.cutmix,
-                switch_prob=augment.switch,
-                label_smoothing=augment.smoothing,
+                switch_prob=augment.mixup_switch_prob,
+                label_smoothing=augment.label_smoothing,
                 num_classes=len(classes),
             )
         count, top = len(classes), min(5, len(classes))
@@ -93,7 +94,7 @@ class ClassificationTask(Engine):
         if judged is not None and judged.groups:
             self.by_group.update({w: TopOneByGroup(len(judged.groups)) for w in self.judges})
         self.teacher = teacher_of(recipe, self.model) if model is None else None
-        self._smooth = LabelSmoothingCrossEntropy(augment.smoothing)
+        self._smooth = LabelSmoothingCrossEntropy(augment.label_smoothing)
         self._soft = SoftTargetCrossEntropy()
 
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -133,7 +134,7 @@ class ClassificationTask(Engine):
             return dense_labels(maps, box, mirrored, classes=classes, size=grid)
 
         if recipe.class_target == "label":
-            whole = smoothed(labels, classes, self.recipe.augment.smoothing)
+            whole = smoothed(labels, classes, self.recipe.augment.label_smoothing)
         else:
             whole = labels_on((1, 1))[:, 0, 0]
         logits, dense = self.network(images, on_stem_too)

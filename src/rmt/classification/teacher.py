@@ -19,8 +19,8 @@ from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import map_name, refuse_shared_maps
-from rmt.hub import write_atomically
-from rmt.variants import nearest
+from rmt.files import write_atomically
+from rmt.messages import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Teacher:
         std: tuple[float, ...],
     ) -> None:
         if not timm.is_model(name):
-            raise ValueError(f"unknown teacher {name!r}{nearest(name, timm.list_models())}")
+            raise ValueError(f"unknown teacher {name!r}{did_you_mean(name, timm.list_models())}")
         self.model: Any = timm.create_model(name, pretrained=not weights, num_classes=num_classes)
         if weights:
             try:
@@ -111,7 +111,7 @@ def write_maps(
     samples: Samples,
     folder: str | Path,
     *,
-    side: int | None = None,
+    img_size: int | None = None,
     top: int = 5,
     device: str = "cpu",
 ) -> Iterator[Path]:
@@ -123,13 +123,13 @@ def write_maps(
         teacher: made for images of mean 0 and std 1.
         samples: images with paths of the form ``CLASS/NAME.SUFFIX``, or within larger files.
         folder: of the maps.
-        side: of the square that the teacher sees; None takes its own. 18 times its stride gives
+        img_size: of the square that the teacher sees; None takes its own. 18 times its stride gives
             maps of the TokenLabeling project's size.
         top: how many classes of each place to keep.
         device: where the teacher runs.
     """
     refuse_shared_maps(samples)
-    size = [side, side] if side else list(teacher.size)
+    size = [img_size, img_size] if img_size else list(teacher.size)
     for index in range(len(samples)):
         path = Path(folder) / map_name(samples.place(index))
         if path.is_file():
@@ -156,7 +156,7 @@ def label_folder(
     *,
     kind: Literal["auto", "folder", "csv", "tar", "webdataset", "parquet"] = "auto",
     weights: str | Path = "",
-    side: int | None = None,
+    img_size: int | None = None,
     device: str = "cpu",
 ) -> int:
     """Write label maps for the training images of a data set; return how many were written.
@@ -167,7 +167,7 @@ def label_folder(
         folder: of the maps; those that exist stay.
         kind: what ``data.format`` of a recipe may be, where the images have names.
         weights: the teacher's state dict; empty takes timm's own weights.
-        side: see :func:`write_maps`.
+        img_size: see :func:`write_maps`.
         device: where the teacher runs.
 
     Raises:
@@ -179,4 +179,4 @@ def label_folder(
     teacher = Teacher(
         name, len(samples.classes), weights=weights, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
-    return sum(1 for _ in write_maps(teacher, samples, folder, side=side, device=device))
+    return sum(1 for _ in write_maps(teacher, samples, folder, img_size=img_size, device=device))

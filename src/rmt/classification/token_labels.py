@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 from torchvision.transforms import functional as TF
 
-from rmt.classification.augment import mended
+from rmt.classification.posterize import mended
 from rmt.classification.recipe import Augment, Data
 from rmt.classification.samples import Samples
 

@@ -11,13 +11,13 @@ from rmt.detection.detector import Detector
 from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.retinanet import RetinaNet
-from rmt.release import DETECTION, variant_of_release
-from rmt.variants import nearest
+from rmt.messages import did_you_mean
+from rmt.weights.release import DETECTION, variant_of_release
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
-    from rmt.engine import Engine
+    from rmt.training.module import Engine
 
 TASK = Detector.task
 #: Name in ``create_detector`` -> class.
@@ -66,7 +66,7 @@ def create_detector(
         ValueError: for an unknown head or backbone, naming the nearest, or a bad number.
     """
     if head not in HEADS:
-        raise ValueError(f"unknown detection head {head!r}{nearest(head, HEADS)}")
+        raise ValueError(f"unknown detection head {head!r}{did_you_mean(head, HEADS)}")
     return HEADS[head](
         backbone,
         num_classes=num_classes,
@@ -85,7 +85,7 @@ def from_config(config: Mapping[str, Any]) -> Detector:
     """
     head = config["architecture"]
     if head not in HEADS:
-        raise ValueError(f"unknown detection head {head!r}{nearest(head, HEADS)}")
+        raise ValueError(f"unknown detection head {head!r}{did_you_mean(head, HEADS)}")
     return HEADS[head].from_config(dict(config))
 
 
@@ -134,7 +134,7 @@ def make(
 ) -> tuple[Engine, LightningDataModule]:
     """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
     # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.detection.data import DetectionData
+    from rmt.detection.datamodule import DetectionData
     from rmt.detection.task import DetectionTask
 
     data = DetectionData(recipe)

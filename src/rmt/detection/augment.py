@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmt.data.resize import keep_ratio, resize_bytes
 from rmt.detection.recipe import Augment, Model
-from rmt.resize import keep_ratio, resize_bytes
 
 Example = tuple[Tensor, dict[str, Tensor]]
 
@@ -45,10 +45,10 @@ class TrainTransform:
         if random.random() < how.flip_vertical:
             image, target = mirrored(image, target, axis=1)
         if random.random() < how.crop:
-            if how.crop_short_sides:
-                image, target = self.resized(image, target, random.choice(how.crop_short_sides))
+            if how.crop_min_sizes:
+                image, target = self.resized(image, target, random.choice(how.crop_min_sizes))
             image, target = cropped(image, target, *how.crop_size)
-        side = random.choice(how.short_sides) if how.short_sides else self.model.min_size
+        side = random.choice(how.min_sizes) if how.min_sizes else self.model.min_size
         image, target = self.resized(image, target, side)
         if how.brightness:
             image = brightened(image, how.brightness)
@@ -57,7 +57,7 @@ class TrainTransform:
     def resized(self, image: Tensor, target: dict[str, Tensor], short: int) -> Example:
         """Return the example at a short side, the long one within ``model.max_size``."""
         height, width = image.shape[1:]
-        size = keep_ratio(height, width, short=short, long=self.model.max_size)
+        size = keep_ratio(height, width, min_size=short, max_size=self.model.max_size)
         scale = np.array([size[1] / width, size[0] / height] * 2, dtype=np.float32)
         limits = torch.tensor([size[1], size[0]] * 2)
         new = dict(target)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt.hub import write_atomically
+from rmt.files import write_atomically
 
 _FIELDS = {
     "images": ("id", "file_name", "height", "width"),

@@ -6,13 +6,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from rmt.detection.check import check_areas, check_images, check_targets
 from rmt.detection.transform import Batch, Target, Transform
-from rmt.hub import Pretrained
-from rmt.necks import Backbone
+from rmt.modeling.necks import Backbone
+from rmt.modeling.pretrained import Pretrained
 
 Detections = dict[str, Tensor]
 
@@ -139,8 +138,8 @@ class Detector(Pretrained, nn.Module):
         body.set_grad_checkpointing(enable)
 
     def fuse(self) -> Self:
-        """Return the exact inference form: see :func:`rmt.deploy.fuse`."""
-        from rmt.deploy import fuse
+        """Return the exact inference form: see :func:`rmt.modeling.fuse.fuse`."""
+        from rmt.modeling.fuse import fuse
 
         return fuse(self)
 
@@ -159,8 +158,3 @@ class Detector(Pretrained, nn.Module):
             batch = self.batch([images[i] for i in members], resize=resize)
             found.update(zip(members, self.detect(self.maps(batch), batch), strict=True))
         return [found[i] for i in range(len(images))]
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """Return half-precision ``tensor`` as float32: boxes and losses need it under autocast."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -12,7 +12,7 @@ import yaml
 from rmt.detection import coco, voc, yolo
 from rmt.detection.recipe import Data
 from rmt.detection.sources import Samples, open_parts
-from rmt.variants import nearest
+from rmt.messages import did_you_mean
 
 Format = Literal["coco", "voc", "yolo"]
 FORMATS: tuple[Format, ...] = ("coco", "voc", "yolo")
@@ -41,7 +41,7 @@ def convert(
     """
     out = Path(out)
     if to not in FORMATS:
-        raise ValueError(f"unknown format {to!r}{nearest(to, FORMATS)}")
+        raise ValueError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; name a new folder")
     parts = open_parts(Data(format=read_as, root=str(source)))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rmt.detection.start import start
-from rmt.necks import FPN
+from rmt.detection.init import start
+from rmt.modeling.necks import FPN
 
 
 class RetinaPyramid(FPN):

@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.detection.assign import Matcher, Sampler
 from rmt.detection.boxes import clip, decode, encode, giou_loss, multiclass_nms
-from rmt.detection.detector import Detections, Detector, full_precision
+from rmt.detection.detector import Detections, Detector
 from rmt.detection.masks import paste, targets_of
+from rmt.detection.matcher import Matcher, Sampler
 from rmt.detection.pyramid import RCNNPyramid
-from rmt.detection.roi import BOX_SIZE, MASK_SIZE, BoxHead, MaskHead, cut, to_rois
+from rmt.detection.roi import BOX_SIZE, MASK_SIZE, BoxHead, MaskHead, roi_features, to_rois
 from rmt.detection.rpn import RPN
 from rmt.detection.transform import Batch, Target
+from rmt.modeling.necks import full_precision
 
 # GIoU counts ten times where it takes the place of L1 on deltas.
 _GIOU_WEIGHT = 10
@@ -71,7 +72,7 @@ class RCNN(Detector):
     #: Convolutions and hidden linear layers of a box head.
     box_layers: tuple[int, int]
     #: Loss on decoded boxes (GIoU) instead of L1 on deltas.
-    decoded_loss: bool
+    reg_decoded_bbox: bool
     #: The release's Mask R-CNN takes a region whose lower edge is 0 for padding.
     drops_upper_edge: bool
 
@@ -158,7 +159,7 @@ class RCNN(Detector):
         self, head: nn.Module, maps: list[Tensor], rois: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return a box head's logits (N, K + 1) and deltas (N, K, 4) for regions (N, 5)."""
-        logits, deltas = head(cut(maps, rois, BOX_SIZE))
+        logits, deltas = head(roi_features(maps, rois, BOX_SIZE))
         return full_precision(logits), full_precision(deltas)
 
     def refine(
@@ -188,7 +189,7 @@ class RCNN(Detector):
 
     def mask_probabilities(self, maps: list[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
         """Return the mean of all stages' masks of each region's class, (N, 28, 28)."""
-        features = cut(maps, rois, MASK_SIZE)
+        features = roi_features(maps, rois, MASK_SIZE)
         row = torch.arange(len(rois), device=rois.device)
         masks = [full_precision(head(features)[row, labels]).sigmoid() for head in self.mask_heads]
         return torch.stack(masks).mean(dim=0)
@@ -215,7 +216,9 @@ class RCNN(Detector):
         for i, stage in enumerate(self.stages):
             sampled = self.sample(proposals, targets, stage)
             logits, deltas = self.box_scores(self.box_heads[i], maps, sampled.rois)
-            masks = self.mask_heads[i](cut(maps, sampled.rois[sampled.positive], MASK_SIZE))
+            masks = self.mask_heads[i](
+                roi_features(maps, sampled.rois[sampled.positive], MASK_SIZE)
+            )
             own = {
                 "loss_cls": F.cross_entropy(logits, sampled.labels),
                 "loss_bbox": self.box_loss(deltas, sampled, stage),
@@ -262,7 +265,7 @@ class RCNN(Detector):
         """Return the loss on the boxes of each object's class, over the number of all regions."""
         own = deltas[sampled.positive, sampled.labels[sampled.positive]]
         rois = sampled.rois[sampled.positive, 1:]
-        if self.decoded_loss:
+        if self.reg_decoded_bbox:
             total = _GIOU_WEIGHT * giou_loss(decode(rois, own, stage.stds), sampled.boxes).sum()
         else:
             wanted = encode(rois, sampled.boxes, stage.stds).to(own.dtype)
@@ -283,9 +286,9 @@ class MaskRCNN(RCNN):
     """Two-stage detector with masks; see :func:`rmt.detection.create_detector`."""
 
     architecture = "mask_rcnn"
-    stages = (Stage(Matcher(0.5, 0.5, rescue=0.5), (0.1, 0.1, 0.2, 0.2)),)
+    stages = (Stage(Matcher(0.5, 0.5, min_pos_iou=0.5), (0.1, 0.1, 0.2, 0.2)),)
     box_layers = (0, 2)
-    decoded_loss = False
+    reg_decoded_bbox = False
     drops_upper_edge = True
 
     def new_rpn(self) -> RPN:
@@ -303,7 +306,7 @@ class CascadeMaskRCNN(RCNN):
         Stage(Matcher(0.7, 0.7), (0.033, 0.033, 0.067, 0.067), weight=0.25),
     )
     box_layers = (4, 1)
-    decoded_loss = True
+    reg_decoded_bbox = True
     drops_upper_edge = False
 
     def new_rpn(self) -> RPN:

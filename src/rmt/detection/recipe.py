@@ -20,7 +20,7 @@ class Model:
         num_classes: for ``--dry-run`` without the data; null takes the data's.
         min_size: short side of resized images,
         max_size: or less, so that the long side stays within this.
-        regions: proposals of an image that the box and mask heads learn from, a quarter of them
+        roi_samples_per_image: proposals of an image that the box and mask heads learn from, a quarter of them
             with objects; fewer are quicker.
         drop_path_rate: stochastic depth; null takes the variant's.
         freeze: names of parts, such as ``backbone.body.stem``, that stay as they are.
@@ -32,7 +32,7 @@ class Model:
     num_classes: int | None = None
     min_size: int = 800
     max_size: int = 1333
-    regions: int = 512
+    roi_samples_per_image: int = 512
     drop_path_rate: float | None = None
     freeze: tuple[str, ...] = ()
 
@@ -47,25 +47,25 @@ class Data:
         root: folder of the data set.
         val_fraction: share of the training images held out where the data brings no split.
         keep_empty: also train on images without objects.
-        group_by_shape: put only upright or only lying images into a batch, to save padding.
-        batch: images a device and a step.
-        workers: loading processes a device; -1 takes the spare cores.
+        aspect_ratio_grouping: put only upright or only lying images into a batch, to save padding.
+        batch_size: images a device and a step.
+        num_workers: loading processes a device; -1 takes the spare cores.
         repeats: show each training image so many times in one pass, varied anew.
-        max_errors: unreadable training images tolerated in a pass; each is named in the log.
+        max_bad_samples: unreadable training images tolerated in a pass; each is named in the log.
     """
 
     format: Literal["auto", "coco", "voc", "yolo"] = "auto"
     root: str = ""
     val_fraction: float = 0.1
     keep_empty: bool = False
-    group_by_shape: bool = True
-    batch: int = 2
-    workers: int = -1
+    aspect_ratio_grouping: bool = True
+    batch_size: int = 2
+    num_workers: int = -1
     repeats: int = 1
-    max_errors: int = 100
+    max_bad_samples: int = 100
 
     def __post_init__(self) -> None:
-        at_least(1, data__batch=self.batch, data__repeats=self.repeats)
+        at_least(1, data__batch_size=self.batch_size, data__repeats=self.repeats)
 
 
 @dataclass(kw_only=True)
@@ -75,19 +75,19 @@ class Augment:
     Attributes:
         flip: probability of a mirror image.
         flip_vertical: probability of turning it upside down.
-        short_sides: short sides to choose from (long side within ``model.max_size``); empty for
+        min_sizes: short sides to choose from (long side within ``model.max_size``); empty for
             ``model.min_size`` alone.
-        crop: probability of resizing to one of ``crop_short_sides`` and cutting out a part first.
-        crop_short_sides: short sides to choose from before the cut; empty keeps the image's size.
+        crop: probability of resizing to one of ``crop_min_sizes`` and cutting out a part first.
+        crop_min_sizes: short sides to choose from before the cut; empty keeps the image's size.
         crop_size: smallest and largest side of the part, drawn for each side.
         brightness: strength of random brightness and contrast; 0 for none.
     """
 
     flip: float = 0.5
     flip_vertical: float = 0.0
-    short_sides: tuple[int, ...] = ()
+    min_sizes: tuple[int, ...] = ()
     crop: float = 0.0
-    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_min_sizes: tuple[int, ...] = (400, 500, 600)
     crop_size: tuple[int, int] = (384, 600)
     brightness: float = 0.0
 

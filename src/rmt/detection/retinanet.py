@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from rmt.detection.anchors import AnchorGrid, by_anchor
-from rmt.detection.assign import IGNORED, Matcher
 from rmt.detection.boxes import clip, decode, encode, multiclass_nms
-from rmt.detection.detector import Detections, Detector, full_precision
+from rmt.detection.detector import Detections, Detector
+from rmt.detection.init import start
+from rmt.detection.matcher import IGNORED, Matcher
 from rmt.detection.pyramid import RetinaPyramid
-from rmt.detection.start import start
 from rmt.detection.transform import Batch, Target
+from rmt.modeling.necks import full_precision
 
 # Foreground probability of a fresh head; without it background would swamp the first steps.
 _PRIOR = 0.01
@@ -44,8 +45,8 @@ class RetinaHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return each level's logits (B, A·K, H, W) and deltas (B, A·4, H, W)."""
-        return [self.cls(_climb(self.cls_convs, x)) for x in maps], [
-            self.reg(_climb(self.reg_convs, x)) for x in maps
+        return [self.cls(_apply_tower(self.cls_convs, x)) for x in maps], [
+            self.reg(_apply_tower(self.reg_convs, x)) for x in maps
         ]
 
 
@@ -54,7 +55,7 @@ class RetinaNet(Detector):
 
     architecture = "retinanet"
     has_masks = False
-    matcher = Matcher(positive=0.5, negative=0.4, rescue=0.0)
+    matcher = Matcher(positive=0.5, negative=0.4, min_pos_iou=0.0)
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ def _tower(channels: int) -> nn.ModuleList:
     )
 
 
-def _climb(tower: nn.ModuleList, x: Tensor) -> Tensor:
+def _apply_tower(tower: nn.ModuleList, x: Tensor) -> Tensor:
     for conv in tower:
         x = F.relu(conv(x))
     return x

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from rmt.detection.start import start
+from rmt.detection.init import start
 from rmt.ops.geometry import wide
 
 #: Strides of the levels that regions are cut from; the RPN's fifth level is not among them.
@@ -33,7 +33,7 @@ def levels_of(rois: Tensor) -> Tensor:
     return level.clamp(0, len(STRIDES) - 1).long()
 
 
-def cut(maps: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
+def roi_features(maps: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
     """Return RoIAlign's features of each region, (N, C, size, size).
 
     Aligned by half a pixel, with as many samples as the region needs (torchvision's own detectors:

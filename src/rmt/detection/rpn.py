@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.detection.anchors import AnchorGrid, by_anchor
-from rmt.detection.assign import Matcher, Sampler
 from rmt.detection.boxes import clip, decode, encode, nms_by_class
-from rmt.detection.detector import full_precision
-from rmt.detection.start import start
+from rmt.detection.init import start
+from rmt.detection.matcher import Matcher, Sampler
 from rmt.detection.transform import Batch, Target
+from rmt.modeling.necks import full_precision
 
 _IOU = 0.7
 
@@ -39,7 +39,7 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         self.anchors = AnchorGrid((4, 8, 16, 32, 64), (8.0,))
-        self.matcher = Matcher(positive=0.7, negative=0.3, rescue=0.3)
+        self.matcher = Matcher(positive=0.7, negative=0.3, min_pos_iou=0.3)
         self.sampler = Sampler(256, 0.5)
         self.smooth, self.inside, self.limits = smooth, inside, proposals
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rmt.data.images import SUFFIXES, read_image
 from rmt.detection import coco, voc, yolo
 from rmt.detection.recipe import Data
-from rmt.digests import digest_of_samples, identity
-from rmt.images import SUFFIXES, read_image
+from rmt.files import digest_of_samples, identity
 
 log = logging.getLogger(__name__)
 _PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}

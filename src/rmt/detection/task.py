@@ -8,14 +8,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rmt.detection import create_detector
-from rmt.detection.assign import Sampler
 from rmt.detection.coco import to_rle
+from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
+from rmt.detection.matcher import Sampler
 from rmt.detection.rcnn import RCNN
 from rmt.detection.recipe import DetectionRecipe
-from rmt.detection.scores import average_precision, by_class
 from rmt.detection.sources import Samples, Splits
-from rmt.engine import Engine, freeze
+from rmt.training.module import Engine
+from rmt.training.optim import freeze
 
 Found = list[dict[str, Any]]
 
@@ -46,7 +47,9 @@ class DetectionTask(Engine):
             model.backbone.compile(dynamic=True)
         self.splits = splits
         if isinstance(model, RCNN):
-            model.sampler = Sampler(recipe.model.regions, model.sampler.positive_fraction)
+            model.sampler = Sampler(
+                recipe.model.roi_samples_per_image, model.sampler.positive_fraction
+            )
         self.categories = categories_of(model, splits.val)
         self.found: dict[str, Found] = {weights: [] for weights in self.kept_weights()}
         self.seen: list[int] = []

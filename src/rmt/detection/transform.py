@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmt.resize import keep_ratio, resize_bytes
+from rmt.data.resize import keep_ratio, resize_bytes
 
 # On grey levels, as the release's pipelines count: ImageNet's mean and deviation.
 _MEAN = (123.675, 116.28, 103.53)
@@ -61,7 +61,7 @@ class Transform:
         height, width = image.shape[1:]
         if not resize:
             return height, width
-        return keep_ratio(height, width, short=self.min_size, long=self.max_size)
+        return keep_ratio(height, width, min_size=self.min_size, max_size=self.max_size)
 
     def canvas_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
         """Return the same rounded up to whole multiples of 32."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from rmt.data.images import read_image
 from rmt.detection import coco
-from rmt.images import read_image
 
 
 def read(files: Sequence[Path], classes: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from rmt.data.images import read_image
 from rmt.detection import coco
-from rmt.images import read_image
 
 
 def read_names(path: Path) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from rmt.messages import did_you_mean
 from rmt.recipes.schema import Recipe
-from rmt.variants import nearest
 
 FOLDER = Path(__file__).parent
 R = TypeVar("R", bound=Recipe)
@@ -34,7 +34,7 @@ def read(name: str | Path) -> dict[str, Any]:
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
             raise ValueError(
-                f"no recipe {str(name)!r}{nearest(str(name), list_recipes())}; "
+                f"no recipe {str(name)!r}{did_you_mean(str(name), list_recipes())}; "
                 "`rmt train --list` shows all, and a file is named with its .yaml"
             )
     if not path.is_file():
@@ -83,7 +83,11 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
     for key, value in content.items():
         if key not in fields:
             known = {path.rsplit(".", 1)[-1]: path for path in _paths(kind, prefix)}
-            hint = f"; did you mean {known[key]!r}?" if key in known else nearest(str(key), fields)
+            hint = (
+                f"; did you mean {known[key]!r}?"
+                if key in known
+                else did_you_mean(str(key), fields)
+            )
             raise ValueError(f"unknown recipe key {prefix + str(key)!r}{hint}")
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, Mapping):

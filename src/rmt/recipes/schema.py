@@ -1,6 +1,6 @@
 """The parts of a recipe that every task shares: optimizer, schedule, weight average, run.
 
-Plain records, read by :mod:`rmt.engine` and :mod:`rmt.train`; no torch here. A recipe file states
+Plain records, read by :mod:`rmt.training.module` and :mod:`rmt.training.fit`; no torch here. A recipe file states
 only what differs from these defaults.
 """
 
@@ -35,11 +35,11 @@ class Optimizer:
     """AdamW and its parameter groups.
 
     Attributes:
-        lr: peak learning rate for ``reference_batch`` images a step; scaled linearly with the
+        lr: peak learning rate for ``reference_batch_size`` images a step; scaled linearly with the
             global batch (devices x nodes x accumulation x batch per device).
-        reference_batch: global batch that ``lr`` belongs to; 0 takes ``lr`` as it is.
+        reference_batch_size: global batch that ``lr`` belongs to; 0 takes ``lr`` as it is.
         weight_decay: of AdamW, on all that ``no_decay`` does not spare.
-        no_decay: ``vectors`` spares biases and norms (LayerScale decays, as in the release's
+        no_decay: ``bias_and_norm`` spares biases and norms (LayerScale decays, as in the release's
             classifiers), ``norms`` spares these alone, ``nothing`` lets all weights decay.
         betas: of AdamW.
         eps: of AdamW.
@@ -49,9 +49,9 @@ class Optimizer:
     """
 
     lr: float = 1e-3
-    reference_batch: int = 0
+    reference_batch_size: int = 0
     weight_decay: float = 0.05
-    no_decay: Literal["vectors", "norms", "nothing"] = "vectors"
+    no_decay: Literal["bias_and_norm", "norms", "nothing"] = "bias_and_norm"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_grad: float = 0.0
@@ -65,7 +65,7 @@ class Schedule:
     Attributes:
         epochs: length of the run in passes over the data; 0 where ``steps`` counts.
         steps: length in optimizer steps; 0 where ``epochs`` counts.
-        shape: after the warm-up: ``cosine`` and ``poly`` to ``min_lr``, ``step`` by ``factor`` at
+        name: after the warm-up: ``cosine`` and ``poly`` to ``min_lr``, ``step`` by ``factor`` at
             each of ``milestones`` (epochs), or ``constant``.
         warmup_epochs: linear warm-up; may be a fraction.
         warmup_steps: the same in optimizer steps; the longer one counts.
@@ -81,7 +81,7 @@ class Schedule:
 
     epochs: int = 0
     steps: int = 0
-    shape: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    name: Literal["cosine", "poly", "step", "constant"] = "cosine"
     warmup_epochs: float = 0.0
     warmup_steps: int = 0
     warmup_lr: float = 0.0
@@ -98,17 +98,17 @@ class Schedule:
 
 
 @dataclass(kw_only=True)
-class WeightAverage:
+class Ema:
     """Exponential moving average of the weights, kept and evaluated beside the raw ones.
 
     Attributes:
-        decay: per step at ``reference_batch`` images; 0 keeps no average.
-        reference_batch: the decay is raised to (global batch / this); 0 takes it as it is.
+        decay: per step at ``reference_batch_size`` images; 0 keeps no average.
+        reference_batch_size: the decay is raised to (global batch / this); 0 takes it as it is.
         warmup: start with a short memory that grows; what a short run needs.
     """
 
     decay: float = 0.0
-    reference_batch: int = 0
+    reference_batch_size: int = 0
     warmup: bool = False
 
 
@@ -124,13 +124,13 @@ class Run:
             with one.
         strategy: Lightning's name: ``auto``, ``ddp``, ``fsdp2`` ...
         precision: Lightning's name: ``32-true``, ``bf16-mixed``, ``64-true``.
-        accumulate: batches a step.
-        global_batch: images a step over all devices; batches are accumulated up to it, on however
-            few devices, and ``accumulate`` is not used. 0 leaves it to the other numbers.
+        accumulate_grad_batches: batches a step.
+        global_batch_size: images a step over all devices; batches are accumulated up to it, on however
+            few devices, and ``accumulate_grad_batches`` is not used. 0 leaves it to the other numbers.
         compile: run the network through ``torch.compile``.
-        checkpointing: recompute blocks in the backward pass to save memory.
+        grad_checkpointing: recompute blocks in the backward pass to save memory.
         sync_batchnorm: one batch norm over all devices.
-        patience: stop after so many evaluations without a better one; 0 never.
+        early_stopping_patience: stop after so many evaluations without a better one; 0 never.
         save_every: also keep a checkpoint every so many steps; 0 at each evaluation only.
         evaluate_every: epochs between evaluations (steps in a run counted in steps); 0 means
             each epoch, or ten times a run counted in steps. The last step is always judged.
@@ -145,19 +145,23 @@ class Run:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = (
         "32-true"
     )
-    accumulate: int = 1
-    global_batch: int = 0
+    accumulate_grad_batches: int = 1
+    global_batch_size: int = 0
     compile: bool = False
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     sync_batchnorm: bool = True
-    patience: int = 0
+    early_stopping_patience: int = 0
     save_every: int = 0
     evaluate_every: int = 0
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        at_least(1, trainer__num_nodes=self.num_nodes, trainer__accumulate=self.accumulate)
-        at_least(0, trainer__threads=self.threads, trainer__global_batch=self.global_batch)
+        at_least(
+            1,
+            trainer__num_nodes=self.num_nodes,
+            trainer__accumulate_grad_batches=self.accumulate_grad_batches,
+        )
+        at_least(0, trainer__threads=self.threads, trainer__global_batch=self.global_batch_size)
         if isinstance(self.devices, int):
             at_least(1, trainer__devices=self.devices)
 
@@ -183,5 +187,5 @@ class Recipe:
     data: Any = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
-    average: WeightAverage = field(default_factory=WeightAverage)
+    ema: Ema = field(default_factory=Ema)
     trainer: Run = field(default_factory=Run)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.release import SEGMENTATION, image_channels, variant_of_release
+from rmt.modeling.registry import IMAGENET_MEAN, IMAGENET_STD
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter, create_segmenter
+from rmt.weights.release import SEGMENTATION, image_channels, variant_of_release
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
-    from rmt.engine import Engine
+    from rmt.training.module import Engine
 
 __all__ = ["RULES", "TASK", "Segmenter", "config_of_release", "create_segmenter", "from_config"]
 
@@ -78,7 +78,7 @@ def make(
 ) -> tuple[Engine, LightningDataModule]:
     """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
     # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.segmentation.data import SegmentationData
+    from rmt.segmentation.datamodule import SegmentationData
     from rmt.segmentation.task import SegmentationTask
 
     data = SegmentationData(recipe)

@@ -44,8 +44,3 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     if not torch.compiler.is_compiling() and x.shape[2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def widen(x: Tensor) -> Tensor:
-    """Return half precision as float32, and anything wider as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.resize import keep_ratio, resize_bytes
-from rmt.segmentation.blocks import widen
+from rmt.data.resize import keep_ratio, resize_bytes
+from rmt.modeling.necks import full_precision
+from rmt.segmentation.chunked_resize import Size, strips
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
-from rmt.segmentation.strips import Size, strips
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def _views(
             else:
                 logits = model(view, full_size=False)
             sizes = [(height, width), (image.shape[1], image.shape[2])]
-            yield widen(logits)[0], sizes, flipped
+            yield full_precision(logits)[0], sizes, flipped
 
 
 def sliding(
@@ -122,10 +122,10 @@ def sliding(
 
 def resize_photo(image: Tensor, options: Inference, *, scale: float = 1.0) -> Tensor:
     """Resize (C, H, W) uint8 to the test size, keeping its shape, as OpenCV does."""
-    if options.short:
+    if options.min_size:
         # Fractions of a pixel are cut off the bounds, as in mmseg's multi-scale test.
-        short, long = int(options.short * scale), int(options.long * scale)
-        height, width = keep_ratio(*image.shape[1:], short=short, long=long)
+        short, long = int(options.min_size * scale), int(options.max_size * scale)
+        height, width = keep_ratio(*image.shape[1:], min_size=short, max_size=long)
     else:
         height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[1:])
     return resize_bytes(image, height, width)

@@ -16,15 +16,15 @@ INVALID = -1
 Colour = tuple[int, int, int]
 
 
-def plain_table(num_classes: int, *, zero_is_unlabelled: bool = False) -> np.ndarray:
+def plain_table(num_classes: int, *, reduce_zero_label: bool = False) -> np.ndarray:
     """Return mask value -> class index, (256,): the same, or one less where 0 is unlabelled.
 
     255 is ignored in any case; a value without a class is :data:`INVALID`.
     """
     table = np.full(256, INVALID, dtype=np.int16)
-    first = 1 if zero_is_unlabelled else 0
+    first = 1 if reduce_zero_label else 0
     table[first : first + num_classes] = np.arange(num_classes)
-    if zero_is_unlabelled:
+    if reduce_zero_label:
         table[0] = IGNORED
     table[255] = IGNORED
     return table
@@ -69,7 +69,7 @@ def read_mask(
             f"mask {path} has the value {wrong[0]} at {counts[0]} pixels"
             + (f" (and {len(wrong) - 1} more such values)" if len(wrong) > 1 else "")
             + f"; known values are {known[0]} to {known[-2]} and 255 for ignored pixels. "
-            "Add the class, or set data.zero_is_unlabelled if the classes begin at 1"
+            "Add the class, or set data.reduce_zero_label if the classes begin at 1"
         )
     return labels.astype(np.uint8)
 

@@ -38,33 +38,35 @@ class Data:
         format: ``ade20k``, ``cityscapes``, ``voc`` (their published layouts), ``folder``
             (``images/``, ``masks/`` and ``classes.txt``), or ``auto`` to look at ``root``.
         root: folder of the data set.
-        zero_is_unlabelled: in the ``folder`` layout, mask value 0 is ignored and 1 is the first
+        reduce_zero_label: in the ``folder`` layout, mask value 0 is ignored and 1 is the first
             class, as in ADE20K.
         val_fraction: share of the training images held out where the data brings no split.
         crop: side of the square shown to the network in training, in pixels.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
-        batch: images a device and a step.
-        workers: loading processes a device; -1 takes the spare cores.
+        batch_size: images a device and a step.
+        num_workers: loading processes a device; -1 takes the spare cores.
         repeats: show each training image so many times in one pass, cut and varied anew; for few
             images that are larger than the crop.
-        max_errors: unreadable training images tolerated in a pass; each is named in the log.
+        max_bad_samples: unreadable training images tolerated in a pass; each is named in the log.
     """
 
     format: Literal["auto", "ade20k", "cityscapes", "voc", "folder"] = "auto"
     root: str = ""
-    zero_is_unlabelled: bool = False
+    reduce_zero_label: bool = False
     val_fraction: float = 0.1
     crop: int = 512
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    batch: int = 16
-    workers: int = -1
+    batch_size: int = 16
+    num_workers: int = -1
     repeats: int = 1
-    max_errors: int = 100
+    max_bad_samples: int = 100
 
     def __post_init__(self) -> None:
-        at_least(1, data__batch=self.batch, data__crop=self.crop, data__repeats=self.repeats)
+        at_least(
+            1, data__batch_size=self.batch_size, data__crop=self.crop, data__repeats=self.repeats
+        )
 
 
 @dataclass(kw_only=True)
@@ -72,15 +74,15 @@ class Augment:
     """How a training image and its mask are varied; the defaults are the release's.
 
     Attributes:
-        scale: smallest and largest factor on the test size (``test.short``, ``test.long``).
-        one_class_at_most: share of a crop that one class may fill; ten tries are made.
+        scale: smallest and largest factor on the test size (``inference.min_size``, ``inference.max_size``).
+        cat_max_ratio: share of a crop that one class may fill; ten tries are made.
         flip: probability of a mirror image.
         flip_vertical: probability of turning it upside down.
         photometric: vary brightness, contrast, saturation and hue, each with probability ½.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
-    one_class_at_most: float = 0.75
+    cat_max_ratio: float = 0.75
     flip: float = 0.5
     flip_vertical: float = 0.0
     photometric: bool = True
@@ -91,8 +93,8 @@ class Inference:
     """How a whole image is segmented; the defaults are the release's test on ADE20K.
 
     Attributes:
-        short: pixels of the shorter side after resizing; 0 keeps the image's size.
-        long: upper bound of the longer side.
+        min_size: pixels of the shorter side after resizing; 0 keeps the image's size.
+        max_size: upper bound of the longer side.
         window: side of square windows, overlapping, whose logits are averaged; 0 for the whole
             image at once; null, in a recipe, for ``data.crop``.
         stride: pixels from one window to the next; 0 takes two thirds of the window.
@@ -102,8 +104,8 @@ class Inference:
         flip: average with the mirrored image too.
     """
 
-    short: int = 512
-    long: int = 2048
+    min_size: int = 512
+    max_size: int = 2048
     window: int | None = 0
     stride: int = 0
     pad: bool = False
@@ -118,8 +120,10 @@ class Inference:
             )
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales {self.scales}: give at least one positive factor")
-        if self.short < 0 or (self.short and self.long < self.short):
-            raise ValueError(f"short {self.short}, long {self.long}: expected 0 <= short <= long")
+        if self.min_size < 0 or (self.min_size and self.max_size < self.min_size):
+            raise ValueError(
+                f"min_size {self.min_size}, max_size {self.max_size}: expected 0 <= min_size <= max_size"
+            )
 
     @property
     def step(self) -> int:
@@ -135,8 +139,8 @@ class SegmentationRecipe(Recipe):
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
-    test: Inference = field(default_factory=Inference)
+    inference: Inference = field(default_factory=Inference)
 
     def __post_init__(self) -> None:
-        if self.test.window is None:
-            self.test = replace(self.test, window=self.data.crop)
+        if self.inference.window is None:
+            self.inference = replace(self.inference, window=self.data.crop)

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.hub import Pretrained
-from rmt.necks import FPN, Backbone
-from rmt.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.segmentation.blocks import resize, widen
+from rmt.messages import did_you_mean
+from rmt.modeling.necks import FPN, Backbone, full_precision
+from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.registry import IMAGENET_MEAN, IMAGENET_STD
+from rmt.segmentation.blocks import resize
 from rmt.segmentation.semantic_fpn import SemanticFPNHead
 from rmt.segmentation.upernet import AuxiliaryHead, UperNetHead
-from rmt.variants import nearest
 
 #: Head -> its published width.
 HEADS = {"semantic_fpn": 128, "upernet": 512}
@@ -42,7 +42,7 @@ class Segmenter(Pretrained, nn.Module):
     ) -> None:
         super().__init__()
         if head not in HEADS:
-            raise ValueError(f"unknown segmentation head {head!r}{nearest(head, HEADS)}")
+            raise ValueError(f"unknown segmentation head {head!r}{did_you_mean(head, HEADS)}")
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}; count the background too: at least 2")
         if num_classes > MOST_CLASSES:
@@ -163,7 +163,7 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, K, h, w); half precision is widened to float32.
         labels: (B, H, W), integers.
     """
-    logits = resize(widen(logits), labels.shape[1:])
+    logits = resize(full_precision(logits), labels.shape[1:])
     total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
     return total / labels.numel()
 

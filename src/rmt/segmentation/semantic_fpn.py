@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rmt.segmentation.blocks import ConvNormReLU, PixelClassifier, resize
 
 
-class Climb(nn.ModuleList):
+class UpsampleBlock(nn.ModuleList):
     """``steps`` times a 3×3 convolution and a doubling; without steps one convolution."""
 
     def __init__(self, in_channels: int, channels: int, *, steps: int) -> None:
@@ -43,7 +43,7 @@ class SemanticFPNHead(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, *, channels: int = 128) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(Climb(in_channels, channels, steps=i) for i in range(4))
+        self.levels = nn.ModuleList(UpsampleBlock(in_channels, channels, steps=i) for i in range(4))
         self.classifier = PixelClassifier(channels, num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

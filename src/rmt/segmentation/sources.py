@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmt.digests import digest_of_samples, identity
-from rmt.images import SUFFIXES, images_in, read_image
-from rmt.reading import UNREADABLE
+from rmt.data.bad_samples import UNREADABLE
+from rmt.data.images import SUFFIXES, images_in, read_image
+from rmt.files import digest_of_samples, identity
 from rmt.segmentation import classes as known
 from rmt.segmentation.masks import INVALID, Colour, plain_table, read_mask
 from rmt.segmentation.recipe import Data
@@ -121,7 +121,7 @@ def _guess(root: Path) -> str:
 
 
 def _ade20k(root: Path) -> Splits:
-    table = plain_table(150, zero_is_unlabelled=True)
+    table = plain_table(150, reduce_zero_label=True)
 
     def part(name: str) -> Samples:
         images, masks = _pairs(root / "images" / name, root / "annotations" / name)
@@ -175,11 +175,11 @@ _LAYOUTS: dict[str, Callable[[Path], Splits]] = {
 
 def _folder(root: Path, data: Data) -> Splits:
     names, palette = read_classes(root / "classes.txt")
-    table = plain_table(len(names), zero_is_unlabelled=data.zero_is_unlabelled)
-    if palette and data.zero_is_unlabelled:
+    table = plain_table(len(names), reduce_zero_label=data.reduce_zero_label)
+    if palette and data.reduce_zero_label:
         raise ValueError(
             f"{root / 'classes.txt'} lists colours, so that no mask value is 0 for unlabelled: "
-            "set data.zero_is_unlabelled to false; unlisted black pixels are ignored anyway"
+            "set data.reduce_zero_label to false; unlisted black pixels are ignored anyway"
         )
 
     def part(*below: str) -> Samples:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from rmt.engine import Engine, freeze
-from rmt.segmentation.data import Example
+from rmt.segmentation.datamodule import Example
 from rmt.segmentation.inference import label_map
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import IGNORED, Segmenter, create_segmenter
+from rmt.training.module import Engine
+from rmt.training.optim import freeze
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class SegmentationTask(Engine):
                 f"there and {differing[0][1]!r} here, {len(differing)} differ; the data must name "
                 "them as the model does, in its order"
             )
-        self.classes, self.how = classes, recipe.test
+        self.classes, self.how = classes, recipe.inference
         self.judges = nn.ModuleDict(
             {
                 weights: MulticlassConfusionMatrix(len(classes), ignore_index=IGNORED)

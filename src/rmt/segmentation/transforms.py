@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmt.resize import keep_ratio, resize_bytes
+from rmt.data.resize import keep_ratio, resize_bytes
 from rmt.segmentation.inference import normalise
 from rmt.segmentation.recipe import Augment, Data, Inference
 from rmt.segmentation.segmenter import IGNORED
@@ -29,8 +29,8 @@ class TrainTransform:
         test: the test size, which the random factor multiplies.
     """
 
-    def __init__(self, data: Data, augment: Augment, test: Inference) -> None:
-        self.data, self.augment, self.test = data, augment, test
+    def __init__(self, data: Data, augment: Augment, inference: Inference) -> None:
+        self.data, self.augment, self.inference = data, augment, inference
 
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (3, S, S) float32 and (S, S) uint8; what is padded is mean colour and ignored."""
@@ -48,9 +48,12 @@ class TrainTransform:
     def _resize(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         factor = random.uniform(*self.augment.scale)
         height, width = labels.shape
-        if self.test.short:
-            short, long = int(self.test.short * factor), int(self.test.long * factor)
-            size = keep_ratio(height, width, short=short, long=long)
+        if self.inference.min_size:
+            short, long = (
+                int(self.inference.min_size * factor),
+                int(self.inference.max_size * factor),
+            )
+            size = keep_ratio(height, width, min_size=short, max_size=long)
         else:
             size = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
         return resize_bytes(image, *size), resize_labels(labels, size)
@@ -62,14 +65,14 @@ class TrainTransform:
             top = random.randint(0, max(labels.shape[0] - side, 0))
             left = random.randint(0, max(labels.shape[1] - side, 0))
             at = (slice(top, top + side), slice(left, left + side))
-            if self.augment.one_class_at_most >= 1 or self._is_mixed(labels[at]):
+            if self.augment.cat_max_ratio >= 1 or self._is_mixed(labels[at]):
                 break
         return image[:, *at], labels[at]
 
     def _is_mixed(self, labels: Tensor) -> bool:
         counts = torch.bincount(labels.flatten().int(), minlength=256)[:IGNORED]
         share = counts.max() / counts.sum().clamp_min(1)
-        return int((counts > 0).sum()) > 1 and share.item() < self.augment.one_class_at_most
+        return int((counts > 0).sum()) > 1 and share.item() < self.augment.cat_max_ratio
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

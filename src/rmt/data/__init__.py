@@ -1,0 +1,1 @@
+"""Whatever a data set of any task needs, once."""

@@ -1,0 +1,105 @@
+"""Pictures of a detector's test: precision over recall, and images with labels and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rmt.data.bad_samples import UNREADABLE, spread_readable
+from rmt.detection.coco import to_mask, to_rle
+from rmt.detection.coco_eval import average_precision, by_class
+from rmt.detection.detector import Detector
+from rmt.detection.predict import draw_detections, label_names, predictor
+from rmt.detection.recipe import DetectionRecipe
+from rmt.detection.sources import Samples, open_splits
+from rmt.detection.task import as_coco, categories_of, of_kind
+
+_MOST_ROWS, _MOST_CLASSES, _MOST_IMAGES = 4, 10, 500
+
+
+def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, str]:
+    """Write ``predictions.png`` and ``precision_recall.png``; return file name -> what it shows."""
+    splits = open_splits(recipe.data)
+    samples = splits.test or splits.val
+    _sheet(model, samples).savefig(folder / "predictions.png", dpi=110)
+    _curves(model, samples.take(range(len(samples))[:_MOST_IMAGES])).savefig(
+        folder / "precision_recall.png", dpi=110
+    )
+    return {
+        "predictions.png": "test images: labels and answers",
+        "precision_recall.png": "precision over recall of each class at IoU 0.5",
+    }
+
+
+def _sheet(model: Detector, samples: Samples) -> Figure:
+    predict = predictor(model)
+    read = spread_readable(samples.image, len(samples), _MOST_ROWS)
+    figure = Figure(figsize=(11, 5 * len(read)), layout="constrained")
+    axes = figure.subplots(len(read), 2, squeeze=False)
+    for row, (i, picture) in zip(axes, read, strict=True):
+        with torch.inference_mode():
+            answer = predict(picture)["detections"]
+        row[0].imshow(draw_detections(picture, _known(model, samples, i, picture)))
+        row[1].imshow(draw_detections(picture, answer))
+        row[0].set_title(f"{samples.path(i).name}: labels", fontsize=8)
+        row[1].set_title("answer (score 0.3 and better)", fontsize=8)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
+
+
+def _known(
+    model: Detector, samples: Samples, index: int, picture: Image.Image
+) -> list[dict[str, Any]]:
+    """Return an image's labels in the form of detections."""
+    names, categories = label_names(model), categories_of(model, samples)
+    out = []
+    for entry in samples.objects.get(samples.ids[index], ()):
+        x, y, w, h = entry["bbox"]
+        label = categories.index(entry["category_id"])
+        own: dict[str, Any] = {
+            "box": [x, y, x + w, y + h],
+            "score": 1.0,
+            "label": label,
+            "name": names[label],
+        }
+        if entry.get("segmentation"):
+            mask = to_mask(entry["segmentation"], picture.height, picture.width)
+            own["mask"] = to_rle(mask[None])[0]
+        out.append(own)
+    return out
+
+
+def _curves(model: Detector, samples: Samples) -> Figure:
+    categories = categories_of(model, samples)
+    found, read = [], []
+    for i, image_id in enumerate(samples.ids):
+        try:
+            picture = samples.image(i)
+        except UNREADABLE:
+            continue  # left out of the truth too, as in the evaluation, which has named it
+        read.append(i)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        with torch.inference_mode():
+            found += as_coco(model([pixels])[0], image_id, categories)
+    truth = samples.take(read).only()
+    kinds = ("box", "mask") if model.has_masks and samples.has_masks else ("box",)
+    figure = Figure(figsize=(6 * len(kinds), 5), layout="constrained")
+    ids = sorted(entry["id"] for entry in truth["categories"])
+    names = {entry["id"]: entry["name"] for entry in truth["categories"]}
+    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        _, table = average_precision(truth, of_kind(found, kind), kind)
+        best = sorted(by_class(table, truth).items(), key=lambda item: -item[1])[:_MOST_CLASSES]
+        for name, value in best:
+            column = next(i for i, own in enumerate(ids) if names[own] == name)
+            axis.plot(np.linspace(0, 1, 101), table[0, :, column], label=f"{name} (AP {value:.1f})")
+        axis.set(xlabel="recall", ylabel="precision", title=f"{kind}, IoU 0.5", ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+        if best:
+            axis.legend(fontsize=7)
+    return figure

@@ -1,0 +1,186 @@
+"""The variants as timm models, and the two functions that make and list them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, overload
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import FeatureGetterNet
+
+from rmt.messages import did_you_mean
+from rmt.modeling.rmt import RMT
+from rmt.variants import PAPER_VARIANTS, VARIANTS, Variant, get_variant
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PLAIN_TAG = "in1k"
+STARRED_TAG = "token_label_in1k"
+_STARRED_CLASSIFIERS = ("head.fc", "aux_head")
+# Options of timm's factory, handed through to it; what is left must be ours.
+_TIMM_OPTIONS = (
+    "features_only",
+    "out_indices",
+    "feature_cls",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_model_args",
+    "pretrained_strict",
+    "cache_dir",
+)
+
+
+@overload
+def create_model(
+    name: str, num_classes: int = ..., *, features_only: Literal[True], **options: Any
+) -> FeatureGetterNet: ...
+
+
+@overload
+def create_model(name: str, num_classes: int = ..., **options: Any) -> RMT: ...
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    *,
+    in_chans: int = 3,
+    drop_path_rate: float | None = None,
+    drop_rate: float = 0.0,
+    global_pool: str = "avg",
+    token_labels: bool = False,
+    pretrained: bool = False,
+    **options: Any,
+) -> RMT | FeatureGetterNet:
+    """Make a classification network; the same as ``timm.create_model`` after ``import rmt``.
+
+    Args:
+        name: one of :func:`list_models`, or with a weight tag, ``rmt_s.token_label_in1k``.
+        num_classes: 0 gives pooled features.
+        in_chans: image channels.
+        drop_path_rate: stochastic depth at the last block; None takes the variant's.
+        drop_rate: dropout before the classifier.
+        global_pool: ``"avg"`` or ``""`` for an unpooled map.
+        token_labels: the starred form with an auxiliary head.
+        pretrained: no weights are hosted; True raises and says how to load the release's.
+        **options: fields of :class:`rmt.variants.Variant` to change, such as ``lce=False``;
+            ``device`` and ``dtype``; and what timm's factory knows, such as ``features_only``.
+
+    Raises:
+        ValueError: for an unknown name or option (the nearest is named), or ``pretrained=True``.
+    """
+    base, _, tag = name.partition(".")
+    if base not in VARIANTS:
+        raise ValueError(f"unknown model {name!r}{did_you_mean(base, VARIANTS)}")
+    if tag and tag not in default_cfgs[base].cfgs:
+        raise ValueError(f"unknown weight tag {tag!r}{did_you_mean(tag, default_cfgs[base].cfgs)}")
+    model: Any = timm.create_model(
+        name,
+        pretrained=pretrained,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        drop_path_rate=drop_path_rate,
+        drop_rate=drop_rate,
+        global_pool=global_pool,
+        token_labels=token_labels or None,
+        **options,
+    )
+    return model
+
+
+def list_models(own: bool = False) -> list[str]:
+    """Return the paper's models in the order of its tables; with ``own``, this project's too."""
+    return list(VARIANTS if own else PAPER_VARIANTS)
+
+
+def _default_cfg(variant: Variant, *, starred: bool = False) -> dict[str, Any]:
+    last = variant.reductions[-1]
+    published = variant.published
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (-(-224 // last), -(-224 // last)),
+        "crop_pct": 0.96 if starred else 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": _first_conv(variant),
+        "classifier": _STARRED_CLASSIFIERS if starred else "head.fc",
+        "license": "unlicensed-release" if published else "apache-2.0",
+        "paper_ids": "arXiv:2309.11523",
+        "paper_name": "RMT: Retentive Networks Meet Vision Transformers",
+        "origin_url": "https://arxiv.org/abs/2309.11523",
+    }
+
+
+def _first_conv(variant: Variant) -> str:
+    return "stem.0" if variant.stem == "conv" else "stem.proj"
+
+
+def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | FeatureGetterNet:
+    if pretrained and not _names_weights(kwargs):
+        raise ValueError(
+            f"no weights of {name} are hosted: download the release's file and call "
+            "rmt.load(PATH), or `rmt convert PATH OUT.safetensors`"
+        )
+    if kwargs.pop("output_stride", 32) != 32:
+        raise ValueError("RMT has no dilated form; output_stride must be 32")
+    device = kwargs.pop("device", None) or torch.get_default_device()
+    dtype = kwargs.pop("dtype", None)
+    known = ("num_classes", *RMT.OPTIONS, *_TIMM_OPTIONS)
+    variant = get_variant(name, **{k: v for k, v in kwargs.items() if k not in known})
+    options = {k: v for k, v in kwargs.items() if k in known}
+    starred = variant.published is not None and variant.published.top1_token_labels is not None
+    if options.get("pretrained_cfg") == STARRED_TAG:
+        options.setdefault("token_labels", True)
+    elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
+        options["pretrained_cfg"] = STARRED_TAG  # timm hands in None where no tag is named
+    # Table 6's stem and an auxiliary head have other first and last layers.
+    overlay: dict[str, Any] = {"first_conv": _first_conv(variant), "classifier": "head.fc"}
+    if options.get("token_labels"):
+        overlay["classifier"] = _STARRED_CLASSIFIERS
+    options["pretrained_cfg_overlay"] = overlay | (options.get("pretrained_cfg_overlay") or {})
+    with torch.device(device):
+        model = build_model_with_cfg(
+            partial(RMT, variant),
+            name,
+            pretrained,
+            feature_cfg={"out_indices": tuple(range(len(variant.depths))), "feature_cls": "getter"},
+            **options,
+        )
+    return model.to(dtype)
+
+
+def _names_weights(kwargs: dict[str, Any]) -> bool:
+    """Return whether the caller brought weights: a file, or a folder or repository of timm's."""
+    overlay = kwargs.get("pretrained_cfg_overlay") or {}
+    return "pretrained_model_args" in kwargs or any(
+        overlay.get(key) for key in ("file", "url", "state_dict", "hf_hub_id")
+    )
+
+
+def _entrypoint(name: str) -> Callable[..., RMT | FeatureGetterNet]:
+    def build(pretrained: bool = False, **kwargs: Any) -> RMT | FeatureGetterNet:
+        return _build(name, pretrained, kwargs)
+
+    build.__name__ = build.__qualname__ = name  # timm registers an entry point by its name
+    build.__doc__ = f"Build {name} (see rmt.variants)."
+    return build
+
+
+def _default_cfgs() -> dict[str, Any]:
+    cfgs = {}
+    for name, variant in VARIANTS.items():
+        cfgs[f"{name}.{PLAIN_TAG}" if variant.published else name] = _default_cfg(variant)
+        if variant.published and variant.published.top1_token_labels:
+            cfgs[f"{name}.{STARRED_TAG}"] = _default_cfg(variant, starred=True)
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_default_cfgs())  # timm looks it up by this name
+for _name in VARIANTS:
+    register_model(_entrypoint(_name))

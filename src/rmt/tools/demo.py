@@ -1,0 +1,52 @@
+"""The main job in minutes: train, test and predict on real handwritten digits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rmt.classification.recipe import Data
+from rmt.classification.sources import open_splits
+from rmt.tools.predict import describe, predict_files
+from rmt.tools.train import train
+
+PREDICTED = 8
+
+
+def run_demo(out: str | Path) -> int:
+    """Train ``rmt_nano`` on scikit-learn's digits, write the report, and predict some test images.
+
+    Args:
+        out: folder of the run; an earlier demo there is replaced.
+
+    Returns:
+        Exit status, 0 if everything went well.
+
+    Raises:
+        ValueError: if ``out`` holds something else than an earlier run.
+    """
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "recipe.yaml").is_file():
+            raise ValueError(f"{out} holds something that is no run; name another folder by --out")
+        shutil.rmtree(out)
+    if status := train("small/digits", out=out):
+        return status
+    samples = open_splits(Data(format="digits")).test
+    assert samples is not None
+    folder = out / "test-images"
+    folder.mkdir()
+    for index in range(PREDICTED):
+        true = samples.classes[samples.labels[index]]
+        samples.image(index).resize((64, 64)).save(folder / f"{index:02d}_is_{true}.png")
+    print(f"\nrmt predict {folder} --checkpoint {out} --top 3 --out {out / 'predicted'}")
+    for record in predict_files([folder], out, top=3, out=out / "predicted"):
+        print(describe(record))
+    print(
+        f"\nLook at {out / 'report'}: predictions.png, confusion.png, learning_curve.png, "
+        "decay.png, attention.png."
+        "\nNext, with your own images (one folder a class):"
+        "\n  rmt train small/folder --data.root YOUR_FOLDER"
+        "\n  rmt predict YOUR_IMAGES --checkpoint runs/small/folder"
+    )
+    return 0

@@ -1,0 +1,157 @@
+"""Pictures in, plain typed results out, whatever the model's task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rmt.data.images import decoded, find_images, local_path, read_image
+from rmt.modeling.pretrained import Pretrained
+from rmt.weights.load import load, task_module
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Predictor:
+    """A model with its transforms: one image in, one plain dict out, in original pixels.
+
+    Args:
+        model: any model of this package; put into eval mode.
+        device: where to run.
+        options: the task's own: ``top`` (classification), ``score`` (detection), or the fields of
+            :class:`rmt.segmentation.recipe.Inference`, such as ``window`` and ``scales``.
+
+    Raises:
+        ValueError: for a device that is not there, an option that the model's task does not have,
+            or an impossible value of one.
+    """
+
+    def __init__(self, model: Pretrained, *, device: str = "cpu", **options: Any) -> None:
+        task = task_module(model.task, "predict")
+        for name in options:
+            if name not in task.OPTIONS:
+                known = ", ".join(task.OPTIONS)
+                raise ValueError(f"a {model.task} model takes no option {name!r}, only {known}")
+        try:
+            self.model = model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {device!r} cannot be used: {reason}") from error
+        self.device = torch.device(device)
+        self._predict = task.predictor(model, **options)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> Self:
+        """Read anything that :func:`rmt.load` reads."""
+        return cls(load(path), device=device, **options)
+
+    def __call__(self, image: Picture) -> dict[str, Any]:
+        """Predict one image.
+
+        Args:
+            image: a path or ``file://`` address, a PIL picture, or an array (H, W) or (H, W, 3) of
+                8 bits, RGB.
+
+        Returns:
+            Plain values, as ``rmt predict --json`` writes them; masks and label maps as arrays.
+
+        Raises:
+            ValueError: if the image cannot be read; the message names it.
+        """
+        with torch.inference_mode():
+            return self._predict(as_picture(image))
+
+    def stream(self, images: Iterable[Picture]) -> Iterator[dict[str, Any]]:
+        """Predict one image after the other; an unreadable one gives ``{"image", "error"}``."""
+        for image in images:
+            name = str(image) if isinstance(image, str | Path) else "array"
+            try:
+                yield {"image": name} | self(image)
+            except (ValueError, FileNotFoundError) as error:
+                yield {"image": name, "error": str(error)}
+
+
+def as_picture(image: Picture) -> Image.Image:
+    """Return a picture as upright RGB.
+
+    Raises:
+        ValueError: for an array that is no 8-bit picture, or a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(local_path(image))
+    if isinstance(image, np.ndarray):
+        flat = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not flat or not image.size:
+            raise ValueError(
+                f"expected an array of uint8, (H, W) or (H, W, 3), got {image.dtype} {image.shape}"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"a {type(image).__name__} is no picture; give a path, array or PIL image")
+    return decoded(image)
+
+
+def predict_files(
+    sources: Iterable[str | Path],
+    checkpoint: str | Path,
+    *,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> Iterator[dict[str, Any]]:
+    """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
+
+    Args:
+        sources: what :func:`rmt.data.images.find_images` takes.
+        checkpoint: what :func:`rmt.load` reads.
+        out: folder for pictures (and label maps of a segmenter).
+        device: where to run.
+        options: the task's own, as :class:`Predictor` takes them.
+
+    Yields:
+        The JSON record of each image, in order; ``{"image", "error"}`` for an unreadable one.
+    """
+    paths = find_images(sources)
+    model = load(checkpoint)
+    save = task_module(model.task, "predict").save_prediction
+    predictor = Predictor(model, device=device, **options)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    for stem, path in zip(_stems(paths), paths, strict=True):
+        record = {"image": str(path)}
+        try:
+            picture = read_image(path)
+            result = predictor(picture)
+        except (ValueError, FileNotFoundError) as error:
+            yield record | {"error": str(error)}
+            continue
+        yield record | save(result, picture, folder, stem)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """Return one readable line of a record of :func:`predict_files`."""
+    name = record["image"]
+    if "error" in record:
+        return f"{name}  ERROR {record['error']}"
+    if "top" in record:
+        best = "  ".join(f"{top['name']} {100 * top['score']:.1f} %" for top in record["top"])
+        return f"{name}  {best}"
+    if "detections" in record:
+        count = Counter(found["name"] for found in record["detections"])
+        listed = ", ".join(f"{n} {kind}" for kind, n in count.most_common())
+        return f"{name}  {len(record['detections'])} objects: {listed or 'none'}"
+    shares = sorted(record["classes"].items(), key=lambda item: -item[1]["share"])
+    return f"{name}  " + ", ".join(f"{kind} {100 * c['share']:.1f} %" for kind, c in shares[:5])
+
+
+def _stems(paths: list[Path]) -> list[str]:
+    """Return a file name for each picture; equal names in different folders get a number."""
+    seen = Counter(path.stem for path in paths)
+    return [p.stem if seen[p.stem] == 1 else f"{p.stem}_{i}" for i, p in enumerate(paths)]

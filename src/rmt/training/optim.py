@@ -1,0 +1,146 @@
+"""Learning rate, weight decay and batch: what the optimizer is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+from rmt.recipes.schema import Optimizer, Recipe, Schedule
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+
+
+def accumulation(recipe: Recipe, world: int) -> int:
+    """Return batches a step on ``world`` devices: as many as come nearest to the global batch.
+
+    Raises:
+        ValueError: if the recipe names both the global batch and a number of batches.
+    """
+    run = recipe.trainer
+    if not run.global_batch_size:
+        return run.accumulate_grad_batches
+    if run.accumulate_grad_batches != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches is {run.accumulate_grad_batches} and trainer.global_batch_size {run.global_batch_size}: "
+            "the one follows from the other; name one of them (--trainer.global_batch_size 0)"
+        )
+    return max(1, round(run.global_batch_size / (recipe.data.batch_size * world)))
+
+
+def peak_lr(recipe: Recipe, global_batch_size: int) -> float:
+    """Return the peak learning rate for ``global_batch_size`` images a step."""
+    optimizer = recipe.optimizer
+    share = (
+        global_batch_size / optimizer.reference_batch_size
+        if optimizer.reference_batch_size
+        else 1.0
+    )
+    return optimizer.lr * share
+
+
+def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of an optimizer step.
+
+    Args:
+        schedule: of the recipe.
+        peak: the rate behind the warm-up.
+        step: optimizer steps done.
+        steps_per_epoch: of this run.
+    """
+    if schedule.by_epoch:
+        epoch = max(step // steps_per_epoch - schedule.lag, 0)
+        at, unit = float(epoch), 1.0
+    else:
+        at, unit = float(step), float(steps_per_epoch)
+    total = schedule.epochs * unit if schedule.epochs else float(schedule.steps)
+    warm = max(schedule.warmup_epochs * unit, 0 if schedule.by_epoch else schedule.warmup_steps)
+    aim = peak
+    if schedule.name == "poly":  # mmcv warms up to the falling curve, timm to its start
+        fall = (1 - min(at / total, 1.0)) ** schedule.power
+        aim = schedule.min_lr + (peak - schedule.min_lr) * fall
+    if at < warm:
+        low = schedule.warmup_lr or aim * schedule.warmup_ratio
+        return low + (aim - low) * at / warm
+    if schedule.name == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * min(at / total, 1.0)))
+        return schedule.min_lr + (peak - schedule.min_lr) * fall
+    if schedule.name == "step":
+        return peak * schedule.factor ** sum(at >= m * unit for m in schedule.milestones)
+    return aim
+
+
+def is_within(name: str, part: str) -> bool:
+    """Return whether a module's or parameter's name is ``part`` or lies below it."""
+    return f"{name}.".startswith(f"{part.rstrip('.')}.")
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Leave the parameters of the named parts as they are.
+
+    Raises:
+        ValueError: for a part that has none.
+    """
+    for part in parts:
+        frozen = [p for name, p in model.named_parameters() if is_within(name, part)]
+        if not frozen:
+            raise ValueError(f"model.freeze names {part!r}; no parameter lies there")
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
+
+    Raises:
+        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie,
+            or if everything is frozen.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model.freeze leaves nothing to train; leave out the last layer at least")
+    spared = _spared(model, optimizer.no_decay)
+    if optimizer.layer_decay < 1:
+        if not hasattr(model, "group_matcher"):  # timm would treat all alike
+            raise ValueError(
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but a {type(model).__name__} "
+                "has no order of depth; it is for classifiers: leave it at 1"
+            )
+        return param_groups_layer_decay(
+            model,
+            optimizer.weight_decay,
+            no_weight_decay_list=spared,
+            weight_decay_exclude_1d=False,
+            layer_decay=optimizer.layer_decay,
+        )
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (rest if name in spared else decay).append(parameter)
+    groups = [
+        {"params": decay, "weight_decay": optimizer.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _spared(model: nn.Module, what: str) -> set[str]:
+    """Return the names of the parameters that :attr:`Optimizer.no_decay` spares."""
+    if what == "norms":
+        return {
+            f"{path}.{name}"
+            for path, module in model.named_modules()
+            if isinstance(module, _NORMS)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+    if what == "bias_and_norm":
+        # The release keeps LayerScale as (1, 1, 1, C), which its rule of one-dimensional
+        # parameters does not catch.
+        return {
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim < 2 and not name.endswith(".gamma")
+        }
+    return set()

@@ -1,0 +1,95 @@
+"""The inference form computes the same function."""
+
+import pytest
+import torch
+from timm.layers import LayerScale
+from torch import nn
+
+import rmt
+from rmt.detection import create_detector
+from rmt.modeling.fuse import fuse
+from rmt.segmentation import create_segmenter
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """Give norms, biases and scales values that folding must not lose."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+        if isinstance(module, LayerScale):
+            module.gamma.data.normal_(0.5, 0.1, generator=generator)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layer_scale": (True, True, True, True)},
+        {"token_labels": True},
+        {"cpe": False, "lce": False, "mlp_conv": False},
+        {"decay": False},
+        {"stem": "patch", "downsample": "merge", "head_hidden": 0},
+    ],
+    ids=str,
+)
+def test_equal_to_the_trained_form(options: dict) -> None:
+    model = settled(rmt.create_model("rmt_nano", 7, **options)).double()
+    images = torch.randn(2, 3, 33, 65, dtype=torch.float64)
+    fused = fuse(model)
+    torch.testing.assert_close(fused(images), model(images), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        fused.forward_intermediates(images)[1], model.forward_intermediates(images)[1]
+    )
+
+
+def test_the_original_is_untouched_and_float32_stays_close() -> None:
+    model = settled(rmt.create_model("rmt_nano", 7))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64)
+    wanted = model.double()(images.double())
+    model.float()
+    got = model.fuse()(images)
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_fewer_operations_and_no_gradient() -> None:
+    fused = fuse(rmt.create_model("rmt_nano", 7))
+    assert not any(isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d) for m in fused.modules())
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+
+
+@pytest.mark.parametrize("head", ["semantic_fpn", "upernet"])
+def test_segmenters(head: str) -> None:
+    model = settled(create_segmenter(head, "rmt_nano", num_classes=5, channels=32)).double()
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    torch.testing.assert_close(model.fuse()(images), model(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "regnety_002", "mobilenetv4_conv_small", "cspdarknet53"]
+)
+def test_bodies_of_timm(backbone: str) -> None:
+    """Their norms may hold an activation, and their ``bn`` need not stand behind a ``conv``."""
+    model = create_segmenter("semantic_fpn", backbone, num_classes=5, channels=32)
+    model = settled(model).double()
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    wanted = model(images)
+    assert (model.fuse()(images) - wanted).abs().max() <= 1e-9 * wanted.abs().max()
+
+
+def test_detector() -> None:
+    model = settled(create_detector("retinanet", "rmt_nano", num_classes=5, min_size=64))
+    model.score_threshold = 0.0
+    model.double()
+    images = [torch.rand(3, 64, 80, dtype=torch.float64)]
+    (wanted,), (got,) = model(images), model.fuse()(images)
+    torch.testing.assert_close(got["boxes"], wanted["boxes"], rtol=1e-6, atol=1e-6)
+    assert torch.equal(got["labels"], wanted["labels"])

@@ -1,0 +1,201 @@
+"""Models written to folders and hub repositories and read back, without a network."""
+
+import json
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import rmt
+from rmt.modeling import pretrained as hub
+from rmt.modeling.pretrained import model_card
+
+OPTIONS = {
+    "plain": {},
+    "starred": {"token_labels": True},
+    "changed": {"lce": False, "decay_max": (5.0, 6.0, 7.0, 8.0), "in_chans": 1},
+    "no_classifier": {"num_classes": 0},
+    "unpooled": {"global_pool": ""},
+}
+
+
+def small(**options) -> rmt.RMT:
+    return rmt.create_model("rmt_nano", **{"num_classes": 4, "depths": (1, 1, 1, 1)} | options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", OPTIONS)
+def test_round_trip(what: str, tmp_path: Path) -> None:
+    model = small(**OPTIONS[what]).eval()
+    model.info = {"label_names": ["a", "b", "c", "d"], "source": "a test"}
+    assert model.save_pretrained(tmp_path / "deep" / "folder") == tmp_path / "deep" / "folder"
+    x = torch.randn(1, model.in_chans, 40, 56)
+    read = rmt.RMT.from_pretrained(tmp_path / "deep" / "folder")
+    assert not read.training
+    assert read.variant == model.variant
+    assert read.info | model.info == read.info
+    assert read(x).equal(model(x))
+    by_timm = timm.create_model(f"local-dir:{tmp_path / 'deep' / 'folder'}", pretrained=True)
+    assert by_timm.eval()(x).equal(model(x))
+    assert by_timm.variant == model.variant
+    from_file = rmt.RMT.from_pretrained(tmp_path / "deep" / "folder" / "model.safetensors")
+    assert from_file(x).equal(model(x))
+
+
+def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
+    small(lce=False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["rmt"]) == config
+    assert config["task"] == "classification"
+    assert config["architecture"] == "rmt_nano"
+    assert config["rmt_version"] == rmt.__version__
+    assert config["model_args"]["lce"] is False
+    assert config["pretrained_cfg"]["mean"] == [0.485, 0.456, 0.406]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_transforms_travel_with_the_weights(tmp_path: Path) -> None:
+    model = small()
+    model.pretrained_cfg |= {"input_size": (3, 96, 96), "mean": (0.1, 0.2, 0.3)}
+    model.save_pretrained(tmp_path)
+    read = rmt.RMT.from_pretrained(tmp_path)
+    assert tuple(read.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    data = timm.data.resolve_model_data_config(
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    )
+    assert tuple(data["input_size"]) == (3, 96, 96)
+    assert tuple(data["mean"]) == (0.1, 0.2, 0.3)
+
+
+def test_tied_and_strided_weights_are_written_whole(tmp_path: Path) -> None:
+    model = small().to(memory_format=torch.channels_last)
+    assert not model.stem[0].weight.is_contiguous()
+    read = rmt.RMT.from_pretrained(model.save_pretrained(tmp_path))
+    assert read.stem[0].weight.equal(model.stem[0].weight)
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small()
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def half(tensors, path, metadata) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(hub, "save_file", half)
+    with pytest.raises(OSError, match="no space"):
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file or folder.*hf-hub:user/name"):
+        rmt.RMT.from_pretrained(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
+        rmt.RMT.from_pretrained(tmp_path)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, foreign)
+    with pytest.raises(ValueError, match="carries no description"):
+        rmt.RMT.from_pretrained(foreign)
+    foreign.write_bytes(b"\x00" * 100)
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        rmt.RMT.from_pretrained(foreign)
+    model = small()
+    state, description = model.state_dict(), model.describe()
+    hub.write_safetensors(foreign, state, description | {"task": "detection"})
+    with pytest.raises(ValueError, match=r"'detection', not 'classification'.*rmt\.load"):
+        rmt.RMT.from_pretrained(foreign)
+    hub.write_safetensors(foreign, state, description | {"architecture": "rmt_nanoo"})
+    with pytest.raises(ValueError, match="did you mean 'rmt_nano'"):
+        rmt.RMT.from_pretrained(foreign)
+    del state["head.fc.bias"]
+    hub.write_safetensors(foreign, state, description)
+    with pytest.raises((ValueError, RuntimeError), match=r"head\.fc\.bias"):
+        rmt.RMT.from_pretrained(foreign)
+
+
+class FakeHub:
+    """Stands in for `huggingface_hub.HfApi`: a repository is a folder."""
+
+    root: Path
+    calls: list[tuple]
+
+    def __init__(self, token: str | None = None) -> None:
+        self.calls.append(("api", token))
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        self.calls.append(("create", repo_id, private, exist_ok))
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, revision, commit_message: str):
+        for file in Path(folder_path).iterdir():
+            (self.root / file.name).write_bytes(file.read_bytes())
+        self.calls.append(("upload", repo_id, revision, commit_message))
+        return f"https://huggingface.co/{repo_id}/commit/1"
+
+
+@torch.no_grad()
+def test_push_and_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeHub, "root", tmp_path, raising=False)
+    monkeypatch.setattr(FakeHub, "calls", [], raising=False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name: str(tmp_path / name))
+    model = small().eval()
+    url = model.push_to_hub("someone/rmt", private=True, token="secret", commit_message="First")
+    assert url.endswith("commit/1")
+    assert FakeHub.calls == [
+        ("api", "secret"),
+        ("create", "someone/rmt", True, True),
+        ("upload", "someone/rmt", None, "First"),
+    ]
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == ["README.md", "config.json", "model.safetensors"]
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: ")
+    assert "secret" not in card
+    x = torch.randn(1, 3, 40, 56)
+    assert rmt.RMT.from_pretrained("hf-hub:someone/rmt")(x).equal(model(x))
+
+
+@pytest.mark.parametrize("change", ["fuse", "prune"])
+def test_what_could_not_be_read_again_is_not_written(change: str, tmp_path: Path) -> None:
+    model = small()
+    if change == "fuse":
+        model = model.fuse()
+    else:
+        model.prune_intermediate_layers([1])
+    with pytest.raises(ValueError, match="save it as it was before fuse"):
+        model.save_pretrained(tmp_path / "folder")
+    with pytest.raises(ValueError, match="save it as it was before fuse"):
+        rmt.save(model, tmp_path / "file.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_classes_have_no_old_names(tmp_path: Path) -> None:
+    model = rmt.create_model("rmt_nano", 4)
+    model.info["label_names"] = ["a", "b", "c", "d"]
+    model.reset_classifier(6)
+    predictor = rmt.Predictor(rmt.load(model.save_pretrained(tmp_path)), top=6)
+    answer = predictor(np.zeros((40, 40), np.uint8))
+    assert {top["name"] for top in answer["top"]} == set("012345")
+
+
+@pytest.mark.parametrize(("task", "word"), [("classification", "image-classification"),
+                                            ("detection", "object-detection")])  # fmt: skip
+def test_a_card_has_the_words_of_the_hub(task: str, word: str) -> None:
+    cfg = {"license": "unlicensed-release"}
+    card = model_card({"task": task, "architecture": "x", "pretrained_cfg": cfg}, "me/mine")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["pipeline_tag"] == word
+    assert (head["license"], head["license_name"]) == ("other", "unlicensed-release")
+    assert 'rmt.load("hf-hub:me/mine")' in card
