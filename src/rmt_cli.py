@@ -94,9 +94,9 @@ def _train(verbs: Any) -> None:
 
             print("\n".join(list_recipes()))
         elif args.print_config or args.dry_run:
-            from rmt.training.dry_run import plan, show
+            from rmt.training.dry_run import dry_run, show
 
-            described = plan(args.recipe, args.overrides, try_data=not args.print_config)
+            described = dry_run(args.recipe, args.overrides, try_data=not args.print_config)
             print(show(described, only_recipe=args.print_config))
             _write(args.json, described)
         else:
@@ -162,7 +162,7 @@ def _predict(verbs: Any) -> None:
     parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
     _checkpoint_option(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--out", type=Path, help="folder for pictures")
     _json_option(parser)
     own = _options_of_tasks(parser)

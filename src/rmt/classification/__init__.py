@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from rmt.classification.recipe import ClassificationRecipe
+from rmt.classification.models import new_model as new_model
 from rmt.modeling.registry import STARRED_TAG, default_cfgs
 from rmt.modeling.rmt import RMT
 from rmt.weights.release import (
@@ -21,15 +20,8 @@ from rmt.weights.release import (
     variant_of_release,
 )
 
-if TYPE_CHECKING:
-    from lightning import LightningDataModule
-
-    from rmt.training.module import Engine
-
 TASK = "classification"
 RULES = BACKBONE + CLASSIFIER
-RECIPE = ClassificationRecipe
-from_config = RMT.from_config
 
 
 def config_of_release(
@@ -102,28 +94,10 @@ def _transforms(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def default_recipe(model: RMT) -> dict[str, Any]:
-    """Return a recipe to judge a model that brings none: the transforms of its weights."""
+    """Return a recipe to evaluate a model that brings none: the transforms of its weights."""
     cfg = model.pretrained_cfg
     keys = ("crop_pct", "interpolation", "mean", "std")
     data = {key: cfg[key] for key in keys if key in cfg}
     if "input_size" in cfg:
         data["input_size"] = cfg["input_size"][-1]
     return {"task": TASK, "model": {"name": model.variant.name}, "data": data}
-
-
-def make(
-    recipe: ClassificationRecipe, *, model: RMT | None = None
-) -> tuple[Engine, LightningDataModule]:
-    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one.
-
-    A model that was not trained here has seen none of these images: without a split of their own
-    all of them are judged.
-    """
-    # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.classification.datamodule import ClassificationData
-    from rmt.classification.task import ClassificationTask
-
-    if model is not None and "recipe" not in model.info:
-        recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
-    data = ClassificationData(recipe)
-    return ClassificationTask(recipe, data.classes, model=model, judged=data.judged()), data

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from rmt.detection.detector import Detector
+from rmt.detection.matcher import Sampler
 from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.retinanet import RetinaNet
 from rmt.messages import did_you_mean
 from rmt.weights.release import DETECTION, variant_of_release
-
-if TYPE_CHECKING:
-    from lightning import LightningDataModule
-
-    from rmt.training.module import Engine
 
 TASK = Detector.task
 #: Name in ``create_detector`` -> class.
@@ -26,7 +22,6 @@ HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
 }
 #: The release's names of a detector's tensors, and ours.
 RULES = DETECTION
-RECIPE = DetectionRecipe
 # A key that only this head has; its length tells the number of classes.
 _SENTINELS = {
     "retinanet": "bbox_head.retina_cls.weight",
@@ -123,19 +118,28 @@ def config_of_release(
 
 
 def default_recipe(model: Detector) -> dict[str, Any]:
-    """Return a recipe to judge a model that brings none: the release's test on COCO."""
+    """Return a recipe to evaluate a model that brings none: the release's test on COCO."""
     args = model.config["model_args"]
     kept = {key: args[key] for key in ("backbone", "min_size", "max_size")}
     return {"task": TASK, "model": {"head": model.architecture} | kept}
 
 
-def make(
-    recipe: DetectionRecipe, *, model: Detector | None = None
-) -> tuple[Engine, LightningDataModule]:
-    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
-    # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.detection.datamodule import DetectionData
-    from rmt.detection.task import DetectionTask
+def new_model(recipe: DetectionRecipe, classes: Sequence[str]) -> Detector:
+    """Return the recipe's detector for these classes, randomly initialised.
 
-    data = DetectionData(recipe)
-    return DetectionTask(recipe, data.splits, model=model), data
+    Raises:
+        ValueError: for an unknown head or backbone.
+    """
+    wanted = recipe.model
+    model = create_detector(
+        wanted.head,
+        wanted.backbone,
+        num_classes=len(classes),
+        min_size=wanted.min_size,
+        max_size=wanted.max_size,
+        drop_path_rate=wanted.drop_path_rate,
+    )
+    if isinstance(model, MaskRCNN | CascadeMaskRCNN):
+        model.sampler = Sampler(wanted.roi_samples_per_image, model.sampler.positive_fraction)
+    model.info["label_names"] = list(classes)
+    return model

@@ -5,9 +5,9 @@ The folder of a classifier is also what timm reads (``timm.create_model("local-d
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rmt.files import write_atomically
+from rmt.modeling.fuse import fuse
 from rmt.version import __version__
 
 WEIGHTS_NAME = "model.safetensors"
@@ -45,6 +46,7 @@ class Pretrained(nn.Module):
     """
 
     task: ClassVar[str]
+    num_classes: int
     info: dict[str, Any]
     #: Of a dense model: what makes its feature maps.
     backbone: Any
@@ -75,8 +77,11 @@ class Pretrained(nn.Module):
 
     def fuse(self) -> Self:
         """Return the exact inference form of this model, folded by :func:`rmt.modeling.fuse.fuse`."""
-        # By name: the folding knows the models, and they are built on this class.
-        return importlib.import_module("rmt.modeling.fuse").fuse(self)
+        return fuse(self)
+
+    def compiled(self) -> Callable[..., Any]:
+        """Return this model through ``torch.compile``, to be called in its place."""
+        return torch.compile(self)
 
     def tensors_to_save(self) -> dict[str, Tensor]:
         """Return the state dict, made sure that ``config`` builds a model that takes it.

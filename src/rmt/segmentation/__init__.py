@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from rmt.modeling.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.segmentation.recipe import SegmentationRecipe
+from rmt.segmentation.models import new_model as new_model
 from rmt.segmentation.segmenter import Segmenter, create_segmenter
 from rmt.weights.release import SEGMENTATION, image_channels, variant_of_release
 
-if TYPE_CHECKING:
-    from lightning import LightningDataModule
-
-    from rmt.training.module import Engine
-
-__all__ = ["RULES", "TASK", "Segmenter", "config_of_release", "create_segmenter", "from_config"]
+__all__ = [
+    "RULES",
+    "TASK",
+    "Segmenter",
+    "config_of_release",
+    "create_segmenter",
+    "default_recipe",
+    "new_model",
+]
 
 TASK = Segmenter.task
 RULES = SEGMENTATION
-RECIPE = SegmentationRecipe
-from_config = Segmenter.from_config
 
 # A key that only this head has.
 _SENTINELS = {
@@ -67,22 +68,10 @@ def config_of_release(
 
 
 def default_recipe(model: Segmenter) -> dict[str, Any]:
-    """Return a recipe to judge a model that brings none: the release's test, its transforms."""
+    """Return a recipe to evaluate a model that brings none: the release's test, its transforms."""
     mean, std = model.channel_statistics
     wanted = {"head": model.architecture, "backbone": model.config["model_args"]["backbone"]}
     return {"task": TASK, "model": wanted, "data": {"mean": list(mean), "std": list(std)}}
-
-
-def make(
-    recipe: SegmentationRecipe, *, model: Segmenter | None = None
-) -> tuple[Engine, LightningDataModule]:
-    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
-    # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.segmentation.datamodule import SegmentationData
-    from rmt.segmentation.task import SegmentationTask
-
-    data = SegmentationData(recipe)
-    return SegmentationTask(recipe, data.classes, model=model), data
 
 
 def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

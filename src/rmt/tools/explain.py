@@ -15,8 +15,9 @@ from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.rmt import RMT
 from rmt.ops.geometry import line_bias, map_bias
+from rmt.task import get_task
 from rmt.tools.predict import Picture, as_picture
-from rmt.weights.load import load, task_module
+from rmt.weights.load import load
 
 
 def decay_map(attn: ManhattanAttention, height: int, width: int, y: int, x: int) -> Tensor:
@@ -115,7 +116,7 @@ def explain(
         ValueError: if ``at`` lies outside the image, or the model has no RMT body.
     """
     model = load(checkpoint)
-    pixels, shown = task_module(model.task, "predict").pixels(model, as_picture(image))
+    pixels, shown = get_task(model.task).prediction().pixels(model, as_picture(image))
     maps = model_attention(model, pixels, at)
     drawn = {"attention": draw_attention(shown, maps, at, Path(out) / "attention.png")}
     if rmt_body(model).variant.decay:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from rmt import classification, detection, segmentation
 from rmt.messages import did_you_mean
 from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.pretrained import (
@@ -24,11 +23,11 @@ from rmt.modeling.pretrained import (
     write_safetensors,
 )
 from rmt.modeling.rmt import RMT
+from rmt.task import get_task
 from rmt.variants import VARIANTS, Variant
 from rmt.weights.release import Renamed, check_geometry, depths_of_release, rename
 
 Weights = Literal["raw", "ema"]
-_TASKS = ("classification", "detection", "segmentation")
 # Tensors of a training checkpoint of ours (Lightning's file) under these prefixes.
 _OURS = {"raw": "model.", "ema": "ema.module."}
 
@@ -166,22 +165,11 @@ def _per_class(model: Pretrained) -> set[str]:
     return {key for key, value in model.state_dict().items() if shapes[key] != value.shape}
 
 
-def task_module(task: str, part: str = "") -> ModuleType:
-    """Return the package of a task, or a module of it that every task has.
-
-    The package says what a model and a recipe of the task are, and is quick to import; ``predict``,
-    ``pictures``, ``sources`` and the like are imported on demand, for they bring more libraries.
-    """
-    if task not in _TASKS:
-        raise ValueError(f"unknown task {task!r} (known: {', '.join(_TASKS)})")
-    return importlib.import_module(f"rmt.{task}.{part}" if part else f"rmt.{task}")
-
-
 def _from_training(
     content: dict, weights: Weights | None, overrides: dict, name: str
 ) -> Pretrained:
     kept = content["rmt"]
-    chosen = weights or kept["best_weights"]
+    chosen = weights or kept["best"]["weights"]
     prefix = _OURS[chosen]
     state = content["state_dict"]
     tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -195,10 +183,13 @@ def _from_release(
 ) -> Pretrained:
     state, chosen = _choose_weights(content, weights, name)
     meta = content.get("meta", {}) if isinstance(content.get("meta"), dict) else {}
-    if ours := task_module("classification").config_of_ours(state):
+    if ours := classification.config_of_ours(state):
         return _build(dict(state), ours, overrides, name)
     try:
-        configs = ((task, task.config_of_release(state, meta)) for task in map(task_module, _TASKS))
+        configs = (
+            (task, task.config_of_release(state, meta))
+            for task in (classification, detection, segmentation)
+        )
         task, config = next(((task, found) for task, found in configs if found), (None, None))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
@@ -264,7 +255,7 @@ def _build(
         _check_options(overrides, description)
     config = dict(description)
     config["model_args"] = description["model_args"] | overrides
-    model = task_module(description["task"]).from_config(config)
+    model = get_task(description["task"]).from_config(config)
     _account(tensors, model.state_dict(), name, renamed or Renamed())
     model.load_state_dict(tensors, strict=True)
     model.info = info_of(description)
@@ -274,7 +265,7 @@ def _build(
 def _check_options(overrides: dict[str, Any], description: dict[str, Any]) -> None:
     """Raise for an option that the described model, fresh on the meta device, has not."""
     with torch.device("meta"):
-        known = task_module(description["task"]).from_config(description).config["model_args"]
+        known = get_task(description["task"]).from_config(description).config["model_args"]
     for option in overrides:
         if option not in known:
             of = description["architecture"]
