@@ -60,7 +60,7 @@ def create_detector(
     )
 
 
-def from_config(config: Mapping[str, Any]) -> Detector:
+def from_config(config: dict[str, Any]) -> Detector:
     """Build the detector that a ``config`` of one describes, with fresh weights.
 
     Raises:
