@@ -109,7 +109,15 @@ def _train(verbs: Any) -> None:
     parser.set_defaults(takes_overrides=True)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=(True, "auto"),
+        metavar="auto",
+        help="continue the run in --out; auto: start it if there is none yet",
+    )
     parser.add_argument("--list", action="store_true", help="list the shipped recipes")
     parser.add_argument("--print_config", action="store_true", help="show every key and stop")
     parser.add_argument(
