@@ -1,11 +1,11 @@
-"""Carry a trained rmt_nano over to new classes of which there are few images, in each usual way.
+"""Fine-tune a trained rmt_nano on new classes with few images, in each of the usual ways.
 
     python benchmarks/finetuning.py digits|fashion-mnist [--epochs 40] [--seeds 3] [--out FOLDER]
 
-The first five classes make the network that one starts from (901 digits, or 35,000 pieces of
-clothing); ten training images each of the other five are to learn from, and up to 1,000 others of
-each, first those of the test part, are judged. Every form gets the same epochs, and the weights of
-the last one are judged: nothing is chosen on what is judged.
+The network is pre-trained on the first five classes (901 digits, or 35,000 pieces of clothing). It
+is fine-tuned on ten training images of each of the other five classes, and evaluated on up to 1,000
+other images of each, first those of the test split. Every method gets the same number of epochs,
+and the weights of the last one are evaluated: nothing is selected on the evaluated images.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from rmt.training.fit import evaluate, fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 OLD = 5  # classes
-FEW, MANY = 10, 1000  # images of a new class to learn from, and to judge at the most
+FEW, MANY = 10, 1000  # images of a new class for training, and at most for evaluation
 #: Recipe, side of the images in pixels, epochs on the old classes.
 SETS = {"digits": ("small/digits", 40, 24), "fashion-mnist": ("small/fashion_mnist", 28, 8)}
 #: What is added to `rmt train RECIPE --data.root DIR --model.checkpoint PATH`.
-FORMS = {
+METHODS = {
     "all weights": [],
     "layer-wise decay 0.7": ["--optimizer.layer_decay", "0.7"],
     "stem and two stages frozen": ["--model.freeze", '["stem","stages.0","stages.1"]'],
-    "linear probe, 10 x the rate": [
+    "linear probe, 10 x the learning rate": [
         "--model.freeze",
         '["stem","stages","head.proj","head.norm"]',
         "--optimizer.lr",
@@ -63,11 +63,11 @@ def main() -> None:
     new = [*common, "--data.batch_size", "25", "--ema.decay", "0"]
     new += ["--schedule.epochs", str(args.epochs), "--trainer.evaluate_every", str(args.epochs)]
     start = ["--model.checkpoint", str(out / "old")]
-    forms = {"from a cold start": []}
-    for name, words in FORMS.items():
-        forms[name] = [*start, *(word.replace("{}", str(2 * size)) for word in words)]
+    methods = {"from scratch": []}
+    for name, words in METHODS.items():
+        methods[name] = [*start, *(word.replace("{}", str(2 * size)) for word in words)]
     rows = []
-    for name, words in forms.items():
+    for name, words in methods.items():
         runs = [
             fit(
                 load_recipe(recipe, [*new, *words, "--seed", str(seed)]),
@@ -77,20 +77,20 @@ def main() -> None:
         ]
         found = [run["test"]["top1"] for run in runs]
         seconds = statistics.median(run["seconds"] for run in runs)
-        rows.append({"form": name, "top1": statistics.mean(found), "seconds": seconds})
-        rows[-1] |= {"least": min(found), "most": max(found)}
+        rows.append({"method": name, "top1": statistics.mean(found), "seconds": seconds})
+        rows[-1] |= {"min": min(found), "max": max(found)}
         print(rows[-1], flush=True)
     neighbours = evaluate(out / "old", overrides=common, knn=10)
-    rows.append({"form": "10 nearest neighbours, no training", "top1": neighbours["knn_top1"]})
+    rows.append({"method": "10 nearest neighbours, no training", "top1": neighbours["knn_top1"]})
     print(rows[-1])
     words = f"{args.data} --epochs {args.epochs} --seeds {args.seeds}"
     record = {
-        "what": f"rmt_nano of {args.data}'s first five classes carried over to ten images of each "
-        f"other, {count} judged",
+        "what": f"rmt_nano, pre-trained on the first five classes of {args.data}, fine-tuned on "
+        f"ten images of each other class and evaluated on {count} images",
         "command": f"python benchmarks/finetuning.py {words}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
-        "note": "; ".join(filter(None, [f"least and most of {args.seeds} seeds", args.note])),
+        "note": "; ".join(filter(None, [f"minimum and maximum of {args.seeds} seeds", args.note])),
         "versions": {
             module: importlib.import_module(module).__version__
             for module in ("rmt", "torch", "timm", "lightning")
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def write(name: str, root: Path) -> int:
-    """Write class folders of old classes and of new ones; return how many images are to judge."""
+    """Write class folders of old and new classes; return the number of images to evaluate."""
     parts = open_splits(Data(format=name))
     assert parts.test is not None
     seen: Counter[tuple[str, int]] = Counter()
