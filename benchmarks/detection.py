@@ -85,8 +85,8 @@ def main() -> None:
     keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": args.epochs}
     keys |= {"trainer.evaluate_every": max(1, args.epochs // 8), "data.num_workers": 0}
     keys |= {"optimizer.lr": 1e-3, "trainer.precision": args.precision}
-    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    recipe = load_recipe("small/detection", words)
+    options = [option for key, value in keys.items() for option in (f"--{key}", str(value))]
+    recipe = load_recipe("small/detection", options)
     other = "torchvision " + {"trees": "RetinaNet", "nuclei": "Mask R-CNN"}[args.data]
     rows, models = {}, {}
     for name in (f"{args.backbone} + {recipe.model.head}", f"{other}, ResNet-18 FPN"):
@@ -124,8 +124,8 @@ def compare(samples: Samples, models: dict[str, nn.Module], index: int = 0) -> F
         known.append({"box": [x, y, x + w, y + h], "score": 1.0, "label": 0, "name": ""} | mask)
     shown = {"labels": known}
     for name, model in models.items():
-        answer = predictor(model)(picture)["detections"]
-        shown[name] = [entry | {"name": ""} for entry in answer]
+        prediction = predictor(model)(picture)["detections"]
+        shown[name] = [entry | {"name": ""} for entry in prediction]
     figure = Figure(figsize=(5 * len(shown), 5), layout="constrained")
     for axis, (name, objects) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         axis.imshow(draw_detections(picture, objects))
@@ -215,14 +215,14 @@ class Torchvision(nn.Module):
         first = int(self.has_masks)  # of the labels; 0 is background there
         if targets is not None:
             return self.net(images, [t | {"labels": t["labels"] + first} for t in targets])
-        answers = []
+        predictions = []
         for found in self.net(images):
-            answer = {key: found[key] for key in ("boxes", "scores")}
-            answer["labels"] = found["labels"] - first
+            prediction = {key: found[key] for key in ("boxes", "scores")}
+            prediction["labels"] = found["labels"] - first
             if self.has_masks:
-                answer["masks"] = found["masks"][:, 0] >= 0.5
-            answers.append(answer)
-        return answers
+                prediction["masks"] = found["masks"][:, 0] >= 0.5
+            predictions.append(prediction)
+        return predictions
 
 
 def package(name: str, folder: Path | None) -> Path:
@@ -241,21 +241,21 @@ def package(name: str, folder: Path | None) -> Path:
 def write_trees(root: Path, source: Path) -> Path:
     """Cut the photos into tiles: ninths of the large one, and about 400 pixels wide for test."""
     tiles: dict[str, list] = {"train": [], "val": [], "test": []}
-    for part, stems in TREES.items():
+    for split, stems in TREES.items():
         for stem in stems:
             photo = np.asarray(Image.open(source / "data" / f"{stem}.png").convert("RGB"))
             content = voc.read([source / "data" / f"{stem}.xml"])
             boxes = np.array([own["bbox"] for own in content["annotations"]], dtype=float)
-            side = 800 if part == "train" else 400
+            side = 800 if split == "train" else 400
             cut = _tiles(photo, boxes, side)
-            if part == "train":
+            if split == "train":
                 tiles["train"] += cut[:-1]
                 # The validation tiles have the size of the test tiles.
                 tiles["val"] += _tiles(*cut[-1], 400)
             else:
-                tiles[part] += cut
-    for part, cut in tiles.items():
-        _write(root, part, cut, "tree")
+                tiles[split] += cut
+    for split, cut in tiles.items():
+        _write(root, split, cut, "tree")
     return root
 
 
@@ -280,16 +280,16 @@ def _tiles(photo: np.ndarray, boxes: np.ndarray, side: int) -> list[tuple]:
     return out
 
 
-def _write(root: Path, part: str, cut: list[tuple], name: str) -> None:
-    folder = root / "images" / part
+def _write(root: Path, split: str, cut: list[tuple], name: str) -> None:
+    folder = root / "images" / split
     folder.mkdir(parents=True, exist_ok=True)
     images, objects = [], []
     for i, (photo, boxes) in enumerate(cut, start=1):
-        Image.fromarray(photo).save(folder / f"{part}_{i}.png")
+        Image.fromarray(photo).save(folder / f"{split}_{i}.png")
         height, width = photo.shape[:2]
-        images.append({"file_name": f"{part}_{i}.png", "height": height, "width": width})
+        images.append({"file_name": f"{split}_{i}.png", "height": height, "width": width})
         objects += [{"image_id": i, "label": 0, "bbox": box} for box in boxes.tolist()]
-    coco.write(root / "annotations" / f"{part}.json", coco.assemble(images, objects, [name]))
+    coco.write(root / "annotations" / f"{split}.json", coco.assemble(images, objects, [name]))
 
 
 def write_nuclei(root: Path, source: Path) -> Path:
@@ -299,19 +299,19 @@ def write_nuclei(root: Path, source: Path) -> Path:
     )
     low, high = np.percentile(image, (0.1, 99.9))
     grey = (((image - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
-    parts = {
+    splits = {
         "train": [np.s_[:384, :256]],
         "val": [np.s_[384:, :256]],
         "test": [np.s_[:256, 256:], np.s_[256:, 256:]],
     }
-    for part, pieces in parts.items():
-        folder = root / "images" / part
+    for split, pieces in splits.items():
+        folder = root / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
         images, objects = [], []
         for i, at in enumerate(pieces, start=1):
-            Image.fromarray(grey[at]).convert("RGB").save(folder / f"{part}_{i}.png")
+            Image.fromarray(grey[at]).convert("RGB").save(folder / f"{split}_{i}.png")
             height, width = grey[at].shape
-            images.append({"file_name": f"{part}_{i}.png", "height": height, "width": width})
+            images.append({"file_name": f"{split}_{i}.png", "height": height, "width": width})
             for number in np.unique(mask[at])[1:]:
                 own = mask[at] == number
                 y, x = own.nonzero()
@@ -328,7 +328,7 @@ def write_nuclei(root: Path, source: Path) -> Path:
                     }
                 )
         content = coco.assemble(images, objects, ["nucleus"])
-        coco.write(root / "annotations" / f"{part}.json", content)
+        coco.write(root / "annotations" / f"{split}.json", content)
     return root
 
 

@@ -64,13 +64,13 @@ def main() -> None:
     new += ["--schedule.epochs", str(args.epochs), "--trainer.evaluate_every", str(args.epochs)]
     start = ["--model.checkpoint", str(out / "old")]
     methods = {"from scratch": []}
-    for name, words in METHODS.items():
-        methods[name] = [*start, *(word.replace("{}", str(2 * size)) for word in words)]
+    for name, options in METHODS.items():
+        methods[name] = [*start, *(option.replace("{}", str(2 * size)) for option in options)]
     rows = []
-    for name, words in methods.items():
+    for name, options in methods.items():
         runs = [
             fit(
-                load_recipe(recipe, [*new, *words, "--seed", str(seed)]),
+                load_recipe(recipe, [*new, *options, "--seed", str(seed)]),
                 out / name.replace(" ", "_") / str(seed),
             )
             for seed in range(args.seeds)
@@ -83,11 +83,11 @@ def main() -> None:
     neighbours = evaluate(out / "old", overrides=common, knn=10)
     rows.append({"method": "10 nearest neighbours, no training", "top1": neighbours["knn_top1"]})
     print(rows[-1])
-    words = f"{args.data} --epochs {args.epochs} --seeds {args.seeds}"
+    options = f"{args.data} --epochs {args.epochs} --seeds {args.seeds}"
     record = {
         "what": f"rmt_nano, pre-trained on the first five classes of {args.data}, fine-tuned on "
         f"ten images of each other class and evaluated on {count} images",
-        "command": f"python benchmarks/finetuning.py {words}",
+        "command": f"python benchmarks/finetuning.py {options}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
         "note": "; ".join(filter(None, [f"minimum and maximum of {args.seeds} seeds", args.note])),
@@ -103,18 +103,18 @@ def main() -> None:
 
 def write(name: str, root: Path) -> int:
     """Write class folders of old and new classes; return the number of images to evaluate."""
-    parts = open_splits(Data(format=name))
-    assert parts.test is not None
+    splits = open_splits(Data(format=name))
+    assert splits.test is not None
     seen: Counter[tuple[str, int]] = Counter()
-    for samples in (parts.test, parts.train, parts.val):
+    for samples in (splits.test, splits.train, splits.val):
         for index, label in enumerate(samples.labels):
-            few = samples is parts.train and seen["new/train", label] < FEW
-            part = "old" if label < OLD else "new/train" if few else "new/val"
-            if part == "new/val" and seen[part, label] == MANY:
+            few = samples is splits.train and seen["new/train", label] < FEW
+            split = "old" if label < OLD else "new/train" if few else "new/val"
+            if split == "new/val" and seen[split, label] == MANY:
                 continue
-            save(samples.image(index), root / part / str(label) / f"{seen[part, label]}.png")
-            seen[part, label] += 1
-    return sum(count for (part, _), count in seen.items() if part == "new/val")
+            save(samples.image(index), root / split / str(label) / f"{seen[split, label]}.png")
+            seen[split, label] += 1
+    return sum(count for (split, _), count in seen.items() if split == "new/val")
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -88,30 +88,30 @@ def write(root: Path, images: list[tuple[str, str, bytes]]) -> None:
     """Write the images in all layouts; the first of each class is also the validation split."""
     names = sorted(SOURCES)
     held_out = [next(image for image in images if image[0] == name) for name in names]
-    for part, own in (("train", images), ("val", held_out)):
+    for split, own in (("train", images), ("val", held_out)):
         for name, file, content in own:
-            path = root / "class folders" / part / name / f"{file}.jpg"
+            path = root / "class folders" / split / name / f"{file}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         inside = [(f"{name}/{file}.jpg", content) for name, file, content in own]
-        tar(root / "tar" / f"{part}.tar", inside)
+        tar(root / "tar" / f"{split}.tar", inside)
         for start in range(0, len(own), 100):
             keyed = []
             for name, file, content in own[start : start + 100]:
                 keyed += [(f"{file}.jpg", content), (f"{file}.cls", b"%d" % names.index(name))]
-            tar(root / "webdataset shards" / f"{part}-{start // 100:06}.tar", keyed)
+            tar(root / "webdataset shards" / f"{split}-{start // 100:06}.tar", keyed)
         columns = {
             "image": [{"bytes": content, "path": f"{file}.jpg"} for _, file, content in own],
             "label": [names.index(name) for name, _, _ in own],
         }
-        path = root / "Parquet, row groups of 100" / f"{part}-00000-of-00001.parquet"
+        path = root / "Parquet, row groups of 100" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(pyarrow.table(columns), path, row_group_size=100)
 
 
 def ours(root: Path) -> ResumableLoader:
-    words = [f"--data.root={root}", f"--data.batch_size={BATCH}", "--data.num_workers=0"]
-    data = ClassificationData(load_recipe("imagenet/rmt_s", [*words, "--data.repeats=1"]))
+    options = [f"--data.root={root}", f"--data.batch_size={BATCH}", "--data.num_workers=0"]
+    data = ClassificationData(load_recipe("imagenet/rmt_s", [*options, "--data.repeats=1"]))
     # What the loop of a run with one process says at its start.
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))

@@ -100,8 +100,8 @@ def main() -> None:
         epochs = args.epochs or 60
     keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": epochs}
     keys |= {"trainer.evaluate_every": max(1, epochs // 10), "data.num_workers": 0}
-    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    recipe = load_recipe("small/segmentation", words)
+    options = [option for key, value in keys.items() for option in (f"--{key}", str(value))]
+    recipe = load_recipe("small/segmentation", options)
     kinds = {f"{args.backbone} + Semantic FPN": None, f"smp FPN, {ENCODER}": SmpFPN}
     alone = "" if args.backbone == "rmt_nano" else f"_{args.backbone}"
     rows = {}
@@ -204,13 +204,13 @@ def write_nuclei(root: Path, source: str | None) -> Path:
     image, mask = (np.asarray(Image.open(file)) for file in _stardist_files(source))
     low, high = np.percentile(image, (0.1, 99.9))
     grey = ((image - low) / (high - low)).clip(0, 1) * 255
-    parts = {
+    splits = {
         "train": np.s_[:384, :256],
         "val": np.s_[384:, :256],
         "test": np.s_[:, 256:],
     }
-    for part, at in parts.items():
-        _write(grey[at], mask[at] > 0, root, part, "nuclei")
+    for split, at in splits.items():
+        _write(grey[at], mask[at] > 0, root, split, "nuclei")
     (root / "classes.txt").write_text("background\nnucleus\n")
     return root
 
@@ -242,15 +242,15 @@ def write_colin27(root: Path) -> Path:
     labels = table[regions]
     used = np.flatnonzero(labels.any(axis=(0, 1)))
     for z in range(used[0], used[-1] + 1):
-        part = _part(z)
-        if part:
+        split = _split(z)
+        if split:
             # The axes x, y, z start at the left, the back and below; the front is shown on top.
-            _write(head[:, ::-1, z].T, labels[:, ::-1, z].T, root, part, f"slice_{z:03d}")
+            _write(head[:, ::-1, z].T, labels[:, ::-1, z].T, root, split, f"slice_{z:03d}")
     (root / "classes.txt").write_text("\n".join(["background", *REGIONS]) + "\n")
     return root
 
 
-def _part(z: int) -> str | None:
+def _split(z: int) -> str | None:
     held = {1: "val", 3: "test"}  # of every five slabs
     own, below, above = (held.get(at // SLAB % 5) for at in (z, z - GAP, z + GAP))
     return own or (None if below or above else "train")
@@ -266,9 +266,9 @@ def _volume(path: Path) -> np.ndarray:
     return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape, order="F")
 
 
-def _write(image: np.ndarray, labels: np.ndarray, root: Path, part: str, stem: str) -> None:
+def _write(image: np.ndarray, labels: np.ndarray, root: Path, split: str, stem: str) -> None:
     for folder, pixels in (("images", image), ("masks", labels)):
-        path = root / folder / part / f"{stem}.png"
+        path = root / folder / split / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ascontiguousarray(pixels).astype(np.uint8)).save(path)
 

@@ -81,8 +81,8 @@ def main() -> None:
     rows = []
     for variant in VARIANTS:
         command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows.append({"variant": variant, **json.loads(answer.splitlines()[-1])})
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append({"variant": variant, **json.loads(printed.splitlines()[-1])})
         print(rows[-1], flush=True)
     import torch
 
