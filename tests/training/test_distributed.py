@@ -14,7 +14,7 @@ import torch
 
 from rmt.classification.recipe import Data
 from rmt.classification.sources import open_splits
-from rmt.data.samplers import TestBatches, TrainBatches
+from rmt.data.samplers import EvalBatches, TrainBatches
 from rmt.training.fit import LAST
 
 RECIPE = """
@@ -33,12 +33,12 @@ trainer: {accelerator: cpu, threads: 1, precision: 64-true, log_every: 1, device
 SCRIPT = """
 import json, os, signal, sys
 import torch
-from rmt.training.module import Engine
+from rmt.training.module import TrainingModule
 from rmt.training.callbacks import Interrupted
 from rmt.training.fit import fit, load_recipe
 
 out, stop, *words = sys.argv[1:]
-losses, step = [], Engine.training_step
+losses, step = [], TrainingModule.training_step
 
 def training_step(self, batch, batch_idx):
     for module in self.model.modules():
@@ -50,7 +50,7 @@ def training_step(self, batch, batch_idx):
         os.kill(os.getpid(), signal.SIGTERM)
     return loss
 
-Engine.training_step = training_step
+TrainingModule.training_step = training_step
 resume, dropout = "resume" in words, "no-dropout" not in words
 words = [word for word in words if word.startswith("--") or word.endswith(".yaml")]
 still = (torch.nn.modules.batchnorm._BatchNorm, *([] if dropout else [torch.nn.Dropout2d]))
@@ -218,7 +218,7 @@ def test_each_test_image_is_judged_once() -> None:
         seen = [
             index
             for rank in range(world)
-            for batch in TestBatches(13, 4, rank=rank, world=world)
+            for batch in EvalBatches(13, 4, rank=rank, world=world)
             for _, index, _ in batch
         ]
         assert sorted(seen) == list(range(13))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from PIL import Image
 
 
+@runtime_checkable
 class Samples(Protocol):
     """The images of one split with what is known about them; a task adds its labels."""
 

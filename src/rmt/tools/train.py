@@ -1,4 +1,4 @@
-"""A whole run as a person starts it: train, report, say what to look at."""
+"""A whole run as a user starts it: train, write the report, print where everything is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def train(
 
     Args:
         name: a shipped recipe or a YAML file.
-        overrides: ``--key.sub value`` words.
+        overrides: ``--key.sub value`` options.
         out: folder of the run; None takes ``runs/`` and the recipe's name.
         resume: continue the interrupted run in ``out``.
 
@@ -28,7 +28,7 @@ def train(
     Raises:
         ValueError: for a mistake in the recipe, its data or ``out``.
     """
-    # A file's own folder is no part of the name.
+    # A file's own folder is not part of the name.
     out = out or Path("runs") / (Path(name).stem if Path(name).suffix else name)
     if resume and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")  # as it was resolved when the run began
@@ -42,8 +42,8 @@ def train(
     if metrics:  # the first process speaks for all
         shown = report.write(out)
         print(
-            f"best on validation ({metrics['best']} weights), judged on the test part "
-            "(the validation part if there is none):"
+            f"best on validation: {metrics['best']} weights; evaluated on the test split "
+            "(the validation split if there is none):"
         )
         print("\n".join(f"{key:>24}  {value:.2f}" for key, value in metrics["test"].items()))
         print(f"\nmodel   {out}  (config.json, model.safetensors: rmt predict --checkpoint {out})")

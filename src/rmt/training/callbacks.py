@@ -99,9 +99,9 @@ class KeepLast(Checkpoint):
         stepped = (at + 1) % trainer.accumulate_grad_batches == 0
         if self.every and stepped and trainer.global_step % self.every == 0:
             self._due = True
-        if (asked or self._due) and stepped:
-            if not evaluation_follows(trainer) and not trainer.is_last_batch:
-                self._save(trainer, asked)
+        safe = stepped and not evaluation_follows(trainer) and not trainer.is_last_batch
+        if (asked or self._due) and safe:
+            self._save(trainer, asked)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember to save after an evaluation."""
@@ -112,7 +112,9 @@ class KeepLast(Checkpoint):
         self._save(trainer, any_process(trainer, self.asked is not None))
 
     def _save(self, trainer: L.Trainer, asked: bool) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)  # with the state of optimizer, schedule and loop
+        trainer.save_checkpoint(
+            self.path, weights_only=False
+        )  # with the state of optimizer, schedule and loop
         self._due = False
         if asked:
             raise Interrupted(self.asked or signal.SIGTERM, self.path)
