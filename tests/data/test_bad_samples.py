@@ -82,7 +82,9 @@ def test_loading_processes_count_together(limit: int) -> None:
     batches = TrainBatches(COUNT, 1, seed=0)
     order = [index for ((_, index, _),) in batches]
     read = reader(order[0], order[1], max_bad_samples=limit)
-    loader = make_loader(SeededSamples(range(COUNT), read, seed=0), batches, num_workers=2, collate=list)
+    loader = make_loader(
+        SeededSamples(range(COUNT), read, seed=0), batches, num_workers=2, collate=list
+    )
     if limit == 1:
         with pytest.raises(ValueError, match=r"data\.max_bad_samples=1"):
             list(loader)

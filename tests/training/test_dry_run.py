@@ -57,7 +57,8 @@ def test_rows_as_the_command_writes_them(row: str, params: int, tmp_path: Path) 
 
 
 def test_devices_and_machines_multiply() -> None:
-    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch_size 32 --trainer.global_batch_size 0"
+    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch_size 32"
+    words += " --trainer.global_batch_size 0"
     found = dry_run("imagenet/rmt_t", words.split())
     assert (found["devices"], found["batch"]) == (16, 512)
     assert found["peak_lr"] == 5e-4

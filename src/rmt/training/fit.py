@@ -23,7 +23,8 @@ from rmt import recipes
 from rmt.data.classes import check_classes
 from rmt.data.splits import Samples
 from rmt.files import digest_of_file, write_atomically
-from rmt.modeling.pretrained import Pretrained, find_weights
+from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.saved import find_weights
 from rmt.recipes.schema import Ema, Recipe
 from rmt.task import get_task
 from rmt.training import fsdp
@@ -32,7 +33,8 @@ from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
 from rmt.version import __version__
-from rmt.weights.load import Weights, load, load_body, read_pickle
+from rmt.weights.identify import Weights
+from rmt.weights.load import load, load_body, read_pickle
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 

@@ -219,7 +219,7 @@ class TrainingModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put into the file what is needed to use and to resume it, as plain values."""
         checkpoint["rmt"] = {
-            "description": self.model.describe() | {"recipe": as_dict(self.recipe)},
+            "description": self.model.describe({"recipe": as_dict(self.recipe)}),
             "best": {"score": self.best.score, "weights": self.best.weights, "at": self.best.at},
             "history": self.history,
         }
