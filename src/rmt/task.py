@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ O = TypeVar("O")  # noqa: E741 - options of prediction
 Named = dict[str, Tensor]
 
 
+@runtime_checkable
 class Criterion(Protocol):
     """The losses of a training batch."""
 
@@ -51,6 +52,7 @@ class Criterion(Protocol):
         ...
 
 
+@runtime_checkable
 class Metrics(Protocol):
     """The metrics of one set of weights over a split; also an ``nn.Module``.
 
@@ -152,7 +154,7 @@ class Task(Generic[R, M, O]):
 @cache
 def _classification_training() -> Training[ClassificationRecipe, RMT]:
     from rmt.classification.datamodule import ClassificationData
-    from rmt.classification.imagenet_sets import same_imagenet
+    from rmt.classification.datasets.imagenet import same_imagenet
     from rmt.classification.knn import evaluate_knn
     from rmt.classification.losses import ClassificationLoss, check_recipe
     from rmt.classification.metrics import ClassificationMetrics

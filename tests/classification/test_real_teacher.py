@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from rmt.classification.sources import Samples
+from rmt.classification.samples import Samples
 from rmt.classification.task import ClassificationTask
 from rmt.classification.teacher import Teacher, write_maps
 from rmt.classification.token_labels import LabelMaps, dense_labels

@@ -22,7 +22,7 @@ from rmt.classification import RECIPE, make
 from rmt.classification.datamodule import with_map
 from rmt.classification.recipe import Augment, Data, TokenLabels
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
+from rmt.classification.datasets import open_splits
 from rmt.classification.task import teacher_of
 from rmt.classification.teacher import Teacher, label_folder, write_maps
 from rmt.classification.token_labels import (

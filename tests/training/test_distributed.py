@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
+from rmt.classification.datasets import open_splits
 from rmt.data.samplers import TestBatches, TrainBatches
 from rmt.training.fit import LAST
 

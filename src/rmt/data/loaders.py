@@ -103,6 +103,10 @@ class DataModule(ABC, Generic[R, S]):
         """Class names, which all splits share."""
         return self.splits.classes
 
+    def describe(self) -> str:
+        """Return what was found, in one sentence: format, classes, images, what is left out."""
+        return f"data: {self.splits.describe()}"
+
     def train_loader(self, *, rank: int = 0, world: int = 1) -> ResumableLoader:
         """Return the training loader of one process; its batch sampler is a ``TrainBatches``.
 
