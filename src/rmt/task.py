@@ -7,7 +7,7 @@ loading weights brings neither data sets nor plotting libraries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -140,7 +140,7 @@ class Task(Generic[R, M, O]):
 
     name: str
     recipe: type[R]
-    from_config: Callable[[Mapping[str, Any]], M]
+    from_config: Callable[[dict[str, Any]], M]
     new_model: Callable[[R, Sequence[str]], M]
     default_recipe: Callable[[M], dict[str, Any]]
     monitor: str

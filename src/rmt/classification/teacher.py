@@ -175,7 +175,7 @@ def label_folder(
     """
     samples = open_splits(Data(root=str(data), format=kind)).train
     if samples is None:
-        raise ValueError(f"{data} has no training images to label, only some to evaluate")
+        raise ValueError(f"{data} has no training images to label, only images to evaluate")
     teacher = Teacher(
         name, len(samples.classes), weights=weights, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )

@@ -135,5 +135,5 @@ def spread_readable(read: Callable[[int], T], count: int, most: int) -> list[tup
                 found.append((index, read(index)))
                 break
     if not found:
-        raise ValueError("no test image can be read")
+        raise ValueError("none of the images can be read")
     return found

@@ -5,30 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from rmt.detection.detector import Detector
 from rmt.detection.matcher import Sampler
 from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.retinanet import RetinaNet
 from rmt.messages import did_you_mean
-from rmt.weights.release import DETECTION, variant_of_release
 
 TASK = Detector.task
 #: Name in ``create_detector`` -> class.
 HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
     kind.architecture: kind for kind in (RetinaNet, MaskRCNN, CascadeMaskRCNN)
 }
-#: The release's names of a detector's tensors, and ours.
-RULES = DETECTION
-# A key that only this head has; its length tells the number of classes.
-_SENTINELS = {
-    "retinanet": "bbox_head.retina_cls.weight",
-    "mask_rcnn": "roi_head.mask_head.conv_logits.weight",
-    "cascade_mask_rcnn": "roi_head.mask_head.0.conv_logits.weight",
-}
-_RETINA_ANCHORS = 9
 
 
 def create_detector(
@@ -72,7 +60,7 @@ def create_detector(
     )
 
 
-def from_config(config: Mapping[str, Any]) -> Detector:
+def from_config(config: dict[str, Any]) -> Detector:
     """Build the detector that a ``config`` of one describes, with fresh weights.
 
     Raises:
@@ -82,39 +70,6 @@ def from_config(config: Mapping[str, Any]) -> Detector:
     if head not in HEADS:
         raise ValueError(f"unknown detection head {head!r}{did_you_mean(head, HEADS)}")
     return HEADS[head].from_config(dict(config))
-
-
-def config_of_release(
-    state: Mapping[str, Tensor], meta: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Return what a release file is, or None if it holds no detector.
-
-    Args:
-        state: the file's ``state_dict``.
-        meta: the file's ``meta``; ``CLASSES`` gives the labels their names.
-
-    Raises:
-        ValueError: if its body is none of RMT's, or its class names are not one a class.
-    """
-    found = [head for head, sentinel in _SENTINELS.items() if sentinel in state]
-    if not found:
-        return None
-    head = found[0]
-    outputs = len(state[_SENTINELS[head]])
-    config: dict[str, Any] = {
-        "task": TASK,
-        "architecture": head,
-        "num_classes": outputs // _RETINA_ANCHORS if head == "retinanet" else outputs,
-        "model_args": {"backbone": variant_of_release(state)},
-    }
-    names = meta.get("CLASSES")
-    if names:
-        if len(names) != config["num_classes"]:
-            raise ValueError(
-                f"meta['CLASSES'] has {len(names)} names for {config['num_classes']} classes"
-            )
-        config["label_names"] = [str(name) for name in names]
-    return config
 
 
 def default_recipe(model: Detector) -> dict[str, Any]:

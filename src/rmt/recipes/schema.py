@@ -79,9 +79,9 @@ class Section:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            allowed = each.metadata.get(_RANGE)
-            for value in _numbers(getattr(self, each.name)) if allowed else ():
-                if value not in allowed:
+            allowed: Range | None = each.metadata.get(_RANGE)
+            for value in _numbers(getattr(self, each.name)):
+                if allowed is not None and value not in allowed:
                     raise ValueError(f"{self.key}.{each.name} is {value}; it must be {allowed}")
 
     def check_order(self, name: str) -> None:

@@ -63,8 +63,8 @@ def summarise(
     """Return mmseg's metrics, in percent, of a confusion matrix (K, K), true class by row.
 
     Intersections and unions are summed over the whole set before they are divided. ``mIoU`` is the
-    mean over classes that occur in a label or a prediction, ``mAcc`` over those that occur in a label,
-    ``aAcc`` the share of correct pixels. Ignored pixels are not in the matrix.
+    mean over classes that occur in a label or a prediction, ``mAcc`` over those that occur in a
+    label, ``aAcc`` the share of correct pixels. Ignored pixels are not in the matrix.
 
     Returns:
         The three; and ``IoU/NAME`` and ``Acc/NAME`` of the classes that have one.

@@ -108,7 +108,7 @@ def as_picture(image: Picture) -> Image.Image:
     """Return a picture as upright RGB.
 
     Raises:
-        ValueError: for an array that is no 8-bit picture, or a file that cannot be read.
+        ValueError: for an array that is not an 8-bit image, or a file that cannot be read.
     """
     if isinstance(image, str | Path):
         return read_image(local_path(image))
@@ -120,7 +120,9 @@ def as_picture(image: Picture) -> Image.Image:
             )
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise ValueError(f"a {type(image).__name__} is no picture; give a path, array or PIL image")
+        raise ValueError(
+            f"a {type(image).__name__} is not an image; give a path, an array or a PIL image"
+        )
     return decoded(image)
 
 

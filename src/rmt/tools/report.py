@@ -35,7 +35,7 @@ def write(run: str | Path) -> dict[str, str]:
     """
     run = Path(run)
     if not (run / "metrics.json").is_file():
-        raise ValueError(f"{run} holds no finished run (no metrics.json)")
+        raise ValueError(f"{run} holds no finished run: there is no metrics.json")
     metrics = json.loads((run / "metrics.json").read_text())
     model = load(run)
     task = get_task(model.task)
@@ -46,7 +46,7 @@ def write(run: str | Path) -> dict[str, str]:
     write_json(folder / "metrics.json", metrics)
     _curve(metrics["history"]).savefig(folder / "learning_curve.png", dpi=110)
     shown = {
-        "metrics.json": "all numbers, one record an evaluation",
+        "metrics.json": "all numbers, one record per evaluation",
         "learning_curve.png": "loss and metrics over the run",
     }
     body = model.body
@@ -56,7 +56,7 @@ def write(run: str | Path) -> dict[str, str]:
         maps = model_attention(model, pixels, _CENTRE)
         draw_attention(picture, maps, _CENTRE, folder / "attention.png")
         shown["decay.png"] = "how far each head of each stage sees"
-        shown["attention.png"] = "what the centre of one test image attends to, stage by stage"
+        shown["attention.png"] = "what the centre of one test image attends to, in each stage"
     return shown | prediction.draw_report(model, recipe, folder)
 
 

@@ -14,7 +14,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 from rmt.messages import did_you_mean
 from rmt.modeling.flops import count
 from rmt.modeling.memory import training_memory
-from rmt.modeling.pretrained import Pretrained, find_weights
+from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.saved import find_weights
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
