@@ -211,7 +211,9 @@ def test_resuming_is_exact(tmp_path: Path, kind: str, write: Write) -> None:
         batches = TrainBatches(len(train), 4, seed=1)
         batches.resume(0, done)
         read = TrainReader(train.read, lambda *pair: pair, count=len(train), max_bad_samples=0)
-        loader = make_loader(SeededSamples(train, read, seed=1), batches, num_workers=0, collate=list)
+        loader = make_loader(
+            SeededSamples(train, read, seed=1), batches, num_workers=0, collate=list
+        )
         return [[picture.tobytes() for picture, _ in batch] for batch in loader]
 
     assert epoch(2) == epoch(0)[2:]

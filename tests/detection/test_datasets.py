@@ -335,7 +335,7 @@ def test_a_faulty_label_line(
     path.write_text(path.read_text() + line)
     with caplog.at_level(logging.WARNING):
         splits = opened(root)
-    assert any(f"train/train_0.txt:4: " in m and words in m for m in caplog.messages)
+    assert any("train/train_0.txt:4: " in m and words in m for m in caplog.messages)
     assert "1 label line that makes no sense" in splits.describe()
     assert len(splits.train.target(0, masks=False)["labels"]) == 3
 

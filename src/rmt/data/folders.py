@@ -179,7 +179,7 @@ class FileFinder:
         for variant in _variants(name):
             if (found := self._below(variant)) is not None:
                 return found
-        for variant in _variants(name):
+        for variant in (name, *_variants(name)):
             for folder in self._folders:
                 if (found := self._by_case(folder, variant)) is not None:
                     return found

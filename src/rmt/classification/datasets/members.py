@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,6 +70,12 @@ def members(file: Path) -> Iterator[Member]:
             yield from _walk(archive, file, inside=PurePosixPath(), base=0)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{file} is not a whole, uncompressed tar file: {error}") from error
+
+
+def holds_keys(file: Path) -> bool:
+    """Return whether a tar file looks like a shard of webdataset: with classes beside images."""
+    suffixes = {PurePosixPath(member.name).suffix for member in islice(members(file), 20)}
+    return not suffixes.isdisjoint({".cls", ".json"})
 
 
 def _walk(

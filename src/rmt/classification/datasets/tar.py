@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from rmt.classification.datasets.drawn import Drawn, as_png
-from rmt.classification.datasets.members import Labelled, Member, indexed
+from rmt.classification.datasets.members import Labelled, Member, holds_keys, indexed
 from rmt.classification.datasets.packed import files_in, samples_of, with_class_folders
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
@@ -18,9 +18,9 @@ from rmt.data.splits import Split
 
 
 def sign(root: Path) -> str | None:
-    """Return the first tar file."""
+    """Return the first tar file, unless it is a shard of webdataset."""
     found = files_in(root, ".tar")
-    return found[0].name if found else None
+    return found[0].name if found and not holds_keys(found[0]) else None
 
 
 def read(source: Source[Data]) -> Mapping[Split, Samples]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from rmt.classification.datasets.drawn import Drawn, as_png
-from rmt.classification.datasets.members import Labelled, Member, indexed, members
+from rmt.classification.datasets.members import Labelled, Member, holds_keys, indexed
 from rmt.classification.datasets.packed import files_in, samples_of, with_class_folders
 from rmt.classification.datasets.tar import add_file
 from rmt.classification.recipe import Data
@@ -42,12 +41,6 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     names = tuple(read_lines(listing)) if listing.is_file() else None
     parts = samples_of(indexed(root, by_key), names=names, known=source.classes)
     return with_class_folders(parts, source)
-
-
-def holds_keys(file: Path) -> bool:
-    """Return whether a tar file looks like a shard of webdataset."""
-    suffixes = {PurePosixPath(member.name).suffix for member in islice(members(file), 20)}
-    return not suffixes.isdisjoint({".cls", ".json"})
 
 
 def by_key(found: Iterator[Member]) -> Iterator[Labelled]:
