@@ -37,11 +37,13 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from rmt.detection import coco, voc
+from rmt.detection.annotations import assemble
 from rmt.detection.datamodule import DetectionData
+from rmt.detection.datasets import coco, open_splits, voc
 from rmt.detection.plots import draw
 from rmt.detection.predict import draw_detections, predictor
-from rmt.detection.sources import Samples, open_splits
+from rmt.detection.rle import to_rle
+from rmt.detection.samples import Samples
 from rmt.detection.task import DetectionTask
 from rmt.recipes import as_dict
 from rmt.training.callbacks import quiet
@@ -244,7 +246,7 @@ def write_trees(root: Path, source: Path) -> Path:
     for split, stems in TREES.items():
         for stem in stems:
             photo = np.asarray(Image.open(source / "data" / f"{stem}.png").convert("RGB"))
-            content = voc.read([source / "data" / f"{stem}.xml"])
+            content = voc.read_files([source / "data" / f"{stem}.xml"])
             boxes = np.array([own["bbox"] for own in content["annotations"]], dtype=float)
             side = 800 if split == "train" else 400
             cut = _tiles(photo, boxes, side)
@@ -289,7 +291,7 @@ def _write(root: Path, split: str, cut: list[tuple], name: str) -> None:
         height, width = photo.shape[:2]
         images.append({"file_name": f"{split}_{i}.png", "height": height, "width": width})
         objects += [{"image_id": i, "label": 0, "bbox": box} for box in boxes.tolist()]
-    coco.write(root / "annotations" / f"{split}.json", coco.assemble(images, objects, [name]))
+    coco.write(root, split, assemble(images, objects, [name]))
 
 
 def write_nuclei(root: Path, source: Path) -> Path:
@@ -317,7 +319,7 @@ def write_nuclei(root: Path, source: Path) -> Path:
                 y, x = own.nonzero()
                 x0, y0 = int(x.min()), int(y.min())
                 box = [x0, y0, int(x.max()) + 1 - x0, int(y.max()) + 1 - y0]
-                code = coco.to_rle(own[None])[0]
+                code = to_rle(own[None])[0]
                 objects.append(
                     {
                         "image_id": i,
@@ -327,8 +329,7 @@ def write_nuclei(root: Path, source: Path) -> Path:
                         "area": int(own.sum()),
                     }
                 )
-        content = coco.assemble(images, objects, ["nucleus"])
-        coco.write(root / "annotations" / f"{split}.json", content)
+        coco.write(root, split, assemble(images, objects, ["nucleus"]))
     return root
 
 

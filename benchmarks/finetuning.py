@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
+from rmt.classification.datasets import open_splits
 from rmt.training.fit import evaluate, fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"

@@ -269,9 +269,8 @@ def _label(verbs: Any) -> None:
     )
     parser.add_argument("teacher", help="a timm model with the classes of the data")
     parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
-    kinds = ("auto", "folder", "csv", "tar", "webdataset", "parquet")
     parser.add_argument(
-        "--data.format", dest="kind", choices=kinds, default="auto", help="as of a recipe"
+        "--data.format", dest="kind", metavar="FORMAT", default="auto", help="as of a recipe"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
@@ -286,18 +285,19 @@ def _label(verbs: Any) -> None:
 
 def _annotations(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.detection.formats import convert
+        from rmt.detection.convert import convert
 
         for folder in convert(args.source, args.destination, to=args.to, read_as=args.read_as):
             print(folder)
 
-    formats = ("coco", "voc", "yolo")
     parser = _verb(verbs, "convert-dataset", run, "Write a data set of boxes in another format.")
     parser.epilog = "COCO keeps everything, YOLO boxes and single polygons, VOC boxes."
     parser.add_argument("source", help="folder of a COCO, VOC or YOLO data set")
     parser.add_argument("destination", help="new folder; the images are copied into it")
-    parser.add_argument("--to", required=True, choices=formats, help="format to write")
-    parser.add_argument("--from", dest="read_as", choices=formats, default="auto", help="to read")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="to write: coco, voc, ...")
+    parser.add_argument(
+        "--from", dest="read_as", metavar="FORMAT", default="auto", help="to read (default: auto)"
+    )
 
 
 def _demo(verbs: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
+from rmt.classification.datasets import open_splits
 from rmt.files import digest_of_file, digest_of_samples, identity, write_atomically
 
 

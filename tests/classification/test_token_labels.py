@@ -24,7 +24,7 @@ from rmt.classification.losses import ClassificationLoss, check_recipe, teacher_
 from rmt.classification.models import new_model
 from rmt.classification.recipe import Augment, ClassificationRecipe, Data, TokenLabels
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
+from rmt.classification.datasets import open_splits
 from rmt.classification.teacher import Teacher, label_folder, write_maps
 from rmt.classification.token_labels import (
     CutTransform,

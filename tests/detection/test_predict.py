@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from rmt.detection.coco import to_rle
+from rmt.detection.rle import to_rle
 from rmt.detection.predict import colour_of, draw_detections
 
 

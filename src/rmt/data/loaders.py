@@ -26,6 +26,7 @@ from rmt.data.splits import S, Splits
 from rmt.recipes.schema import Recipe
 
 R = TypeVar("R", bound=Recipe)
+_TRIES = 5  # samples of which one must be readable for a split to be tried
 
 
 #: Loading processes of all loaders.
@@ -116,6 +117,10 @@ class DataModule(ABC, Generic[R, S]):
         """Class names, which all splits share."""
         return self.splits.classes
 
+    def describe(self) -> str:
+        """Return what was found, in one sentence: format, classes, images, what is left out."""
+        return f"data: {self.splits.describe()}"
+
     def train_loader(self, *, rank: int = 0, world: int = 1) -> ResumableLoader:
         """Return the training loader of one process; its batch sampler is a ``TrainBatches``.
 
@@ -151,22 +156,35 @@ class DataModule(ABC, Generic[R, S]):
     def check_first_samples(self) -> int:
         """Load the first sample of each split as a run would; return training batches per epoch.
 
+        One that cannot be used is left out, as a run does, if one of the next few can be.
+
         Raises:
-            ValueError: naming the split and what is wrong. A run may leave out such a sample, up
-                to ``data.max_bad_samples``.
+            ValueError: naming the split, and what is wrong with its first sample.
         """
         train = self.train_loader()
-        val, test = (self.eval_loader(s) for s in (self.splits.val, self.splits.evaluated))
-        for split, loader in (("train", train), ("val", val), ("test", test)):
-            samples: Any = loader.dataset  # SeededSamples over a reader
-            try:
-                with seeded(self.recipe.seed, 0, 0, 0):
-                    loader.collate_fn([samples.load.strict(0)])
-            except (ValueError, OSError, RuntimeError) as error:
-                raise ValueError(
-                    f"the first sample of the {split!r} split cannot be used: {error}"
-                ) from error
+        self._check_first("train", train)
+        for split, samples in (("val", self.splits.val), ("test", self.splits.test)):
+            if samples is not None:
+                self._check_first(split, self.eval_loader(samples))
         return len(train)
+
+    def _check_first(self, split: str, loader: ResumableLoader) -> None:
+        samples: Any = loader.dataset  # SeededSamples over a reader
+        errors: list[Exception] = []
+        for index in range(min(_TRIES, len(samples))):
+            try:
+                with seeded(self.recipe.seed, 0, index, 0):
+                    loader.collate_fn([samples.load.strict(index)])
+            except (ValueError, OSError, RuntimeError) as error:
+                errors.append(error)
+            else:
+                for error in errors:
+                    kind = "unreadable sample|unreadable samples"
+                    self.splits.findings.fault(kind, str(error))
+                return
+        raise ValueError(
+            f"the first sample of the {split!r} split cannot be used: {errors[0]}"
+        ) from errors[0]
 
 
 def make_loader(

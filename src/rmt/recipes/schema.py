@@ -147,6 +147,7 @@ class DataConfig(Section):
     """Where the images are and how they are loaded: what every task's data section has.
 
     Attributes:
+        format: of the data set, by its name in the task's table; ``auto`` looks at ``root``.
         root: folder (or file) of the data set.
         val_fraction: share of the training images held out for validation where the data has no
             split of its own; 1 evaluates all of them and trains on none.
@@ -160,6 +161,7 @@ class DataConfig(Section):
 
     key: ClassVar[str] = "data"
 
+    format: str = "auto"
     root: str = ""
     val_fraction: float = number(0.1, 0, 1)
     batch_size: int = number(1, 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
 from rmt.tools.predict import describe, predict_files
 from rmt.tools.train import train
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rmt.data.images import decoded, find_images, local_path, read_image
+from rmt.data.folders import find_images, local_path
+from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
@@ -137,7 +138,7 @@ def predict_files(
     """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
 
     Args:
-        sources: what :func:`rmt.data.images.find_images` takes.
+        sources: what :func:`rmt.data.folders.find_images` takes.
         checkpoint: what :func:`rmt.load` reads.
         out: folder for pictures (and label maps of a segmenter); not one of the images' own.
         device: where to run.

@@ -87,6 +87,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
         check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
     task = get_task(recipe.task)
     data = task.training().open_data(recipe)
+    rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)
     L.seed_everything(recipe.seed, verbose=False)
     if recipe.trainer.threads:
@@ -237,6 +238,7 @@ def _evaluate(
     model: Pretrained, overrides: Sequence[str], recipe: Recipe | None, knn: int
 ) -> tuple[dict[str, Any], Recipe, Samples]:
     task = get_task(model.task)
+    announce = recipe is None  # else a run has said what it found
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
         content = {key: value for key, value in content.items() if key != "trainer"}
@@ -253,7 +255,9 @@ def _evaluate(
         return found, recipe, samples
     recipe = replace(recipe, ema=Ema())  # a matter of training
     parts = task.training()
-    data = parts.open_data(recipe)
+    data = parts.open_data(recipe, classes=model.info.get("label_names"))
+    if announce:
+        rank_zero_only(print)(data.describe())
     check_classes(
         model.info.get("label_names"),
         data.classes,
