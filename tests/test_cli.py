@@ -245,7 +245,7 @@ def test_explain(
 def test_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("models", "--json", tmp_path / "models.json") == 0
     table = json.loads((tmp_path / "models.json").read_text())
-    assert set(rmt.list_models(own=True)) <= set(table)
+    assert set(rmt.list_models()) <= set(table)
     keys = {"params", "macs", "published_gmacs_fvcore_1024", "top1_published"}
     assert all(keys <= row.keys() for row in table.values())
     assert (table["rmt_t"]["params"], table["rmt_t"]["top1_published"]) == (14_334_216, 82.4)
