@@ -190,13 +190,15 @@ class Torchvision(nn.Module):
         self.num_classes = len(classes)
         self.info = {"label_names": list(classes)}
         self.has_masks = wanted.head == "mask_rcnn"
-        self.score_threshold = 0.05  # torchvision's own default
         sizes = {"min_size": wanted.min_size, "max_size": wanted.max_size}
         resnet = {"backbone_name": "resnet18", "weights": None, "trainable_layers": 5}
         if self.has_masks:
             body = resnet_fpn_backbone(norm_layer=nn.BatchNorm2d, **resnet)
             self.net = MaskRCNN(
-                body, self.num_classes + 1, box_batch_size_per_image=wanted.regions, **sizes
+                body,
+                self.num_classes + 1,
+                box_batch_size_per_image=wanted.roi_samples_per_image,
+                **sizes,
             )
         else:
             body = resnet_fpn_backbone(
@@ -207,13 +209,17 @@ class Torchvision(nn.Module):
             )
             self.net = RetinaNet(body, self.num_classes, **sizes)
 
-    def forward(self, images: list[Tensor], targets=None, *, resize: bool = True):
+    def forward(
+        self, images: list[Tensor], targets=None, *, resize: bool = True, score_threshold=0.05
+    ):
         self.net.transform._skip_resize = not resize
         first = int(self.has_masks)  # of the labels; 0 is background there
         if targets is not None:
             return self.net(images, [t | {"labels": t["labels"] + first} for t in targets])
         answers = []
         for found in self.net(images):
+            kept = found["scores"] > score_threshold  # torchvision itself stops at 0.05
+            found = {key: value[kept] for key, value in found.items()}
             answer = {key: found[key] for key in ("boxes", "scores")}
             answer["labels"] = found["labels"] - first
             if self.has_masks:

@@ -14,14 +14,13 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from rmt.detection.coco import to_mask, to_rle
-from rmt.detection.detector import Detector
+from rmt.detection.detector import SCORE_THRESHOLD, Detector
 
-_FALLBACK = 0.05
 #: What :func:`predictor` takes.
 OPTIONS = ("score",)
 
 
-def predictor(model: Detector, *, score: float = _FALLBACK) -> Callable[[Image.Image], dict]:
+def predictor(model: Detector, *, score: float = SCORE_THRESHOLD) -> Callable[[Image.Image], dict]:
     """Return a function from a picture to its objects, best first.
 
     The function gives ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score",
@@ -42,11 +41,7 @@ def predictor(model: Detector, *, score: float = _FALLBACK) -> Callable[[Image.I
 
     def predict(image: Image.Image) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(weight.device)
-        before, model.score_threshold = model.score_threshold, score
-        try:
-            (found,) = model([pixels.float() / 255])
-        finally:
-            model.score_threshold = before
+        (found,) = model([pixels.float() / 255], score_threshold=score)
         detections = [
             {"box": box, "score": value, "label": label, "name": names[label]}
             for box, value, label in zip(

@@ -11,8 +11,6 @@ from rmt.detection import create_detector
 from rmt.detection.coco import to_rle
 from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
-from rmt.detection.matcher import Sampler
-from rmt.detection.rcnn import RCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.sources import Samples, Splits
 from rmt.training.module import Engine
@@ -42,14 +40,8 @@ class DetectionTask(Engine):
         model = model or new_model(recipe, classes)
         super().__init__(model, recipe)
         if recipe.trainer.compile:
-            # The number of regions is another in each batch; the backbone is what compiles well.
-            self._network = (model,)
-            model.backbone.compile(dynamic=True)
+            self._network = (model.compile_for_training(),)
         self.splits = splits
-        if isinstance(model, RCNN):
-            model.sampler = Sampler(
-                recipe.model.roi_samples_per_image, model.sampler.positive_fraction
-            )
         self.categories = categories_of(model, splits.val)
         self.found: dict[str, Found] = {weights: [] for weights in self.kept_weights()}
         self.seen: list[int] = []
@@ -151,6 +143,7 @@ def new_model(recipe: DetectionRecipe, classes: tuple[str, ...]) -> Detector:
         min_size=wanted.min_size,
         max_size=wanted.max_size,
         drop_path_rate=wanted.drop_path_rate,
+        roi_samples_per_image=wanted.roi_samples_per_image,
     )
     model.info["label_names"] = list(classes)
     freeze(model, wanted.freeze)
