@@ -248,17 +248,50 @@ def test_dense_part_compiles(detector: Detector, backend: str) -> None:
     torch.testing.assert_close(compiled(pixels), dense(pixels), rtol=1e-4, atol=1e-5)
 
 
-def test_training_with_a_compiled_backbone(detector: Detector) -> None:
+def assert_same_losses(compiled: Detector, eager: Detector, size: tuple[int, int]) -> None:
+    images, targets = [torch.rand(3, *size)], [target([[4, 4, 40, 40]], [2], size)]
+    torch.manual_seed(0)
+    expected = eager(images, targets)
+    torch.manual_seed(0)
+    for name, value in compiled(images, targets).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    sum(compiled(images, targets).values()).backward()
+
+
+def test_training_with_a_compiled_backbone(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph of the backbone serves all image sizes; here without the code generator."""
+    compile_module = nn.Module.compile
+
+    def compile_eagerly(module: nn.Module, *, dynamic: bool, options: dict) -> None:
+        assert options == {"strict_output_strides": True}
+        compile_module(module, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
     torch.compiler.reset()
-    images, targets = [torch.rand(3, 64, 64)], [target([[4, 4, 40, 40]], [2], (64, 64))]
-    model = copy.deepcopy(detector)
-    torch.manual_seed(0)
-    eager = model(images, targets)
-    assert model.compile_for_training() is model
-    torch.manual_seed(0)
-    compiled = model(images, targets)
-    for name, value in eager.items():
-        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+    compiled = copy.deepcopy(detector)
+    assert compiled.compile_for_training() is compiled
+    assert_same_losses(compiled, detector, (64, 96))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert_same_losses(compiled, detector, (48, 64))
+
+
+@pytest.mark.slow
+def test_training_with_the_real_code_generator() -> None:
+    torch.compiler.reset()
+    small = {"depths": (1, 1, 1, 1), "full_attention": (True,) * 4, "lce": False, "mlp_conv": False}
+    eager = create_detector(
+        "retinanet",
+        "rmt_nano",
+        num_classes=CLASSES,
+        min_size=64,
+        max_size=128,
+        drop_path_rate=0.0,
+        backbone_options=small,
+    )
+    compiled = copy.deepcopy(eager).compile_for_training()
+    assert_same_losses(compiled, eager, (64, 96))
 
 
 def test_half_precision_under_autocast(detector: Detector) -> None:

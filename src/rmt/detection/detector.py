@@ -167,7 +167,8 @@ class Detector(Pretrained):
         The rest runs eagerly: the number of regions differs from batch to batch, so a graph of the
         whole model would be compiled again and again.
         """
-        self.backbone.compile(dynamic=True)
+        # Without this option, torch 2.14 fails on strides of open sizes (pytorch issue 185510).
+        self.backbone.compile(dynamic=True, options={"strict_output_strides": True})
         return self
 
     def _by_canvas(

@@ -26,7 +26,7 @@ class Batch:
     Attributes:
         pixels: (B, 3, H, W), zero-padded on the right and at the bottom.
         sizes: (B, 2), height and width of each resized image.
-        padded: (B, 2), the same rounded up to whole multiples of 32.
+        padded: (B, 2), the same rounded up to multiples of 32.
         originals: (B, 2), height and width of each original image.
         scales: (B, 4), resized size divided by original size, for x, y, x, y; float32.
     """
@@ -68,7 +68,7 @@ class Transform:
         return keep_ratio(height, width, min_size=self.min_size, max_size=self.max_size)
 
     def canvas_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
-        """Return the same, rounded up to whole multiples of 32."""
+        """Return the same, rounded up to multiples of 32."""
         height, width = self.size_of(image, resize=resize)
         return -(-height // _DIVISOR) * _DIVISOR, -(-width // _DIVISOR) * _DIVISOR
 

@@ -22,7 +22,7 @@ class Backbone(nn.Module):
     """Images to four maps of stride 4, 8, 16 and 32.
 
     An RMT gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models. Another
-    model of timm is used as it is: images are zero-padded on the right and at the bottom to whole
+    model of timm is used as it is: images are zero-padded on the right and at the bottom to
     multiples of 32, and the maps are cropped to the part that belongs to the image.
 
     Args:
