@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 _TRAIN_HELP = """\
-RECIPE is a shipped recipe (rmt train --list) or a YAML file. Any key of it can be changed:
+RECIPE is a shipped recipe (rmt train --list) or a YAML file. Options that follow change its keys:
 
   rmt train small/digits
-  rmt train small/folder --data.root DIR          a folder of class folders
+  rmt train small/folder --data.root DIR          a folder with one folder per class
   rmt train imagenet/rmt_s --data.root DIR --trainer.devices 8 --trainer.num_nodes 4
   rmt train small/folder --data.root DIR --model.checkpoint rmt_s.pth      fine-tune
 
---print_config shows every key with its value. Ctrl-C and SIGTERM finish the running step, save
-and exit with 130 and 143; the same command with --resume continues exactly there.
+--print_config shows every key with its value. Ctrl-C and SIGTERM finish the current step, save
+and exit with status 130 and 143; the same command with --resume continues exactly there.
 """
 
 
@@ -86,7 +86,7 @@ def _models(verbs: Any) -> None:
 def _train(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         if args.json and not (args.dry_run or args.print_config):
-            raise ValueError("--json belongs to --dry-run; a run writes metrics.json")
+            raise ValueError("--json goes with --dry-run; a run writes metrics.json")
         if args.recipe is None and (args.overrides or args.dry_run or args.print_config):
             raise ValueError("name a recipe or a YAML file; `rmt train --list` shows the recipes")
         if args.list or args.recipe is None:
@@ -94,9 +94,9 @@ def _train(verbs: Any) -> None:
 
             print("\n".join(list_recipes()))
         elif args.print_config or args.dry_run:
-            from rmt.training.dry_run import plan, show
+            from rmt.training.dry_run import dry_run, show
 
-            described = plan(args.recipe, args.overrides, try_data=not args.print_config)
+            described = dry_run(args.recipe, args.overrides, try_data=not args.print_config)
             print(show(described, only_recipe=args.print_config))
             _write(args.json, described)
         else:
@@ -109,13 +109,23 @@ def _train(verbs: Any) -> None:
     parser.set_defaults(takes_overrides=True)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=(True, "auto"),
+        metavar="auto",
+        help="continue the run in --out; auto: start it if there is none yet",
+    )
     parser.add_argument("--list", action="store_true", help="list the shipped recipes")
     parser.add_argument("--print_config", action="store_true", help="show every key and stop")
     parser.add_argument(
-        "--dry-run", action="store_true", help="build, try the data if there, do not train"
+        "--dry-run",
+        action="store_true",
+        help="describe the run and load the first samples, without training",
     )
-    _json_option(parser, "with --dry-run: also write it here")
+    _json_option(parser, "with --dry-run: also write the result to this file")
 
 
 def _eval(verbs: Any) -> None:
@@ -130,17 +140,21 @@ def _eval(verbs: Any) -> None:
             print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics))
             _write(args.json, record)
 
-    parser = _verb(verbs, "eval", run, "Judge weights on the test part of a data set.")
+    parser = _verb(verbs, "eval", run, "Evaluate weights on the test split of a data set.")
     parser.set_defaults(takes_overrides=True)
-    parser.epilog = "Recipe keys such as --data.root DIR or --data.batch_size 32 may follow."
+    parser.epilog = (
+        "Options that change recipe keys may follow, such as --data.root DIR --data.batch_size 32."
+    )
     _checkpoint_option(parser)
-    parser.add_argument("--weights", choices=("raw", "ema"), help="where a file holds both")
+    parser.add_argument(
+        "--weights", choices=("raw", "ema"), help="which weights, where a file holds both"
+    )
     parser.add_argument(
         "--knn",
         type=int,
         default=0,
         metavar="K",
-        help="judge features by K nearest neighbours",
+        help="evaluate features by K nearest neighbours",
     )
     _json_option(parser)
 
@@ -160,9 +174,9 @@ def _predict(verbs: Any) -> None:
         return int(any("error" in record for record in records))
 
     parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern")
     _checkpoint_option(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--out", type=Path, help="folder for pictures")
     _json_option(parser)
     own = _options_of_tasks(parser)
@@ -179,16 +193,20 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
             names.append(name)
 
     group("classifiers", top={"type": int, "help": "classes to name (5)"})
-    group("detectors", score={"type": float, "help": "least score of an object (0.05)"})
+    group("detectors", score={"type": float, "help": "minimum score of a detection (0.05)"})
     pixels = {"type": int, "metavar": "PIXELS"}
     group(
-        "segmenters (else as the weights were judged)",
-        min_size=pixels | {"help": "resize the shorter side to this; 0 keeps the size"},
-        max_size=pixels | {"help": "or less, so that the longer one stays within this"},
+        "segmenters (default: as the weights were evaluated)",
+        min_size=pixels | {"help": "resize the short side to this; 0 keeps the size"},
+        max_size=pixels | {"help": "upper bound of the long side"},
         window=pixels | {"help": "average overlapping windows of this side; 0: whole image"},
         stride=pixels | {"help": "from one window to the next (two thirds of it)"},
-        scales={"type": _numbers, "metavar": "S,S,...", "help": "average these sizes: 0.5,1,1.5"},
-        flip={"action": argparse.BooleanOptionalAction, "help": "average with the mirror image"},
+        scales={
+            "type": _numbers,
+            "metavar": "S,S,...",
+            "help": "average over these scales: 0.5,1,1.5",
+        },
+        flip={"action": argparse.BooleanOptionalAction, "help": "average with the flipped image"},
     )
     return names
 
@@ -212,15 +230,15 @@ def _explain(verbs: Any) -> None:
         for path in explain(args.image, args.checkpoint, args.out, at=args.at).values():
             print(path)
 
-    parser = _verb(verbs, "explain", run, "Draw what a place of an image attends to.")
+    parser = _verb(verbs, "explain", run, "Draw what a position of an image attends to.")
     parser.add_argument("image", help="image file")
     _checkpoint_option(parser)
     parser.add_argument(
         "--at",
-        type=_place,
+        type=_position,
         default=(0.5, 0.5),
         metavar="Y,X",
-        help="place as shares of the image (default: 0.5,0.5, its centre)",
+        help="position as fractions of height and width (default: 0.5,0.5, the centre)",
     )
     parser.add_argument("--out", type=Path, default=Path("explain"), help="folder for pictures")
 
@@ -241,7 +259,7 @@ def _label(verbs: Any) -> None:
         print(f"{count} label maps written to {args.out}")
 
     parser = _verb(
-        verbs, "make-token-labels", run, "Write a teacher's label maps for token labelling."
+        verbs, "make-token-labels", run, "Write label maps of a teacher for token labelling."
     )
     parser.add_argument("teacher", help="a timm model with the classes of the data")
     parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
@@ -252,7 +270,10 @@ def _label(verbs: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
     parser.add_argument(
-        "--img-size", type=int, dest="img_size", help="pixels of the square that the teacher sees"
+        "--img-size",
+        type=int,
+        dest="img_size",
+        help="side of the square that the teacher sees, in pixels",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
 
@@ -279,23 +300,27 @@ def _demo(verbs: Any) -> None:
 
         return run_demo(args.out)
 
-    parser = _verb(verbs, "demo", run, "Train, test and predict on real images in minutes.")
+    parser = _verb(verbs, "demo", run, "Train, evaluate and predict on real images in minutes.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
 
 
-def _place(text: str) -> tuple[float, float]:
+def _position(text: str) -> tuple[float, float]:
     y, _, x = text.partition(",")
     try:
         return float(y), float(x)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no place; write y,x as 0.5,0.5") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a position; write y,x such as 0.5,0.5"
+        ) from None
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write numbers as 0.5,1,1.5") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers; write 0.5,1,1.5"
+        ) from None
 
 
 def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
@@ -307,7 +332,9 @@ def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json_option(parser: argparse.ArgumentParser, text: str = "also write it here") -> None:
+def _json_option(
+    parser: argparse.ArgumentParser, text: str = "also write the result to this file"
+) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help=text)
 
 

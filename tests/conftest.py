@@ -31,6 +31,14 @@ def check_annotations() -> None:
     """
     import jaxtyping
 
+    # beartype picks the list items that it checks by Python's global generator. From one of its own
+    # it does not disturb what a test draws, such as augmentation, which must repeat exactly.
+    drawn_globally, random.getrandbits = random.getrandbits, random.Random(0).getrandbits
+    import beartype._check.code.codemain  # the two modules that keep the function
+    import beartype._util.kind.integer.utilintget  # noqa: F401
+
+    random.getrandbits = drawn_globally
+
     class Config(type(jaxtyping.config)):
         @property
         def jaxtyping_disable(self) -> bool:

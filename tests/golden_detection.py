@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from golden_rule import GOLDEN, golden_state, release_keys
-from rmt.detection import RULES, Detector, config_of_release, from_config
+from rmt.detection import Detector, from_config
 from rmt.detection.matcher import Sampler
 from rmt.detection.transform import Batch, normalise
-from rmt.weights.release import rename
+from rmt.weights.identify import identify
 
 TOLERANCE = 1e-9
 # Box deltas to learn are float32 logarithms, whose last bit depends on the processor's library.
@@ -53,15 +53,14 @@ def load_case(name: str) -> Case:
     with np.load(GOLDEN / "detection" / f"{name}.npz") as file:
         arrays = dict(file)
     state = golden_state(release_keys(name), facts["overrides"])
-    config = config_of_release(state, {})
-    assert config is not None
-    model = from_config(config)
-    renamed = rename(state, RULES)
-    model.load_state_dict(renamed.tensors, strict=True)
+    found = identify(state, name)
+    assert found.renamed is not None
+    model = from_config(found.description.config)
+    model.load_state_dict(dict(found.tensors), strict=True)
     if hasattr(model, "rpn"):
         model.rpn.sampler = Sampler(None, 0.5)
         model.sampler = Sampler(None, 0.25)
-    return Case(facts, arrays, model.double().eval(), renamed.sources)
+    return Case(facts, arrays, model.double().eval(), found.renamed.sources)
 
 
 def golden_batch() -> Batch:

@@ -1,7 +1,9 @@
 """Digests tell apart what changes a number, and nothing else."""
 
 import hashlib
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from PIL import Image
 
 from rmt.classification.recipe import Data
 from rmt.classification.sources import open_splits
-from rmt.files import digest_of_file, digest_of_samples, identity
+from rmt.files import digest_of_file, digest_of_samples, identity, write_atomically
 
 
 def test_a_file_has_the_digest_that_everybody_computes(tmp_path: Path) -> None:
@@ -19,6 +21,36 @@ def test_a_file_has_the_digest_that_everybody_computes(tmp_path: Path) -> None:
     assert digest_of_file(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
     assert identity(tmp_path / "a") == (f"{tmp_path.name}/a", 7)
     assert identity(tmp_path / "gone") == (f"{tmp_path.name}/gone", -1)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_written_file_has_the_permissions_of_any_new_one(
+    umask: int, mode: int, tmp_path: Path
+) -> None:
+    def write(path: Path) -> None:
+        path.unlink()
+        path.touch(0o600)  # as safetensors does
+        path.write_text("new")
+
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "deep" / "file", write)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "deep" / "file").read_text() == "new"
+    assert stat.S_IMODE((tmp_path / "deep" / "file").stat().st_mode) == mode
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+
+    def write(path: Path) -> None:
+        path.write_text("ne")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(tmp_path / "file", write)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_samples_do_not_run_into_each_other() -> None:

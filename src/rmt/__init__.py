@@ -4,7 +4,6 @@
 does is imported when it is first asked for.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rmt.modeling.layers import ManhattanAttention
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from rmt.allocator import keep_memory
     from rmt.detection import create_detector
     from rmt.segmentation import create_segmenter
+    from rmt.tools import explain
     from rmt.tools.predict import Predictor
     from rmt.weights.load import convert, load, save
     from rmt.weights.load import load as from_pretrained
@@ -30,6 +30,7 @@ __all__ = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "explain",
     "from_pretrained",
     "keep_memory",
     "list_models",
@@ -38,27 +39,33 @@ __all__ = [
     "save",
 ]
 
-# Public name -> where it is, and its name there.
-_ON_DEMAND = {
-    "Predictor": ("rmt.tools.predict", "Predictor"),
-    "convert": ("rmt.weights.load", "convert"),
-    "create_detector": ("rmt.detection", "create_detector"),
-    "create_segmenter": ("rmt.segmentation", "create_segmenter"),
-    "from_pretrained": ("rmt.weights.load", "load"),
-    "keep_memory": ("rmt.allocator", "keep_memory"),
-    "load": ("rmt.weights.load", "load"),
-    "save": ("rmt.weights.load", "save"),
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
-        raise AttributeError(f"module 'rmt' has no attribute {name!r}")
-    module, original = _ON_DEMAND[name]
-    value = getattr(import_module(module), original)
+    value: Any
+    match name:
+        case "Predictor":
+            from rmt.tools.predict import Predictor
+
+            value = Predictor
+        case "create_detector":
+            from rmt.detection import create_detector as value
+        case "create_segmenter":
+            from rmt.segmentation import create_segmenter as value
+        case "explain":
+            from rmt.tools import explain as value
+        case "keep_memory":
+            from rmt.allocator import keep_memory as value
+        case "load" | "from_pretrained":
+            from rmt.weights.load import load as value
+        case "convert":
+            from rmt.weights.load import convert as value
+        case "save":
+            from rmt.weights.load import save as value
+        case _:
+            raise AttributeError(f"module 'rmt' has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ON_DEMAND})
+    return sorted({*globals(), *__all__})

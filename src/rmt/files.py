@@ -1,10 +1,14 @@
-"""SHA-256 of files and data sets: what says that two numbers were measured on the same things."""
+"""Files: written whole or not at all, and the SHA-256 of files and data sets.
+
+A digest says that two numbers were measured on the same things.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -31,12 +35,23 @@ def identity(path: Path) -> tuple[str, int]:
     return f"{path.parent.name}/{path.name}", size
 
 
-def write_atomically(path: Path, write) -> None:
-    """Call ``write`` on a neighbour of ``path``, then move it over ``path`` in one step."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a neighbour of ``path``, then move it over ``path`` in one step.
+
+    The file gets the permissions of any new file (those that the umask leaves), whatever ``write``
+    gave it.
+
+    Args:
+        path: of the file; its folder is made if absent.
+        write: writes the content to the path it is given, where an empty file is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        temporary.touch()
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
+        temporary.chmod(permissions)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,9 +22,9 @@ from rmt.classification.samples import Samples, Splits
 from rmt.classification.shards import Member, members
 from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import LabelMaps
-from rmt.data.bad_samples import TestReader, TrainReader
+from rmt.data.bad_samples import EvalReader, TrainReader
 from rmt.data.loaders import SeededSamples, make_loader
-from rmt.data.samplers import TestBatches, TrainBatches
+from rmt.data.samplers import EvalBatches, TrainBatches
 from rmt.training.fit import fit, load_recipe
 
 CLASSES = ("cat", "dog", "train")  # a class may be called so
@@ -192,9 +192,9 @@ def test_every_image_once_by_two_devices_of_two_processes(
     train.image(0)  # what the parent opened, no child may use
     seen = []
     for rank in (0, 1):
-        batches = TestBatches(len(train), 4, rank=rank, world=2)
+        batches = EvalBatches(len(train), 4, rank=rank, world=2)
         dataset = SeededSamples(
-            train, TestReader(train.read, count=len(train), max_bad_samples=9), seed=0
+            train, EvalReader(train.read, count=len(train), max_bad_samples=9), seed=0
         )
         loader = make_loader(dataset, batches, workers=2, collate=list)
         seen += [picture.tobytes() for batch in loader for picture, _ in batch]

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
+from rmt.classification.losses import ClassificationLoss
+from rmt.classification.models import new_model
 from rmt.classification.sources import Samples
-from rmt.classification.task import ClassificationTask
 from rmt.classification.teacher import Teacher, write_maps
 from rmt.classification.token_labels import LabelMaps, dense_labels
 from rmt.training.fit import load_recipe
@@ -82,21 +83,22 @@ def test_tokens_learn_what_the_teacher_sees(weights: Path) -> None:
         "token_labels.mix": 0,
     }
     recipe = load_recipe("imagenet/rmt_s_tl", [f"--{key}={value}" for key, value in keys.items()])
-    task = ClassificationTask(recipe, tuple(map(str, range(1000))))
+    model = new_model(recipe, tuple(map(str, range(1000))))
+    loss = ClassificationLoss(recipe, model)
     mean, std = (torch.tensor(v)[:, None, None] for v in (recipe.data.mean, recipe.data.std))
     photos = (skimage.data.chelsea(), skimage.data.coffee())
     images = torch.stack(
         [(TF.to_tensor(Image.fromarray(photo).resize((128, 128))) - mean) / std for photo in photos]
     )
     labels = torch.tensor([285, 967])
-    optimizer = torch.optim.AdamW(task.model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        torch.stack(list(task.losses((images, labels)).values())).sum().backward()
+        torch.stack(list(loss(model, (images, labels))[0].values())).sum().backward()
         optimizer.step()
-    assert task.teacher is not None
-    wanted = task.teacher.labels(images, (4, 4))
-    logits, dense = task.model(images)
+    assert loss.teacher is not None
+    wanted = loss.teacher.labels(images, (4, 4))
+    logits, dense = model(images)
     assert logits.argmax(1).tolist() == labels.tolist()
     sure = wanted.amax(-1) > 0.8
     assert sure.sum() > 3

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from timm.data.random_erasing import RandomErasing
 
 import rmt
 import rmt_cli
-from rmt.classification import RECIPE, make
 from rmt.classification.datamodule import with_map
-from rmt.classification.recipe import Augment, Data, TokenLabels
+from rmt.classification.losses import ClassificationLoss, check_recipe, teacher_of
+from rmt.classification.models import new_model
+from rmt.classification.recipe import Augment, ClassificationRecipe, Data, TokenLabels
 from rmt.classification.samples import Samples
 from rmt.classification.sources import open_splits
-from rmt.classification.task import teacher_of
 from rmt.classification.teacher import Teacher, label_folder, write_maps
 from rmt.classification.token_labels import (
     CutTransform,
@@ -265,7 +266,7 @@ def test_an_image_without_its_map_is_replaced(photos: Path, maps: Path, tmp_path
     image, label, found, box, mirrored = read(0)
     assert (image.shape, label, found[1, 0, 0, 0].item()) == ((3, 32, 32), 1, 1)
     assert (box.shape, mirrored.dtype) == ((4,), torch.bool)
-    read.unreadable.most = 0
+    read.bad.most = 0
     with pytest.raises(ValueError, match=r"more than data\.max_bad_samples=0 .*n0_0\.pt"):
         read(0)
 
@@ -342,7 +343,7 @@ def test_a_teacher_at_each_place_averages_to_its_answer(teacher_file: Path) -> N
 def test_offline_maps_are_the_online_labels(
     photos: Path, teacher_file: Path, tmp_path: Path
 ) -> None:
-    words = ["label", "test_resnet", "--data", str(photos), "--out", str(tmp_path)]
+    words = ["make-token-labels", "test_resnet", "--data", str(photos), "--out", str(tmp_path)]
     assert rmt_cli.main([*words, "--weights", str(teacher_file)]) == 0
     samples = open_splits(Data(root=str(photos))).train
     maps = LabelMaps(tmp_path, samples)
@@ -362,7 +363,14 @@ def test_packed_images_are_labelled_and_their_maps_found(
         with tarfile.open(tmp_path / f"{part}.tar", "w") as archive:
             archive.add(photos / part, part)
     shutil.copytree(photos / "val" / "photo0", tmp_path / "photo0")  # what `auto` would take
-    words = ["label", "test_resnet", "--data", str(tmp_path), "--out", str(tmp_path / "maps")]
+    words = [
+        "make-token-labels",
+        "test_resnet",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "maps"),
+    ]
     words += ["--weights", str(teacher_file), "--data.format"]
     assert rmt_cli.main([*words, "auto"]) == 2
     assert rmt_cli.main([*words, "tar"]) == 0
@@ -382,12 +390,12 @@ def test_what_has_no_names_or_no_training_part_gets_no_maps(photos: Path, tmp_pa
 def test_a_batch_is_labelled_online(photos: Path, teacher_file: Path) -> None:
     words = [*WORDS, "--data.root", str(photos), "--token_labels.teacher", "test_resnet"]
     recipe = load_recipe("imagenet/rmt_s_tl", [*words, "--token_labels.weights", str(teacher_file)])
-    engine, _ = make(recipe)
-    assert not any("teacher" in key for key in engine.state_dict())
-    losses = engine.losses((torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])))
+    model = new_model(recipe, tuple(map(str, range(8))))
+    batch = (torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3]))
+    losses, _ = ClassificationLoss(recipe, model)(model, batch)
     assert set(losses) == {"class", "tokens"}
     sum(losses.values()).backward()
-    assert all(p.grad is not None for p in engine.model.parameters())
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_the_class_target_may_be_the_map(photos: Path, maps: Path) -> None:
@@ -400,9 +408,9 @@ def test_the_class_target_may_be_the_map(photos: Path, maps: Path) -> None:
     for target in ("label", "map"):
         recipe = load_recipe("imagenet/rmt_s_tl", [*words, "--token_labels.class_target", target])
         torch.manual_seed(0)
-        engine, _ = make(recipe)
-        found[target] = engine.losses(batch)["class"]
-        logits = engine.model(batch[0])[0]
+        model = new_model(recipe, tuple(map(str, range(8))))
+        found[target] = ClassificationLoss(recipe, model)(model, batch)[0]["class"]
+        logits = model(batch[0])[0]
         wanted = F.cross_entropy(logits, labels if target == "label" else torch.tensor([0, 0]))
         assert found[target].item() == pytest.approx(wanted.item(), rel=1e-4)
 
@@ -411,16 +419,26 @@ def test_the_class_target_may_be_the_map(photos: Path, maps: Path) -> None:
     ("token_labels", "starred", "message"),
     [
         (TokenLabels(), True, "name label maps in token_labels.root, or a timm model"),
-        (TokenLabels(root="maps", teacher="test_resnet"), True, "both set"),
         (TokenLabels(root="maps"), False, "the model needs model.token_labels true"),
         (TokenLabels(teacher="test_resnex"), True, "unknown teacher 'test_resnex'.*test_resnet"),
     ],
 )
 def test_what_does_not_fit_together(token_labels: TokenLabels, starred: bool, message: str) -> None:
-    recipe = resolve(RECIPE, {"task": "classification"})
-    recipe.token_labels = token_labels
+    recipe = resolve(ClassificationRecipe, {"task": "classification"})
+    recipe = replace(recipe, token_labels=token_labels)
     with pytest.raises(ValueError, match=message):
         teacher_of(recipe, rmt.create_model("rmt_nano", 8, token_labels=starred))
+
+
+def test_maps_and_a_teacher_are_one_too_many() -> None:
+    with pytest.raises(ValueError, match="both set; name one"):
+        TokenLabels(root="maps", teacher="test_resnet")
+
+
+def test_an_unknown_teacher_is_refused_without_data() -> None:
+    content = {"task": "classification", "token_labels": {"teacher": "test_resnex"}}
+    with pytest.raises(ValueError, match="unknown teacher 'test_resnex'"):
+        check_recipe(resolve(ClassificationRecipe, content))
 
 
 def test_weights_of_another_teacher_are_refused(teacher_file: Path) -> None:
@@ -451,5 +469,5 @@ def test_maps_of_few_classes(tmp_path: Path) -> None:
     weights = tmp_path / "two.pth"
     torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), weights)
     teacher = Teacher("resnet10t", 2, weights=weights, mean=(0.0,) * 3, std=(1.0,) * 3)
-    (path,) = write_maps(teacher, samples, tmp_path / "maps", side=64)
+    (path,) = write_maps(teacher, samples, tmp_path / "maps", img_size=64)
     assert torch.load(path, weights_only=True).shape == (2, 2, 2, 2)

@@ -3,17 +3,16 @@
 import importlib
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from rmt.data.bad_samples import TestReader, TrainReader, readable, spread_readable
+from rmt.data.bad_samples import EvalReader, TrainReader, readable, spread_readable
 from rmt.data.loaders import SeededSamples, make_loader
 from rmt.data.samplers import TrainBatches
+from rmt.task import get_task
 from rmt.training.fit import load_recipe
-from rmt.weights.load import task_module
 
 COUNT = 12
 
@@ -67,11 +66,11 @@ def test_a_mistake_in_varying_is_no_damaged_file() -> None:
 
 
 def test_judging_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
-    read = TestReader(Read(2), count=COUNT, max_bad_samples=1)
+    read = EvalReader(Read(2), count=COUNT, max_bad_samples=1)
     assert readable([read(i) for i in range(4)]) == [(0,), (1,), (3,)]
     assert caplog.messages == ["left out of the evaluation: file 2"]
     assert read(2) is None  # again, in the next evaluation: it counts once
-    strict = TestReader(Read(1, 2), count=COUNT, max_bad_samples=1)
+    strict = EvalReader(Read(1, 2), count=COUNT, max_bad_samples=1)
     assert strict(1) is None
     with pytest.raises(ValueError, match=r"more than data\.max_bad_samples=1 samples .* file 2"):
         strict(2)
@@ -83,7 +82,9 @@ def test_loading_processes_count_together(limit: int) -> None:
     batches = TrainBatches(COUNT, 1, seed=0)
     order = [index for ((_, index, _),) in batches]
     read = reader(order[0], order[1], max_bad_samples=limit)
-    loader = make_loader(SeededSamples(range(COUNT), read, seed=0), batches, workers=2)
+    loader = make_loader(
+        SeededSamples(range(COUNT), read, seed=0), batches, num_workers=2, collate=list
+    )
     if limit == 1:
         with pytest.raises(ValueError, match=r"data\.max_bad_samples=1"):
             list(loader)
@@ -114,9 +115,8 @@ def test_every_task_reads_so(task: str, tmp_path: Path, caplog: pytest.LogCaptur
     name = "small/folder" if task == "classification" else f"small/{task}"
 
     def pass_over(*more: str) -> None:
-        _, data = task_module(task).make(load_recipe(name, [*words, *more]))
-        data.trainer = trainer()
-        loader: Any = data.train_dataloader()
+        recipe = load_recipe(name, [*words, *more])
+        loader: Any = get_task(task).training().open_data(recipe).train_loader()
         for _ in range(3):
             assert len(list(loader)) >= len(images)
 
@@ -129,17 +129,9 @@ def test_every_task_reads_so(task: str, tmp_path: Path, caplog: pytest.LogCaptur
         pass_over("--data.max_bad_samples=1")
 
 
-def trainer() -> Any:
-    """Return what a data module asks of the trainer at the start of a run of one process."""
-    progress = SimpleNamespace(current=SimpleNamespace(ready=0))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    place = {"global_rank": 0, "world_size": 1, "current_epoch": 0}
-    return SimpleNamespace(accumulate_grad_batches=1, fit_loop=loop, **place)
-
-
 def test_some_of_many_are_spread_and_readable() -> None:
     """Three of twelve: the first readable one of each third."""
     assert spread_readable(Read(0, 4, 5), COUNT, 3) == [(1, (1,)), (6, (6,)), (8, (8,))]
     assert spread_readable(Read(), 2, 3) == [(0, (0,)), (1, (1,))]
-    with pytest.raises(ValueError, match="no test image can be read"):
+    with pytest.raises(ValueError, match="none of the images can be read"):
         spread_readable(Read(*range(COUNT)), COUNT, 3)

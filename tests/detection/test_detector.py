@@ -271,7 +271,7 @@ def test_training_with_a_compiled_backbone(
     monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
     torch.compiler.reset()
     compiled = copy.deepcopy(detector)
-    assert compiled.compile_for_training() is compiled
+    assert compiled.compiled() is compiled
     assert_same_losses(compiled, detector, (64, 96))
     with torch.compiler.set_stance("fail_on_recompile"):
         assert_same_losses(compiled, detector, (48, 64))
@@ -290,7 +290,7 @@ def test_training_with_the_real_code_generator() -> None:
         drop_path_rate=0.0,
         backbone_options=small,
     )
-    compiled = copy.deepcopy(eager).compile_for_training()
+    compiled = copy.deepcopy(eager).compiled()
     assert_same_losses(compiled, eager, (64, 96))
 
 

@@ -1,29 +1,24 @@
 """Train, evaluate, predict and resume through the functions behind the command."""
 
 import json
-import logging
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from rmt import recipes
 from rmt.data.images import read_image
 from rmt.detection import HEADS, Detector
 from rmt.detection.coco import to_mask
+from rmt.detection.metrics import categories_of
 from rmt.detection.recipe import Data
 from rmt.detection.sources import open_splits
-from rmt.detection.task import DetectionTask, categories_of
 from rmt.detection.toy import SHAPES, toy
 from rmt.tools import report
 from rmt.tools.predict import Predictor, predict_files
-from rmt.training.callbacks import Interrupted
-from rmt.training.dry_run import plan
-from rmt.training.fit import evaluate, fit, load_recipe
+from rmt.training.dry_run import dry_run
+from rmt.training.fit import fit, load_recipe
 from rmt.weights.load import load
 
 COCO = [name for name in recipes.list_recipes() if name.startswith("coco/")]
@@ -75,11 +70,6 @@ def test_fit_keeps_everything(run: tuple[Path, dict[str, Any]]) -> None:
     assert model.info["label_names"] == list(SHAPES)
 
 
-def test_eval_needs_nothing_but_the_weights(run: tuple[Path, dict[str, Any]]) -> None:
-    out, metrics = run
-    assert evaluate(out) == metrics["test"]
-
-
 def test_report(run: tuple[Path, dict[str, Any]]) -> None:
     shown = report.write(run[0])
     assert {"predictions.png", "precision_recall.png"} <= set(shown)
@@ -120,47 +110,6 @@ def test_predictor_obeys_the_score(run: tuple[Path, dict[str, Any]]) -> None:
         Predictor(model, score=1.5)
 
 
-def test_resume_is_exact(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the middle of the second of three epochs, and continued: the same weights."""
-    recipe = tiny(root, **{"schedule.epochs": 3, "data.batch_size": 1, "trainer.evaluate_every": 3})
-    fit(recipe, tmp_path / "whole")
-    losses, seen = DetectionTask.losses, []
-
-    def stop(task: DetectionTask, batch: Any) -> dict[str, torch.Tensor]:
-        seen.append(task.global_step)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses(task, batch)
-
-    monkeypatch.setattr(DetectionTask, "losses", stop)
-    with pytest.raises(Interrupted):
-        fit(recipe, tmp_path / "cut")
-    fit(recipe, tmp_path / "cut", resume=True)
-    assert seen == list(range(6))
-    ours, theirs = (
-        torch.load(tmp_path / kind / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for kind in ("cut", "whole")
-    )
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def test_unreadable_images(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    own = toy(tmp_path / "own", images=4)
-    (own / "images" / "train" / "train_0.png").write_bytes(b"")
-    (own / "images" / "val" / "val_1.png").write_bytes(b"\x89PNG broken")
-    with caplog.at_level(logging.WARNING):
-        metrics = fit(
-            tiny(own, **{"schedule.epochs": 1, "trainer.evaluate_every": 1}), tmp_path / "run"
-        )
-    assert "train_0.png" in caplog.text
-    assert "val_1.png" in caplog.text
-    assert metrics["test"]["images"] == 3
-    assert {"predictions.png", "precision_recall.png"} <= report.write(tmp_path / "run").keys()
-    with pytest.raises(ValueError, match=r"max_bad_samples=0 .*train_0\.png"):
-        fit(tiny(own, **{"schedule.epochs": 1, "data.max_bad_samples": 0}), tmp_path / "strict")
-
-
 def test_labels_find_their_categories_by_name(root: Path) -> None:
     samples = open_splits(Data(root=str(root))).val
     model = HEADS["retinanet"]("rmt_nano", num_classes=2)
@@ -191,6 +140,6 @@ def test_recipe_is_the_row(name: str) -> None:
 
 
 def test_plan_without_data() -> None:
-    described = plan("coco/retinanet_rmt_t_1x", ["--model.backbone", "rmt_nano"])
+    described = dry_run("coco/retinanet_rmt_t_1x", ["--model.backbone", "rmt_nano"])
     assert described["epochs"] == 12
     assert described["recipe"]["model"]["head"] == "retinanet"

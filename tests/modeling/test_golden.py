@@ -9,7 +9,7 @@ from torch import Tensor
 
 import rmt
 from golden_rule import GOLDEN, every_name_is_found_without_its_key, golden_state, release_keys
-from rmt.weights.release import BACKBONE, CLASSIFIER, rename
+from rmt.weights.release import CLASSIFIER, rename
 
 TOLERANCE = 1e-9
 CASES = json.loads((GOLDEN / "classification.json").read_text())
@@ -27,7 +27,7 @@ def build(tag: str) -> rmt.RMT:
 @pytest.fixture(scope="module", params=CASES)
 def golden(request: pytest.FixtureRequest) -> tuple[str, rmt.RMT]:
     """Return a tag and its model with golden weights, in float64."""
-    renamed = rename(golden_state(release_keys(request.param)), BACKBONE + CLASSIFIER)
+    renamed = rename(golden_state(release_keys(request.param)), CLASSIFIER)
     assert not renamed.unknown
     model = build(request.param)
     model.load_state_dict(renamed.tensors)
@@ -80,7 +80,7 @@ def test_gradients(golden: tuple[str, rmt.RMT]) -> None:
     expected = CASES[tag]["64x96"]["grad_l2"]
     model(image("64x96")).square().mean().backward()
     norms = {key: torch.tensor(norm, dtype=torch.float64) for key, norm in expected.items()}
-    theirs = rename(norms, BACKBONE + CLASSIFIER).tensors
+    theirs = rename(norms, CLASSIFIER).tensors
     assert theirs
     parameters = dict(model.named_parameters())
     for key, norm in theirs.items():
@@ -93,7 +93,7 @@ def test_names_and_shapes(tag: str) -> None:
     with torch.device("meta"):
         ours = {key: value.numel() for key, value in build(tag).state_dict().items()}
         state = {key: torch.empty(shape) for key, shape in release_keys(tag).items()}
-    renamed = rename(state, BACKBONE + CLASSIFIER)
+    renamed = rename(state, CLASSIFIER)
     assert not renamed.unknown
     every_name_is_found_without_its_key(renamed)
     assert {key: value.numel() for key, value in renamed.tensors.items()} == ours

@@ -1,6 +1,9 @@
 """Models written to folders and hub repositories and read back, without a network."""
 
 import json
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -13,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import rmt
-from rmt.modeling import pretrained as hub
-from rmt.modeling.pretrained import model_card
+from rmt.modeling import saved
+from rmt.modeling.pretrained import Pretrained, model_card
+from rmt.modeling.saved import write_safetensors
 
 OPTIONS = {
     "plain": {},
@@ -49,15 +53,20 @@ def test_round_trip(what: str, tmp_path: Path) -> None:
 
 
 def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
-    small(lce=False).save_pretrained(tmp_path)
+    model = small(lce=False)
+    model.info = {"label_names": ["a", "b", "c", "d"]}
+    model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        assert json.loads(file.metadata()["rmt"]) == config
-    assert config["task"] == "classification"
-    assert config["architecture"] == "rmt_nano"
-    assert config["rmt_version"] == rmt.__version__
-    assert config["model_args"]["lce"] is False
-    assert config["pretrained_cfg"]["mean"] == [0.485, 0.456, 0.406]
+        described = json.loads(file.metadata()["rmt"])
+    assert described.keys() == {"task", "rmt_version", "config", "info"}
+    assert described["task"] == "classification"
+    assert described["rmt_version"] == rmt.__version__
+    assert described["config"]["model_args"]["lce"] is False
+    assert described["config"]["pretrained_cfg"]["mean"] == [0.485, 0.456, 0.406]
+    assert described["info"] == {"label_names": ["a", "b", "c", "d"]}
+    # What timm and transformers look for stands at the top as well.
+    assert config == described["config"] | described["info"] | described
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
@@ -92,7 +101,7 @@ def test_a_failed_write_leaves_the_old_file(
         Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(hub, "save_file", half)
+    monkeypatch.setattr(saved, "save_file", half)
     with pytest.raises(OSError, match="no space"):
         model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -113,15 +122,16 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         rmt.RMT.from_pretrained(foreign)
     model = small()
     state, description = model.state_dict(), model.describe()
-    hub.write_safetensors(foreign, state, description | {"task": "detection"})
+    write_safetensors(foreign, state, description | {"task": "detection"})
     with pytest.raises(ValueError, match=r"'detection', not 'classification'.*rmt\.load"):
         rmt.RMT.from_pretrained(foreign)
-    hub.write_safetensors(foreign, state, description | {"architecture": "rmt_nanoo"})
+    config = description["config"] | {"architecture": "rmt_nanoo"}
+    write_safetensors(foreign, state, description | {"config": config})
     with pytest.raises(ValueError, match="did you mean 'rmt_nano'"):
         rmt.RMT.from_pretrained(foreign)
     del state["head.fc.bias"]
-    hub.write_safetensors(foreign, state, description)
-    with pytest.raises((ValueError, RuntimeError), match=r"head\.fc\.bias"):
+    write_safetensors(foreign, state, description)
+    with pytest.raises(ValueError, match=r"foreign.* does not fit.*\n  − head\.fc\.bias"):
         rmt.RMT.from_pretrained(foreign)
 
 
@@ -190,12 +200,36 @@ def test_other_classes_have_no_old_names(tmp_path: Path) -> None:
     assert {top["name"] for top in answer["top"]} == set("012345")
 
 
-@pytest.mark.parametrize(("task", "word"), [("classification", "image-classification"),
-                                            ("detection", "object-detection")])  # fmt: skip
-def test_a_card_has_the_words_of_the_hub(task: str, word: str) -> None:
-    cfg = {"license": "unlicensed-release"}
-    card = model_card({"task": task, "architecture": "x", "pretrained_cfg": cfg}, "me/mine")
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (small, "image-classification"),
+        (lambda: rmt.create_detector("retinanet", "rmt_nano"), "object-detection"),
+        (lambda: rmt.create_segmenter("upernet", "rmt_nano"), "image-segmentation"),
+    ],
+)
+def test_a_card_has_the_words_of_the_hub(make: Callable[[], Pretrained], word: str) -> None:
+    model = make()
+    model.info["source"] = "RMT-T.pth"
+    card = model_card(model, "me/mine")
     head = yaml.safe_load(card.split("---")[1])
     assert head["pipeline_tag"] == word
-    assert (head["license"], head["license_name"]) == ("other", "unlicensed-release")
     assert 'rmt.load("hf-hub:me/mine")' in card
+    assert "Source of the weights: RMT-T.pth" in card
+
+
+def test_a_card_says_whose_weights_they_are() -> None:
+    model = small()
+    model.pretrained_cfg["license"] = "unlicensed-release"
+    head = yaml.safe_load(model_card(model, "me/mine").split("---")[1])
+    assert (head["license"], head["license_name"]) == ("other", "unlicensed-release")
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        small().save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640}

@@ -19,11 +19,11 @@ import rmt
 from rmt.classification.recipe import ClassificationRecipe, Data
 from rmt.classification.sources import open_splits
 from rmt.recipes import FOLDER, as_dict, list_recipes, read, resolve
+from rmt.task import get_task
 from rmt.tools import report
 from rmt.training import dry_run as plan
 from rmt.training.fit import fit, load_recipe
 from rmt.training.optim import learning_rate
-from rmt.weights.load import task_module
 
 TASKS = ("classification", "detection", "segmentation")
 
@@ -63,17 +63,17 @@ class TestResolving:
         assert isinstance(recipe.optimizer.lr, float)
 
     def test_the_content_is_left_alone(self) -> None:
-        content = {"task": "classification", "data": {"batch": 3}}
+        content = {"task": "classification", "data": {"batch_size": 3}}
         resolve(ClassificationRecipe, content, ["--data.batch_size", "5"])
-        assert content == {"task": "classification", "data": {"batch": 3}}
+        assert content == {"task": "classification", "data": {"batch_size": 3}}
 
     @pytest.mark.parametrize(
         ("content", "words"),
         [
             ({"optimzer": {}}, "unknown recipe key 'optimzer'; did you mean 'optimizer'?"),
-            ({"data": {"bach": 1}}, "unknown recipe key 'data.bach'; did you mean 'batch'?"),
-            ({"data": {"batch": "many"}}, "data.batch_size"),
-            ({"data": {"batch": 1.5}}, "data.batch_size"),
+            ({"data": {"bach": 1}}, "unknown recipe key 'data.bach'; did you mean 'batch_size'?"),
+            ({"data": {"batch_size": "many"}}, "data.batch_size"),
+            ({"data": {"batch_size": 1.5}}, "data.batch_size"),
             ({"data": {"mean": [1, 2]}}, "data.mean"),
             ({"data": 3}, "data"),
             ({"augment": {"crop": "centre"}}, "augment.crop"),
@@ -87,8 +87,8 @@ class TestResolving:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["data.batch_size", "3"], r"expected --key\.sub value, got 'data\.batch'"),
-            (["--data.batch_size"], r"--data\.batch has no value"),
+            (["data.batch_size", "3"], r"expected --key\.sub value, got 'data\.batch_size'"),
+            (["--data.batch_size"], r"--data\.batch_size has no value"),
             (["--seed.x", "3"], "seed has no parts"),
         ],
     )
@@ -142,7 +142,7 @@ def test_no_dead_knob(tmp_path: Path) -> None:
 
         return getattribute
 
-    kinds = {kind for task in TASKS for kind in records(task_module(task).RECIPE)}
+    kinds = {kind for task in TASKS for kind in records(get_task(task).recipe)}
     with pytest.MonkeyPatch.context() as patch:
         for kind in kinds:
             patch.setattr(kind, "__getattribute__", watch(kind), raising=False)
@@ -207,7 +207,7 @@ def exercise(task: str, folder: Path) -> None:
     recipe = load_recipe(name, words)
     fit(recipe, folder / "run")
     report.write(folder / "run")
-    plan.show(plan.plan(name, words))
+    plan.show(plan.dry_run(name, words))
     for shape in ("cosine", "poly", "step", "constant"):
         schedule = dataclasses.replace(recipe.schedule, name=shape, milestones=(1,))
         for by_epoch in (False, True):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from golden_rule import GOLDEN, every_name_is_found_without_its_key, golden_state, release_keys
 from rmt.modeling.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.segmentation import RULES, Segmenter, create_segmenter
+from rmt.segmentation import Segmenter, create_segmenter
 from rmt.segmentation.inference import label_map, normalise, probabilities
 from rmt.segmentation.recipe import Inference
-from rmt.weights.release import rename
+from rmt.weights.release import SEGMENTATION, rename
 
 TOLERANCE = 1e-9
 LAYOUTS = {
@@ -59,7 +59,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     with np.load(folder / f"{request.param}.npz") as file:
         arrays = dict(file)
     state = golden_state(release_keys(request.param), facts["overrides"])
-    renamed = rename(state, RULES)
+    renamed = rename(state, SEGMENTATION)
     model = create_segmenter(*LAYOUTS[request.param])
     model.load_state_dict(renamed.tensors, strict=True)
     model.double().eval()
@@ -161,7 +161,7 @@ def test_names_and_shapes(layout: str, kind: tuple[str, str]) -> None:
         model = create_segmenter(*kind)
         state = {key: torch.empty(shape) for key, shape in release_keys(layout).items()}
     ours = {key: value.numel() for key, value in model.state_dict().items()}
-    renamed = rename(state, RULES)
+    renamed = rename(state, SEGMENTATION)
     assert not renamed.unknown
     every_name_is_found_without_its_key(renamed)
     assert {key: value.numel() for key, value in renamed.tensors.items()} == ours

@@ -2,13 +2,8 @@
 
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,18 +12,16 @@ import torch
 from PIL import Image
 
 from rmt import recipes
-from rmt.segmentation import RECIPE, Segmenter, create_segmenter
+from rmt.segmentation import create_segmenter
 from rmt.segmentation.classes import colours
-from rmt.segmentation.datamodule import SegmentationData, stack
+from rmt.segmentation.datamodule import SegmentationData
 from rmt.segmentation.overlay import draw_overlay
 from rmt.segmentation.plots import draw
 from rmt.segmentation.predict import label_names
-from rmt.segmentation.task import SegmentationTask
+from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.toy import SHAPES, toy
-from rmt.tools import report
 from rmt.tools.predict import Predictor, predict_files
-from rmt.training.callbacks import Interrupted
-from rmt.training.dry_run import plan
+from rmt.training.dry_run import dry_run
 from rmt.training.fit import evaluate, fit, load_recipe
 from rmt.training.optim import learning_rate
 from rmt.weights.load import load
@@ -80,33 +73,16 @@ def broken(tmp_path: Path) -> Path:
     return root
 
 
-def test_fit_keeps_everything(run: tuple[Path, dict[str, Any]]) -> None:
-    out, metrics = run
-    assert metrics == json.loads((out / "metrics.json").read_text())
-    assert {"mIoU", "mAcc", "aAcc", "IoU/ground"} <= set(metrics["test"])
-    assert metrics["test"]["images"] == metrics["history"][0]["raw/images"] == 9
-    assert [record["epoch"] for record in metrics["history"]] == [1, 3]
-    assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"] * 1.5
-    model = load(out)
-    assert isinstance(model, Segmenter)
-    assert model.info["label_names"] == list(SHAPES)
-
-
-def test_eval_needs_nothing_but_the_weights(run: tuple[Path, dict[str, Any]]) -> None:
-    out, metrics = run
-    assert evaluate(out) == metrics["test"]
-
-
-def test_eval_counts_what_it_judged(run: tuple[Path, dict[str, Any]], broken: Path) -> None:
+def test_eval_counts_what_it_read(run: tuple[Path, dict[str, Any]], broken: Path) -> None:
     words = ["--data.root", str(broken)]
     assert evaluate(run[0], overrides=words)["images"] == 7
     for mask in (broken / "masks" / "val").iterdir():
         mask.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the images to be judged can be read"):
+    with pytest.raises(ValueError, match="none of the images to evaluate can be read"):
         evaluate(run[0], overrides=words)
 
 
-def test_validation_part_is_enough_to_judge_but_not_to_train(
+def test_a_validation_split_is_enough_to_evaluate_but_not_to_train(
     run: tuple[Path, dict[str, Any]],
     root: Path,
     tmp_path: Path,
@@ -119,16 +95,10 @@ def test_validation_part_is_enough_to_judge_but_not_to_train(
         Image.fromarray(pixels(mask) % 2).save(mask)  # no square
     with caplog.at_level(logging.WARNING):
         evaluate(run[0], overrides=["--data.root", str(own)])
-    assert "1 of 3 classes are in no label that was judged" in caplog.text
-    assert caplog.text.rstrip().endswith("found: square")
-    with pytest.raises(ValueError, match="has no part to train on"):
+    assert "1 of 3 classes have no labelled pixel in the evaluated images" in caplog.text
+    assert caplog.text.rstrip().endswith("do not cover them: square")
+    with pytest.raises(ValueError, match="has no training images, only images to evaluate"):
         fit(tiny(own), tmp_path / "run")
-
-
-def test_report(run: tuple[Path, dict[str, Any]]) -> None:
-    shown = report.write(run[0])
-    assert "predictions.png" in shown
-    assert all((run[0] / "report" / name).stat().st_size > 0 for name in shown)
 
 
 def test_pictures_leave_out_what_cannot_be_read(
@@ -138,7 +108,7 @@ def test_pictures_leave_out_what_cannot_be_read(
     assert draw(load(run[0]), tiny(broken), tmp_path).keys() == {"predictions.png"}
     for photo in (broken / "images" / "val").iterdir():
         photo.write_bytes(b"")
-    with pytest.raises(ValueError, match="no test image can be read"):
+    with pytest.raises(ValueError, match="none of the images can be read"):
         draw(load(run[0]), tiny(broken), tmp_path)
 
 
@@ -170,7 +140,7 @@ def test_predictor_options(run: tuple[Path, dict[str, Any]]) -> None:
     assert plain["labels"].shape == (50, 70)
     options = {"window": 32, "stride": 16, "scales": (0.75, 1.0), "flip": True}
     assert Predictor.from_checkpoint(run[0], **options)(image)["labels"].shape == (50, 70)
-    with pytest.raises(ValueError, match="no option 'widow', only short, long, window"):
+    with pytest.raises(ValueError, match=r"'widow' is not an option .*did you mean 'window'"):
         Predictor.from_checkpoint(run[0], widow=32)
 
 
@@ -187,45 +157,9 @@ def test_names_in_a_legend_are_no_formulas(tmp_path: Path) -> None:
     assert pixels(path).shape[1] == 320
 
 
-def test_resume_is_exact(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the middle of the second of three epochs, and continued: the same weights."""
-    recipe = tiny(root, **{"schedule.epochs": 3, "trainer.evaluate_every": 1})
-    fit(recipe, tmp_path / "whole")
-    losses, seen = SegmentationTask.losses, []
-
-    def stop(task: SegmentationTask, batch: Any) -> dict[str, torch.Tensor]:
-        seen.append(task.global_step)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses(task, batch)
-
-    monkeypatch.setattr(SegmentationTask, "losses", stop)
-    with pytest.raises(Interrupted):
-        fit(recipe, tmp_path / "cut")
-    fit(recipe, tmp_path / "cut", resume=True)
-    assert seen == list(range(6))
-    ours, theirs = (
-        torch.load(tmp_path / kind / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for kind in ("cut", "whole")
-    )
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-@pytest.mark.slow
-def test_two_processes_count_every_pixel_once(
-    run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path
-) -> None:
-    """Nine images of two sizes on two processes: no padding of the set, the same numbers."""
-    words = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--data.root", str(root)]
-    words += ["--checkpoint", str(run[0]), "--json", str(tmp_path / "eval.json")]
-    subprocess.run([sys.executable, "-m", "rmt_cli", "eval", *words], check=True, timeout=240)
-    assert json.loads((tmp_path / "eval.json").read_text())["metrics"] == run[1]["test"]
-
-
 @pytest.mark.parametrize("name", ADE20K)
 def test_ade20k_recipes(name: str) -> None:
-    recipe = recipes.resolve(RECIPE, recipes.read(name))
+    recipe = recipes.resolve(SegmentationRecipe, recipes.read(name))
     head, size = name.removeprefix("ade20k/").split("_rmt_")
     assert (recipe.model.head, recipe.model.backbone) == (head, f"rmt_{size}")
     assert recipe.data.crop == 512
@@ -268,8 +202,8 @@ def test_ade20k_recipe_trains_on_its_layout(tmp_path: Path) -> None:
 
 def test_rates_of_the_published_schedules() -> None:
     """By hand from mmcv's rules: the warm-up climbs to the falling curve."""
-    fpn = recipes.resolve(RECIPE, recipes.read("ade20k/semantic_fpn_rmt_s")).schedule
-    uper = recipes.resolve(RECIPE, recipes.read("ade20k/upernet_rmt_s")).schedule
+    fpn = recipes.resolve(SegmentationRecipe, recipes.read("ade20k/semantic_fpn_rmt_s")).schedule
+    uper = recipes.resolve(SegmentationRecipe, recipes.read("ade20k/upernet_rmt_s")).schedule
     assert learning_rate(fpn, 1e-4, 0, 1) == 1e-4
     assert learning_rate(fpn, 1e-4, 40_000, 1) == pytest.approx(1e-6 + 99e-6 * 0.5**0.9)
     assert learning_rate(fpn, 1e-4, 80_000, 1) == pytest.approx(1e-6)
@@ -280,13 +214,14 @@ def test_rates_of_the_published_schedules() -> None:
 
 
 def test_dry_run_of_a_published_recipe() -> None:
-    described = plan("ade20k/semantic_fpn_rmt_s")
+    described = dry_run("ade20k/semantic_fpn_rmt_s")
     assert described["steps"] == 80_000
     assert described["batch"] == 16
     assert round(described["params"] / 1e6) == 30
 
 
-def test_batch_without_labels_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_without_labels_says_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stack = SegmentationData(tiny(root)).train_collate
     ignored = torch.full((4, 4), 255, dtype=torch.uint8)
     labelled = torch.zeros(4, 4, dtype=torch.uint8)
     image = torch.zeros(3, 4, 4)
@@ -297,13 +232,6 @@ def test_batch_without_labels_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert "no pixel of a training batch is labelled" in caplog.text
 
 
-def test_repeats_lengthen_a_pass(root: Path) -> None:
-    recipe = tiny(root, **{"data.repeats": 3})
-    data = SegmentationData(recipe)
-
-    progress = SimpleNamespace(current=SimpleNamespace(ready=0))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    place = {"global_rank": 0, "world_size": 1, "current_epoch": 0}
-    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, fit_loop=loop, **place)
-    data.trainer = trainer
-    assert len(data.train_dataloader()) == 3 * 9 // 4
+def test_repeats_lengthen_an_epoch(root: Path) -> None:
+    data = SegmentationData(tiny(root, **{"data.repeats": 3}))
+    assert len(data.train_loader()) == 3 * 9 // 4

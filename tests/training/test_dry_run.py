@@ -13,7 +13,7 @@ import rmt.segmentation.toy
 import rmt_cli
 from rmt.recipes import list_recipes
 from rmt.training import dry_run as planning
-from rmt.training.dry_run import plan, show
+from rmt.training.dry_run import dry_run, show
 
 LOGS = json.loads((Path(__file__).parents[1] / "golden" / "lr_schedule.json").read_text())
 
@@ -29,7 +29,7 @@ QUICK = ("imagenet/rmt_t", "small/", "ade20k/semantic_fpn_rmt_t", "coco/retinane
     ],
 )
 def test_every_recipe_is_described_without_its_data(name: str) -> None:
-    described = plan(name, ["--data.root", "/nowhere"])
+    described = dry_run(name, ["--data.root", "/nowhere"])
     assert described["recipe"]["data"]["root"] == "/nowhere"
     assert described["params"] > 1e5
     assert described["macs"] > 1e6
@@ -57,34 +57,35 @@ def test_rows_as_the_command_writes_them(row: str, params: int, tmp_path: Path) 
 
 
 def test_devices_and_machines_multiply() -> None:
-    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch_size 32 --trainer.global_batch_size 0"
-    found = plan("imagenet/rmt_t", words.split())
+    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch_size 32"
+    words += " --trainer.global_batch_size 0"
+    found = dry_run("imagenet/rmt_t", words.split())
     assert (found["devices"], found["batch"]) == (16, 512)
     assert found["peak_lr"] == 5e-4
     assert "one device" not in " ".join(found["assumed"])
 
 
 def test_macs_are_those_of_the_models_table() -> None:
-    assert plan("imagenet/rmt_t")["macs"] / 1024**3 == pytest.approx(2.469, abs=5e-4)
+    assert dry_run("imagenet/rmt_t")["macs"] / 1024**3 == pytest.approx(2.469, abs=5e-4)
 
 
 def test_checkpointing_and_half_precision_need_less() -> None:
     words = ["--model.name", "rmt_nano", "--trainer.precision"]
-    whole, half = (plan("imagenet/rmt_t", [*words, p]) for p in ("32-true", "bf16-mixed"))
-    ahead = plan("imagenet/rmt_t", [*words, "32-true", "--trainer.grad_checkpointing", "true"])
+    whole, half = (dry_run("imagenet/rmt_t", [*words, p]) for p in ("32-true", "bf16-mixed"))
+    ahead = dry_run("imagenet/rmt_t", [*words, "32-true", "--trainer.grad_checkpointing", "true"])
     kept = [found["memory_gib"]["activations"] for found in (whole, half, ahead)]
     assert kept[1] == pytest.approx(kept[0] / 2, abs=2e-3)
     assert kept[2] < 0.5 * kept[0]
-    assert whole["memory_gib"]["average"] == whole["memory_gib"]["weights"]
+    assert whole["memory_gib"]["ema"] == whole["memory_gib"]["weights"]
 
 
 def test_a_run_without_a_length_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"schedule\.epochs is 300 and schedule\.steps 7"):
-        plan("imagenet/rmt_t", ["--schedule.steps", "7"])
+    with pytest.raises(ValueError, match=r"schedule\.epochs is 300 and schedule\.steps is 7"):
+        dry_run("imagenet/rmt_t", ["--schedule.steps", "7"])
 
 
 def test_the_picture_has_the_curve() -> None:
-    lines = planning.picture([0.0, 1.0, 2.0], "title", height=2).splitlines()
+    lines = planning.text_curve([0.0, 1.0, 2.0], "title", height=2).splitlines()
     assert lines == ["title", "  2.00e+00 |  █", "  1.00e+00 | ██", "           +---"]
 
 
@@ -109,29 +110,29 @@ class TestData:
     def tried(self, recipe: str, root: Path, *words: str) -> dict:
         key = "name" if recipe == "folder" else "backbone"
         words = (f"--model.{key}=rmt_nano", "--data.batch_size=1", "--data.root", str(root), *words)
-        return plan(f"small/{recipe}", words, try_data=True)
+        return dry_run(f"small/{recipe}", words, try_data=True)
 
     def test_classification(self, photos: Path) -> None:
         found = self.tried("folder", photos)
-        assert found["data"] == {"classes": ["cat", "dog"], "train": 2, "shown": 2, "val": 2}
-        assert "2 classes, 2 images to train on, 2 to choose by" in show(found)
+        assert found["data"] == {"classes": ["cat", "dog"], "train": 2, "per_epoch": 2, "val": 2}
+        assert "2 classes (cat, dog), 2 train / 2 val images" in show(found)
         assert not any("classes" in own or "images" in own for own in found["assumed"])
         (photos / "train" / "cat" / "1.png").write_bytes(b"none")
-        with pytest.raises(ValueError, match=r"first sample of 'train' .*cat/1\.png"):
+        with pytest.raises(ValueError, match=r"first sample of the 'train' split .*cat/1\.png"):
             self.tried("folder", photos)
 
     def test_label_maps(self, photos: Path) -> None:
         words = ["--model.token_labels=true", "--token_labels.root", str(photos)]
-        with pytest.raises(ValueError, match=r"first sample of 'train' .*cat/1\.pt"):
+        with pytest.raises(ValueError, match=r"first sample of the 'train' split .*cat/1\.pt"):
             self.tried("folder", photos, *words, "--augment.crop=random")
 
     def test_segmentation(self, masks: Path) -> None:
         found = self.tried("segmentation", masks, "--data.repeats=3")
-        assert (found["data"]["train"], found["data"]["shown"]) == (2, 6)
+        assert (found["data"]["train"], found["data"]["per_epoch"]) == (2, 6)
         for part, file in (("val", "val_0.png"), ("train", "train_0.png")):
             wrong = np.full((48, 64), 7, dtype=np.uint8)
             Image.fromarray(wrong).save(masks / "masks" / part / file)
-            message = rf"first sample of '{part}' .*{file} has the value 7"
+            message = rf"first sample of the '{part}' split .*{file} has the value 7"
             with pytest.raises(ValueError, match=message):
                 self.tried("segmentation", masks)
 

@@ -12,11 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rmt.data.loaders import SeededSamples, make_loader
-from rmt.data.samplers import TrainBatches
+from rmt.data.loaders import SeededSamples
 from rmt.training.callbacks import Interrupted
 from rmt.training.fit import BEST, LAST, fit, load_recipe
-from rmt.training.module import Engine
+from rmt.training.module import TrainingModule
 
 BATCHES = 4  # an epoch
 RECIPE = """
@@ -57,7 +56,6 @@ def state(out: Path, file: str = LAST) -> dict:
         "optimizer": content["optimizer_states"],
         "schedule": content["lr_schedulers"],
         "found": content["rmt"],
-        "best": [v["best_model_score"] for k, v in content["callbacks"].items() if "Model" in k],
         "at": (content["epoch"], content["global_step"]),
     }
 
@@ -81,17 +79,17 @@ def assert_same(ours: object, expected: object, where: str = "") -> None:
 
 def signal_at(monkeypatch: pytest.MonkeyPatch, calls: int, number: int = signal.SIGTERM) -> None:
     """Send this process a signal in the middle of a training step."""
-    step = Engine.training_step
+    step = TrainingModule.training_step
     done = 0
 
-    def training_step(self: Engine, batch: object, batch_idx: int) -> torch.Tensor:
+    def training_step(self: TrainingModule, batch: object, batch_idx: int) -> torch.Tensor:
         nonlocal done
         done += 1
         if done == calls:
             os.kill(os.getpid(), number)
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(Engine, "training_step", training_step)
+    monkeypatch.setattr(TrainingModule, "training_step", training_step)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +190,7 @@ def test_killed_between_two_steps(recipe_file: Path, straight: Path, tmp_path: P
     assert state(out)["at"][1] < 3 * BATCHES
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
-    assert "holds a run already; continue it with --resume" in again.stderr
+    assert "already holds a run; continue it with --resume" in again.stderr
     train(recipe_file, out, resume=True)
     for file in (LAST, BEST):
         ours, theirs = state(out, file), state(straight, file)
@@ -263,7 +261,9 @@ def test_runs_in_steps_are_judged_at_steps(recipe_file: Path, tmp_path: Path) ->
     words = ["--schedule.epochs=0", "--schedule.steps=7", "--trainer.accumulate_grad_batches=3"]
     metrics = fit(load_recipe(recipe_file, [*words, "--trainer.evaluate_every=3"]), tmp_path)
     assert [record["step"] for record in metrics["history"]] == [3, 6, 7]
-    with pytest.raises(ValueError, match=r"a step takes 5 batches and all data make 4: lower"):
+    with pytest.raises(
+        ValueError, match=r"a step takes 5 batches and the training split makes only 4: lower"
+    ):
         fit(
             load_recipe(recipe_file, [*words, "--trainer.accumulate_grad_batches=5"]),
             tmp_path / "more",
@@ -274,9 +274,9 @@ def test_the_average_follows_its_formula(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = []
-    step = Engine.optimizer_step
+    step = TrainingModule.optimizer_step
 
-    def optimizer_step(self: Engine, *args: object, **kwargs: object) -> None:
+    def optimizer_step(self: TrainingModule, *args: object, **kwargs: object) -> None:
         if not weights:
             weights.append(first(self.model).clone())
         step(self, *args, **kwargs)
@@ -285,7 +285,7 @@ def test_the_average_follows_its_formula(
     def first(network: torch.nn.Module) -> torch.Tensor:
         return next(network.parameters()).detach()
 
-    monkeypatch.setattr(Engine, "optimizer_step", optimizer_step)
+    monkeypatch.setattr(TrainingModule, "optimizer_step", optimizer_step)
     train(recipe_file, tmp_path, "--ema.warmup=false", "--schedule.epochs=1")
     expected = weights[0]
     for after in weights[1:]:
@@ -297,7 +297,7 @@ def test_the_average_follows_its_formula(
 def test_refusals(recipe_file: Path, straight: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path} holds no run to resume"):
         train(recipe_file, tmp_path, resume=True)
-    with pytest.raises(ValueError, match=f"{straight} holds a run already"):
+    with pytest.raises(ValueError, match=f"{straight} already holds a run"):
         train(recipe_file, straight)
 
 
@@ -345,55 +345,3 @@ def test_a_failing_write_leaves_the_good_file(
 def test_a_diverging_run_says_so(recipe_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"the loss became nan at step .*optimizer\.lr"):
         train(recipe_file, tmp_path, "--optimizer.lr=1e30")
-
-
-class TestTrainBatches:
-    def tickets(self, **options: int) -> list[tuple[int, int, int]]:
-        batches = TrainBatches(**{"size": 22, "batch": 4, "seed": 3} | options)
-        assert len(list(batches)) == len(batches)
-        return [ticket for batch in batches for ticket in batch]
-
-    def test_an_incomplete_batch_is_dropped(self) -> None:
-        assert len(self.tickets()) == 20
-        assert len(self.tickets(size=3)) == 3  # but not the only one
-
-    def test_processes_share_an_epoch(self) -> None:
-        parts = [self.tickets(rank=rank, world=2, batch=11) for rank in (0, 1)]
-        assert sorted(i for part in parts for _, i, _ in part) == list(range(22))
-
-    def test_repeats_of_an_image_go_to_different_processes(self) -> None:
-        parts = [set(self.tickets(rank=rank, world=2, repeats=2, batch=11)) for rank in (0, 1)]
-        assert {i for _, i, _ in parts[0]} == {i for _, i, _ in parts[1]}
-        assert not parts[0] & parts[1]
-
-    def test_continuing(self) -> None:
-        batches = TrainBatches(22, 4, seed=3)
-        whole = list(batches)
-        batches.resume(0, 2)
-        batches.set_epoch(0)
-        assert list(batches) == whole[2:]
-        batches.set_epoch(1)
-        second = list(batches)
-        assert len(second) == 5
-        batches.resume(0, 5)
-        assert list(batches) == second
-
-    def test_nothing(self) -> None:
-        with pytest.raises(ValueError, match="the training set is empty"):
-            TrainBatches(0, 4, seed=0)
-
-
-def test_a_sample_depends_on_its_ticket_alone() -> None:
-    def load(index: int) -> float:
-        return index + torch.rand(()).item() + float(np.random.rand())  # noqa: NPY002 - timm draws from it
-
-    dataset = SeededSamples(range(8), load, seed=1)
-    batches = TrainBatches(8, 4, seed=1)
-    expected = [[dataset[ticket] for ticket in batch] for batch in batches]
-    before = torch.get_rng_state()
-    assert [dataset[ticket] for ticket in next(iter(batches))] == expected[0]
-    assert torch.equal(torch.get_rng_state(), before)
-    for workers in (0, 2):
-        loader = make_loader(dataset, batches, workers=workers, collate=list)
-        assert list(loader) == expected
-    assert dataset[0, 3, 0] != dataset[1, 3, 0] != dataset[0, 3, 1]

@@ -8,7 +8,7 @@ import pytest
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.recipes import read, resolve
 from rmt.recipes.schema import Schedule
-from rmt.training.optim import accumulation, learning_rate, peak_lr
+from rmt.training.optim import BatchSize, learning_rate, peak_lr
 
 LOGS = json.loads((Path(__file__).parents[1] / "golden" / "lr_schedule.json").read_text())
 ROWS = [name for name in LOGS if name != "what"]
@@ -23,10 +23,10 @@ def recipe_of(row: str, *overrides: str) -> ClassificationRecipe:
 def test_every_logged_epoch_of_every_row(row: str, world: int) -> None:
     recipe = recipe_of(row)
     steps = 1_281_167 // 256 * 256 // 2048
-    batch = recipe.data.batch_size * world * accumulation(recipe, world)
+    batch = BatchSize.of(recipe, world).total
     if batch != 2048:  # more devices than this row's batch per device is meant for
         recipe = recipe_of(row, "--data.batch_size", str(2048 // world))
-        batch = recipe.data.batch_size * world * accumulation(recipe, world)
+        batch = BatchSize.of(recipe, world).total
     assert batch == 2048
     peak = peak_lr(recipe, batch)
     assert peak == 2e-3
@@ -43,7 +43,7 @@ def test_every_logged_epoch_of_every_row(row: str, world: int) -> None:
 
 def test_the_papers_batch_is_one_override() -> None:
     recipe = recipe_of("rmt_s", "--trainer.global_batch_size", "1024")
-    assert accumulation(recipe, 2) * recipe.data.batch_size * 2 == 1024
+    assert BatchSize.of(recipe, 2).total == 1024
     assert peak_lr(recipe, 1024) == 1e-3
 
 
@@ -52,32 +52,36 @@ def test_the_papers_batch_is_one_override() -> None:
 )
 def test_batches_are_accumulated_to_the_nearest(batch: int, world: int, batches: int) -> None:
     recipe = recipe_of("rmt_t", "--data.batch_size", str(batch))
-    assert accumulation(recipe, world) == batches
+    assert BatchSize.of(recipe, world).accumulation == batches
 
 
 def test_two_ways_to_say_the_batch_are_one_too_many() -> None:
     with pytest.raises(
-        ValueError, match=r"trainer\.accumulate is 4 and trainer\.global_batch_size 20"
+        ValueError, match=r"accumulate_grad_batches is 4 and trainer\.global_batch_size is 2048"
     ):
-        accumulation(recipe_of("rmt_t", "--trainer.accumulate_grad_batches", "4"), 1)
+        recipe_of("rmt_t", "--trainer.accumulate_grad_batches", "4")
 
 
 def test_without_a_global_batch_the_number_of_batches_counts() -> None:
     words = ("--trainer.global_batch_size", "0", "--trainer.accumulate_grad_batches", "4")
-    assert accumulation(recipe_of("rmt_t", *words), 3) == 4
+    size = BatchSize.of(recipe_of("rmt_t", *words), 3)
+    assert size.accumulation == 4
+    assert str(size) == (
+        "global batch size 3072 = 256 per device × 3 devices × 4 accumulation steps"
+    )
 
 
 def test_shapes_at_their_corners() -> None:
     poly = Schedule(
-        steps=100, shape="poly", power=0.9, warmup_steps=10, warmup_ratio=0.1, min_lr=1.0
+        steps=100, name="poly", power=0.9, warmup_steps=10, warmup_ratio=0.1, min_lr=1.0
     )
     assert learning_rate(poly, 10.0, 0, 7) == 1.0
     # Half-way up, to where the curve has fallen meanwhile, as in mmcv.
     assert learning_rate(poly, 10.0, 5, 7) == pytest.approx((1 + 9 * 0.95**0.9) * 0.55)
     assert learning_rate(poly, 10.0, 50, 7) == pytest.approx(1 + 9 * 0.5**0.9)
     assert learning_rate(poly, 10.0, 100, 7) == 1.0
-    step = Schedule(epochs=12, shape="step", milestones=(8, 11))
+    step = Schedule(epochs=12, name="step", milestones=(8, 11))
     rates = [learning_rate(step, 1.0, epoch * 7, 7) for epoch in (7, 8, 10, 11)]
     assert rates == pytest.approx([1, 0.1, 0.1, 0.01])
-    constant = Schedule(epochs=3, shape="constant", warmup_epochs=0.5)
+    constant = Schedule(epochs=3, name="constant", warmup_epochs=0.5)
     assert [learning_rate(constant, 2.0, at, 4) for at in range(4)] == [0, 1.0, 2.0, 2.0]

@@ -87,7 +87,7 @@ def test_the_release_s_file(release_file: Path, tiny: dict[str, Tensor], tmp_pat
     assert again(IMAGE).equal(logits)
     assert_equal_states(again, model)
     assert plain(again.describe()) == plain(model.describe())
-    assert again.info["pretrained_cfg"]["crop_pct"] == 0.875
+    assert again.pretrained_cfg["crop_pct"] == 0.875
     other = load(converted, drop_path_rate=0.4)
     assert other.stages[-1].blocks[-1].drop_path.drop_prob == pytest.approx(0.4)
 
@@ -251,7 +251,7 @@ def test_truncated(legacy: bool, share: float, tmp_path: Path) -> None:
     torch.save({"a": torch.randn(1000)}, path, _use_new_zipfile_serialization=not legacy)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"x\.pth is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match=r"x\.pth is damaged or not a checkpoint"):
         load(path)
 
 
@@ -317,7 +317,7 @@ def test_everything_travels_with_the_weights(nano: rmt.RMT, form: str, tmp_path:
     else:
         with safe_open(path, "pt") as file:
             described = json.loads(file.metadata()["rmt"])
-    assert described["architecture"] == "rmt_nano"
+    assert described["config"]["architecture"] == "rmt_nano"
     assert described["rmt_version"] == rmt.__version__
 
 
@@ -338,7 +338,7 @@ def test_a_safetensors_file_of_others(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="no description of an RMT model"):
+    with pytest.raises(ValueError, match="its keys are of no known model"):
         load(tmp_path / "x.safetensors")
 
 
@@ -367,10 +367,10 @@ def test_unknown_override_of_a_dense_model(
 def test_fine_tuning_keeps_the_body(nano: rmt.RMT, tmp_path: Path) -> None:
     path = save(nano, tmp_path / "x.safetensors")
     model = rmt.create_model("rmt_nano", 7, lce=False)
-    fresh = load_body(model, path)
-    assert fresh == ["head.fc.weight", "head.fc.bias"]
+    new = load_body(model, path)
+    assert new == ["head.fc.weight", "head.fc.bias"]
     donor = nano.state_dict()
-    assert all(v.equal(donor[k]) for k, v in model.state_dict().items() if k not in fresh)
+    assert all(v.equal(donor[k]) for k, v in model.state_dict().items() if k not in new)
     same = rmt.create_model("rmt_nano", 4, lce=False)
     assert load_body(same, path) == []
     starred = rmt.create_model("rmt_nano", 4, lce=False, token_labels=True)
@@ -400,8 +400,8 @@ def test_fine_tuning_on_as_many_other_classes(
     donor.info["label_names"] = ["cat", "dog"]
     donor.save_pretrained(tmp_path)
     model.info["label_names"] = ["car", "ship"]
-    fresh = load_body(model, tmp_path)
-    assert {key.rsplit(".", 1)[0] for key in fresh} == per_class
+    new = load_body(model, tmp_path)
+    assert {key.rsplit(".", 1)[0] for key in new} == per_class
     model.info["label_names"] = ["cat", "dog"]
     assert load_body(model, tmp_path) == []
 
@@ -426,10 +426,29 @@ def test_fine_tuning_a_detector_and_a_segmenter(nano: rmt.RMT, tmp_path: Path) -
         rmt.create_detector("retinanet", backbone="rmt_nano", num_classes=3),
         rmt.create_segmenter("semantic_fpn", backbone="rmt_nano", num_classes=3),
     ):
-        fresh = load_body(model, path)
-        taken = {k: v for k, v in model.state_dict().items() if k not in fresh}
+        new = load_body(model, path)
+        taken = {k: v for k, v in model.state_dict().items() if k not in new}
         assert all(v.equal(body[k.removeprefix("backbone.body.")]) for k, v in taken.items())
-        assert not [k for k in fresh if k.startswith("backbone.body.")]
+        assert not [k for k in new if k.startswith("backbone.body.")]
+
+
+def test_fine_tuning_a_segmenter_from_a_classifier(tmp_path: Path) -> None:
+    classifier = rmt.create_model("rmt_nano", 10)
+    classifier.save_pretrained(tmp_path)
+    model = rmt.create_segmenter("semantic_fpn", "rmt_nano", 3, channels=8)
+    new = load_body(model, tmp_path)
+    assert {name.split(".")[0] for name in new} == {"backbone", "neck", "head"}
+    assert all(name.startswith("backbone.norms.") for name in new if name.startswith("backbone"))
+    ours, theirs = model.backbone.body.state_dict(), classifier.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_fine_tuning_a_segmenter_of_other_classes(tmp_path: Path) -> None:
+    """Everything is copied but the classifier."""
+    rmt.create_segmenter("semantic_fpn", "rmt_nano", 5, channels=8).save_pretrained(tmp_path)
+    model = rmt.create_segmenter("semantic_fpn", "rmt_nano", 3, channels=8)
+    new = load_body(model, tmp_path)
+    assert set(new) == {"head.classifier.conv.weight", "head.classifier.conv.bias"}
 
 
 @pytest.mark.parametrize("backbone", ["rmt_nano", "resnet18"])
@@ -437,8 +456,8 @@ def test_fine_tuning_from_another_dense_task(backbone: str, tmp_path: Path) -> N
     donor = rmt.create_segmenter("semantic_fpn", backbone, 3, channels=32)
     donor.save_pretrained(tmp_path)
     model = rmt.create_detector("retinanet", backbone, num_classes=3)
-    fresh = load_body(model, tmp_path)
-    assert not [key for key in fresh if key.startswith("backbone.")]
+    new = load_body(model, tmp_path)
+    assert not [key for key in new if key.startswith("backbone.")]
     assert_equal_states(model.backbone, donor.backbone)
     other = rmt.create_detector("retinanet", "resnet34", num_classes=3)
     with pytest.raises(ValueError, match=r"does not fit this model's body"):

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
+import torch
 from timm.data import ImageNetInfo
+from torch import Tensor
 
-from rmt.classification.samples import Samples, Splits, eval_only
+from rmt.classification.samples import EvaluationRule, Samples, eval_only
 from rmt.data.images import SUFFIXES
+from rmt.data.splits import Splits
 
 #: Errors of AlexNet in percent, the unit of mCE (arXiv 1903.12261, table 1).
 ALEXNET_ERRORS = {
@@ -35,7 +38,60 @@ ALEXNET_ERRORS = {
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def class_folders(root: Path) -> Splits:
+@dataclass(frozen=True)
+class AllowedClasses(EvaluationRule):
+    """Only some classes may be predicted, as -A and -R are evaluated by their authors.
+
+    Attributes:
+        allowed: their indices; empty for all.
+    """
+
+    allowed: tuple[int, ...] = ()
+
+    def apply(self, logits: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits that are -inf for the other classes, and the labels."""
+        if not self.allowed:
+            return logits, labels
+        possible = logits.new_full(logits.shape[1:], -torch.inf)
+        possible[list(self.allowed)] = 0
+        return logits + possible, labels
+
+
+@dataclass(frozen=True)
+class AcceptedClasses(EvaluationRule):
+    """Any of several classes is right (ReaL).
+
+    Attributes:
+        accepted: the right classes of each image.
+    """
+
+    accepted: tuple[tuple[int, ...], ...] = ()
+
+    def apply(self, logits: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and as label the right class with the highest logit."""
+        right = [list(self.accepted[i]) for i in indices.tolist()]
+        best = [at[int(row[at].argmax())] for row, at in zip(logits, right, strict=True)]
+        return logits, labels.new_tensor(best)
+
+    def take(self, indices: Sequence[int]) -> AcceptedClasses:
+        """Return the rule for some of the images."""
+        return replace(self, accepted=tuple(self.accepted[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class CorruptionRule(AllowedClasses):
+    """Top-1 of each corruption of ImageNet-C, and mCE."""
+
+    def summarise(self, top1: Mapping[str, float]) -> dict[str, float]:
+        """Return mCE in percent."""
+        return {"mCE": mean_corruption_error(top1)}
+
+    def take(self, indices: Sequence[int]) -> AllowedClasses:
+        """Return the rule without groups, which some of the images do not make."""
+        return AllowedClasses(allowed=self.allowed)
+
+
+def class_folders(root: Path) -> Splits[Samples]:
     """Read a test set of class folders named by WordNet id or by ImageNet's class number.
 
     ImageNet-V2 numbers its folders 0 to 999; validation, -A, -R, -Sketch and -C name them n01440764
@@ -58,11 +114,11 @@ def class_folders(root: Path) -> Splits:
     if not items:
         raise ValueError(f"{root} holds no class folder of ImageNet with images")
     present = tuple(sorted(set(labels)))
-    allowed = present if len(present) < 1000 else ()
-    return eval_only(Samples(items, labels, wordnet, allowed=allowed))
+    rule = AllowedClasses(allowed=present if len(present) < 1000 else ())
+    return eval_only(Samples(items, labels, wordnet, rule=rule))
 
 
-def real_labels(root: Path) -> Splits:
+def real_labels(root: Path) -> Splits[Samples]:
     """Read ImageNet's validation images with the reassessed labels (ReaL, arXiv 2006.07159).
 
     ``root`` holds ``real.json``, a list with the right classes of each validation image by number,
@@ -90,12 +146,12 @@ def real_labels(root: Path) -> Splits:
             [path for path, _ in found],
             [classes[0] for _, classes in found],
             wordnet_ids(),
-            accepted=tuple(frozenset(classes) for _, classes in found),
+            rule=AcceptedClasses(accepted=tuple(tuple(sorted(set(c))) for _, c in found)),
         )
     )
 
 
-def corruptions(root: Path) -> Splits:
+def corruptions(root: Path) -> Splits[Samples]:
     """Read ImageNet-C (arXiv 1903.12261): ``CORRUPTION/SEVERITY/CLASS/*``, all images in one pass.
 
     An extra level of folders (``noise/gaussian_noise``), as the archives unpack to, is looked
@@ -112,6 +168,7 @@ def corruptions(root: Path) -> Splits:
         name = "/".join(absent.parts[-2:])
         raise ValueError(f"{root} has no {name}; mCE needs 15 corruptions of 5 severities")
     first = class_folders(folders[0]).val
+    allowed = first.rule.allowed if isinstance(first.rule, AllowedClasses) else ()
     names = [path.relative_to(folders[0]) for path in first.items if isinstance(path, Path)]
     for folder in folders[1:]:
         found = {path.relative_to(folder) for path in folder.rglob("*") if _is_image(path)}
@@ -125,7 +182,7 @@ def corruptions(root: Path) -> Splits:
             first,
             items=Product(folders, names),
             labels=list(first.labels) * len(folders),
-            groups=tuple(ALEXNET_ERRORS),
+            rule=CorruptionRule(groups=tuple(ALEXNET_ERRORS), allowed=allowed),
         )
     )
 

@@ -9,26 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmt.classification.datamodule import exact_loader
-from rmt.classification.recipe import ClassificationRecipe, Data
+from rmt.classification.datamodule import ClassificationData
+from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
 from rmt.modeling.rmt import RMT
 
-#: Of arXiv 1805.01978, as everybody since: a neighbour's vote weighs exp(cosine / 0.07).
+#: From arXiv 1805.01978: a neighbour's vote weighs exp(cosine / 0.07).
 TEMPERATURE = 0.07
 
 
 def evaluate_knn(
     model: RMT, recipe: ClassificationRecipe, count: int
 ) -> tuple[dict[str, float], Samples]:
-    """Name each test image as its nearest training images are named, weighted by likeness.
+    """Classify each test image as its nearest training images are labelled, weighted by similarity.
 
-    Features are what the last linear layer would see, of unit length; images are read as in an
+    Features are the input of the last linear layer, of unit length; images are read as in an
     evaluation. The model's own classes do not matter.
 
     Args:
-        model: the network whose features are judged.
+        model: the network whose features are evaluated.
         recipe: its ``data`` says where training and test images are.
         count: neighbours that vote, k.
 
@@ -39,32 +38,30 @@ def evaluate_knn(
         ValueError: if there are fewer training images than ``count``, or no test image.
     """
     if count < 1:
-        raise ValueError(f"{count} neighbours cannot vote; ask for 1 or more, 20 is usual")
-    splits = open_splits(recipe.data)
-    judged = splits.test or splits.val
+        raise ValueError(f"--knn is {count}; ask for 1 neighbour or more, 20 is usual")
+    data = ClassificationData(recipe)
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     with _in_use(model, "cuda" if on_gpu else "cpu"):
-        return _accuracy(model, splits.train, judged, recipe.data, count), judged
+        return _accuracy(model, data, count), data.splits.evaluated
 
 
-def _accuracy(
-    model: RMT, train: Samples, judged: Samples, data: Data, count: int
-) -> dict[str, float]:
-    known = list(_features(model, train, data))
+def _accuracy(model: RMT, data: ClassificationData, count: int) -> dict[str, float]:
+    train = data.splits.train
+    known = [] if train is None else list(_features(model, data, train))
     if sum(len(labels) for _, labels in known) < count:
         raise ValueError(
-            f"{count} neighbours were asked for; the training part has {len(train)} images, "
-            "which are fewer or unreadable (is data.val_fraction 1?)"
+            f"--knn is {count}; the training split has {0 if train is None else len(train)} "
+            "images, which are fewer or unreadable (is data.val_fraction 1?)"
         )
     features, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
     hits, images = torch.zeros(2), 0
-    for queries, truth in _features(model, judged, data):
-        votes = vote(queries, features, labels, count=count, classes=len(train.classes))
+    for queries, truth in _features(model, data, data.splits.evaluated):
+        votes = vote(queries, features, labels, count=count, classes=len(data.classes))
         best = votes.topk(min(5, votes.shape[1])).indices == truth[:, None]
         hits += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()
         images += len(truth)
     if not images:
-        raise ValueError("none of the images to be judged can be read")
+        raise ValueError("none of the images to evaluate can be read")
     top1, top5 = (100 * hits / images).tolist()
     return {"knn_top1": top1, "knn_top5": top5, "images": float(images)}
 
@@ -74,14 +71,14 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
 
     Args:
         queries: (B, C), of unit length.
-        features: (N, C) of the images that are known, of unit length.
+        features: (N, C) features of the training images, of unit length.
         labels: (N,) their classes.
         count: neighbours that vote.
         classes: how many there are.
     """
-    likeness, nearest = (queries @ features.T).topk(count)
+    similarity, nearest = (queries @ features.T).topk(count)
     votes = queries.new_zeros(len(queries), classes)
-    return votes.scatter_add_(1, labels[nearest], (likeness / TEMPERATURE).exp())
+    return votes.scatter_add_(1, labels[nearest], (similarity / TEMPERATURE).exp())
 
 
 @contextmanager
@@ -96,9 +93,11 @@ def _in_use(model: RMT, device: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _features(model: RMT, samples: Samples, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+def _features(
+    model: RMT, data: ClassificationData, samples: Samples
+) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
-    for images, labels, _ in exact_loader(samples, data):
+    for images, labels, _ in data.eval_loader(samples):
         if len(labels):
             maps = model.forward_features(images.to(device))
             found = model.forward_head(maps, pre_logits=True)

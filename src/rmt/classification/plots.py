@@ -1,4 +1,4 @@
-"""Pictures of a classifier's test: confusion matrix, and a sheet of right and wrong answers."""
+"""Plots of a classifier's evaluation: confusion matrix, and a sheet of predictions."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from rmt.classification.datamodule import exact_loader
+from rmt.classification.datamodule import ClassificationData
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
 from rmt.modeling.rmt import RMT
 
-#: More test images than this are sampled evenly: the pictures do not gain by them.
+#: More test images than this are sampled evenly: the plots would not gain by them.
 MOST_IMAGES = 10_000
 MOST_CLASSES = 40
 
 
 def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
     """Write ``confusion.png`` and ``predictions.png``; return file name -> what it shows."""
-    splits = open_splits(recipe.data)
-    samples = splits.test or splits.val
+    data = ClassificationData(recipe)
+    samples = data.splits.evaluated
     if len(samples) > MOST_IMAGES:
         samples = samples.take(np.linspace(0, len(samples) - 1, MOST_IMAGES).astype(int).tolist())
-    labels, answers, scores, indices = answer(model, recipe, samples)
-    shown = {"predictions.png": "test images with the answer; wrong ones in red, first"}
-    _sheet(samples, labels, answers, scores, indices).savefig(folder / "predictions.png", dpi=110)
+    labels, predicted, scores, indices = predict_all(model, data, samples)
+    shown = {"predictions.png": "test images with the predicted class; wrong ones first, in red"}
+    _sheet(samples, labels, predicted, scores, indices).savefig(folder / "predictions.png", dpi=110)
     if len(samples.classes) <= MOST_CLASSES:
-        _confusion(labels, answers, samples.classes).savefig(folder / "confusion.png", dpi=110)
-        shown["confusion.png"] = "true class by row, answer by column, number of test images"
+        _confusion(labels, predicted, samples.classes).savefig(folder / "confusion.png", dpi=110)
+        shown["confusion.png"] = (
+            "number of test images by true class (row) and predicted class (column)"
+        )
     return shown
 
 
 @torch.inference_mode()
-def answer(model: RMT, recipe: ClassificationRecipe, samples: Samples) -> tuple[np.ndarray, ...]:
-    """Return label, answer, score and index of each readable image."""
+def predict_all(model: RMT, data: ClassificationData, samples: Samples) -> tuple[np.ndarray, ...]:
+    """Return true class, predicted class, score and index of each readable image."""
     found = []
-    for images, labels, indices in exact_loader(samples, recipe.data):
+    for images, labels, indices in data.eval_loader(samples):
         if len(labels):
             score, best = model.eval()(images).softmax(-1).max(-1)
             found.append((labels, best, score, indices))
     return tuple(torch.cat(parts).numpy() for parts in zip(*found, strict=True))
 
 
-def _confusion(labels: np.ndarray, answers: np.ndarray, classes: tuple[str, ...]) -> Figure:
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> Figure:
     count = len(classes)
-    table = np.bincount(labels * count + answers, minlength=count * count).reshape(count, count)
+    table = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
     side = 2.5 + 0.45 * count
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
@@ -57,7 +58,7 @@ def _confusion(labels: np.ndarray, answers: np.ndarray, classes: tuple[str, ...]
         axis.text(x, y, table[y, x], ha="center", va="center", color="w" if dark else "k")
     axis.set_xticks(range(count), classes, rotation=90)
     axis.set_yticks(range(count), classes)
-    axis.set_xlabel("answer")
+    axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     return figure
 
@@ -65,25 +66,24 @@ def _confusion(labels: np.ndarray, answers: np.ndarray, classes: tuple[str, ...]
 def _sheet(
     samples: Samples,
     labels: np.ndarray,
-    answers: np.ndarray,
+    predicted: np.ndarray,
     scores: np.ndarray,
     indices: np.ndarray,
     side: int = 6,
 ) -> Figure:
-    wrong = np.flatnonzero(labels != answers)
-    wrong = wrong[np.argsort(-scores[wrong])]  # the surest mistakes teach most
-    right = np.flatnonzero(labels == answers)
+    wrong = np.flatnonzero(labels != predicted)
+    wrong = wrong[np.argsort(-scores[wrong])]  # the most confident mistakes teach most
+    right = np.flatnonzero(labels == predicted)
     right = right[np.linspace(0, len(right) - 1, min(side * side, len(right))).astype(int)]
     chosen = [*wrong[: side * side // 2], *right][: side * side]
     figure = Figure(figsize=(1.7 * side, 2.0 * side), layout="constrained")
     places = figure.subplots(side, side).ravel()[: len(chosen)]
     for axis, at in zip(places, chosen, strict=True):
         axis.imshow(samples.image(int(indices[at])))
-        good = labels[at] == answers[at]
-        said = samples.classes[answers[at]]
-        text = f"{said} {100 * scores[at]:.0f} %"
+        good = labels[at] == predicted[at]
+        text = f"predicted: {samples.classes[predicted[at]]} ({100 * scores[at]:.0f} %)"
         if not good:
-            text += f"\nis {samples.classes[labels[at]]}"
+            text += f"\ntrue: {samples.classes[labels[at]]}"
         axis.set_title(text, fontsize=8, color="green" if good else "red")
     for axis in figure.axes:
         axis.set_axis_off()

@@ -1,8 +1,9 @@
-"""A classifier's answer to one picture."""
+"""A classifier's prediction for one image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,22 +16,32 @@ from torchvision.transforms.functional import to_pil_image
 
 from rmt.modeling.rmt import RMT
 
-#: What :func:`predictor` takes.
-OPTIONS = ("top",)
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+        top: number of classes to name, the most probable first.
+    """
+
+    top: int = 5
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError(f"top is {self.top}; at least one class must be named")
 
 
-def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from a picture to ``{"top": [{"label", "name", "score"}, ...]}``.
+def predictor(model: RMT, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from an RGB image to ``{"top": [{"label", "name", "score"}, ...]}``.
 
     Args:
         model: in eval mode; its ``pretrained_cfg`` says how to resize and normalise.
-        top: how many classes to name.
+        options: how many classes to name.
 
     Raises:
-        ValueError: if ``top`` is not positive, or the model has no classes.
+        ValueError: if the model has no classes, or gives a map of logits.
     """
-    if top < 1:
-        raise ValueError(f"top is {top}; at least one class must be named")
     if not model.num_classes:
         raise ValueError("this model has no classifier (num_classes=0)")
     if not model.head.global_pool:
@@ -41,8 +52,8 @@ def predictor(model: RMT, *, top: int = 5) -> Callable[[Image.Image], dict[str, 
     def predict(image: Image.Image) -> dict[str, Any]:
         pixels = transform(image if model.in_chans == 3 else image.convert("L"))
         weight = next(model.parameters())
-        shares = model(pixels[None].to(weight)).softmax(-1)[0]
-        scores, labels = shares.topk(min(top, len(shares)))
+        probabilities = model(pixels[None].to(weight)).softmax(-1)[0]
+        scores, labels = probabilities.topk(min(options.top, len(probabilities)))
         return {
             "top": [
                 {"label": label, "name": names[label], "score": round(score, 6)}
@@ -97,7 +108,7 @@ def pixels(model: RMT, picture: Image.Image) -> tuple[Tensor, Image.Image]:
 
 
 def caption(picture: Image.Image, result: dict[str, Any]) -> Image.Image:
-    """Return the picture with its best answer on a bar above it."""
+    """Return the picture with its most probable class on a bar above it."""
     width = max(picture.width, 160)
     sheet = Image.new("RGB", (width, picture.height + 18), "white")
     sheet.paste(picture, ((width - picture.width) // 2, 18))
@@ -110,7 +121,7 @@ def caption(picture: Image.Image, result: dict[str, Any]) -> Image.Image:
 def save_prediction(
     result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
 ) -> dict[str, Any]:
-    """Write the picture with its answer into ``out`` (if given); return the JSON record."""
+    """Write the picture with its prediction into ``out`` (if given); return the JSON record."""
     if out is not None:
         caption(picture, result).save(out / f"{stem}.png")
     return result

@@ -11,8 +11,10 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from rmt.data.images import decode_image, read_image
+from rmt.data.splits import Splits
 from rmt.files import digest_of_samples, identity
 
 #: What folders and files call the parts.
@@ -41,6 +43,31 @@ class Packed(ABC):
 
 
 @dataclass(frozen=True)
+class EvaluationRule:
+    """Which predictions are right; this one: the label, among all classes.
+
+    A data set with another protocol comes with a subclass.
+
+    Attributes:
+        groups: names of equally long runs of images that are also evaluated by themselves.
+    """
+
+    groups: tuple[str, ...] = ()
+
+    def apply(self, logits: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and labels (B,) of images (B,) as they are to be compared."""
+        return logits, labels
+
+    def summarise(self, top1: Mapping[str, float]) -> dict[str, float]:
+        """Return further metrics from the top-1 of each group in percent."""
+        return {}
+
+    def take(self, indices: Sequence[int]) -> EvaluationRule:
+        """Return the rule for some of the images, in no groups."""
+        return self
+
+
+@dataclass(frozen=True)
 class Samples:
     """Labelled images of one split.
 
@@ -48,17 +75,13 @@ class Samples:
         items: a path, an image within a larger file, or an array (H, W) of 8-bit grey, an image.
         labels: class index of each.
         classes: class names.
-        allowed: the classes that count as answers; empty for all.
-        accepted: for each image the classes that are right; empty if only its label is.
-        groups: names of equally long runs of images that are also judged by themselves.
+        rule: which predictions are right.
     """
 
     items: Sequence[Path | Packed | np.ndarray] | np.ndarray
     labels: Sequence[int]
     classes: tuple[str, ...]
-    allowed: tuple[int, ...] = ()
-    accepted: tuple[frozenset[int], ...] = ()
-    groups: tuple[str, ...] = ()
+    rule: EvaluationRule = EvaluationRule()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,26 +128,16 @@ class Samples:
             self,
             items=[self.items[i] for i in indices],
             labels=[self.labels[i] for i in indices],
-            accepted=tuple(self.accepted[i] for i in indices) if self.accepted else (),
-            groups=(),
+            rule=self.rule.take(indices),
         )
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set; ``test`` is None where the data has no third part."""
-
-    train: Samples
-    val: Samples
-    test: Samples | None = None
-
-
-def eval_only(samples: Samples) -> Splits:
+def eval_only(samples: Samples) -> Splits[Samples]:
     """Return splits without training images."""
-    return Splits(samples.take([]), samples, samples)
+    return Splits(None, samples, samples)
 
 
-def splits_of(parts: Mapping[str, Samples], val_fraction: float, *, where: Path) -> Splits:
+def splits_of(parts: Mapping[str, Samples], val_fraction: float, *, where: Path) -> Splits[Samples]:
     """Return the parts that a data set brings, a missing ``val`` held out of ``train``.
 
     Without ``train`` there is something to judge only.
@@ -137,17 +150,17 @@ def splits_of(parts: Mapping[str, Samples], val_fraction: float, *, where: Path)
     if train is None:
         if judged is None:
             raise ValueError(f"{where} holds no images")
-        return Splits(judged.take([]), judged, test)
+        return Splits(None, judged, test)
     if len(set(train.labels)) < 2:
         name = train.classes[train.labels[0]]
         raise ValueError(f"{where} has one class only ({name!r}); a classifier needs two or more")
     return Splits(train, val, test) if val else replace(split(train, val_fraction), test=test)
 
 
-def split(samples: Samples, val_fraction: float) -> Splits:
+def split(samples: Samples, val_fraction: float) -> Splits[Samples]:
     """Hold out a share of each class, the same images each time; 1 holds out all to be judged."""
     if val_fraction == 1:
-        return Splits(samples.take([]), samples)
+        return Splits(None, samples)
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
     from sklearn.model_selection import train_test_split

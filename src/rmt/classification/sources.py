@@ -16,9 +16,10 @@ from rmt.classification.imagenet_sets import class_folders, corruptions, real_la
 from rmt.classification.packed import files_in
 from rmt.classification.parquet import open_parquet
 from rmt.classification.recipe import Data
-from rmt.classification.samples import PARTS, Samples, Splits, split, splits_of
+from rmt.classification.samples import PARTS, Samples, split, splits_of
 from rmt.classification.shards import holds_keys, open_tar, open_webdataset
 from rmt.data.images import SUFFIXES, images_in
+from rmt.data.splits import Splits
 
 # Where Debian's package dataset-fashion-mnist puts the files.
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -34,7 +35,7 @@ _TEST_SETS = {
 }
 
 
-def open_splits(data: Data) -> Splits:
+def open_splits(data: Data) -> Splits[Samples]:
     """Find the images that a recipe's ``data`` names, and split them.
 
     A split that the data brings is kept; otherwise ``val_fraction`` of each class is held out,
@@ -87,7 +88,7 @@ def _has_class_folders(root: Path) -> bool:
     )
 
 
-def _packed(root: Path, kind: str, val_fraction: float) -> Splits:
+def _packed(root: Path, kind: str, val_fraction: float) -> Splits[Samples]:
     """Open large files; a part to judge may also lie beside them in class folders."""
     parts = _PACKED[kind](root)
     for part in set(PARTS) - {"train"} - set(parts):
@@ -96,7 +97,7 @@ def _packed(root: Path, kind: str, val_fraction: float) -> Splits:
     return splits_of(parts, val_fraction, where=root)
 
 
-def _folder(root: Path, val_fraction: float) -> Splits:
+def _folder(root: Path, val_fraction: float) -> Splits[Samples]:
     at = {part: folder for part in PARTS if (folder := _part(root, part)) and _folders(folder)}
     if not at:  # or they are names of classes
         return splits_of({"train": _class_folders(root)}, val_fraction, where=root)
@@ -135,7 +136,7 @@ def _class_folders(root: Path, classes: tuple[str, ...] | None = None) -> Sample
     return Samples(items, labels, known)
 
 
-def _csv(path: Path, val_fraction: float) -> Splits:
+def _csv(path: Path, val_fraction: float) -> Splits[Samples]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write the mark
             rows = list(csv.DictReader(file))
@@ -216,5 +217,5 @@ def _idx(root: Path, part: str) -> Samples:
     return Samples(pixels, classes, _FASHION_CLASSES)
 
 
-def _with_validation(train: Samples, test: Samples, val_fraction: float) -> Splits:
+def _with_validation(train: Samples, test: Samples, val_fraction: float) -> Splits[Samples]:
     return replace(split(train, val_fraction), test=test)

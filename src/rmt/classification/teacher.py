@@ -174,8 +174,8 @@ def label_folder(
         ValueError: if the data, the teacher or its weights are not what they should be.
     """
     samples = open_splits(Data(root=str(data), format=kind)).train
-    if not len(samples):
-        raise ValueError(f"{data} has no training images to label, only some to judge")
+    if samples is None:
+        raise ValueError(f"{data} has no training images to label, only images to evaluate")
     teacher = Teacher(
         name, len(samples.classes), weights=weights, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor
 from torchvision.ops import roi_align
 from torchvision.transforms import functional as TF
 
-from rmt.classification.posterize import mended
 from rmt.classification.recipe import Augment, Data
 from rmt.classification.samples import Samples
+from rmt.classification.transforms import random_crop_transform, with_posterize
 
 
 class Cut(NamedTuple):
@@ -51,22 +50,8 @@ class CutTransform:
             raise ValueError(
                 f"augment.crop is {augment.crop!r}; label maps follow 'random' crops only"
             )
-        parts: Any = create_transform(
-            data.input_size,
-            is_training=True,
-            scale=augment.scale,
-            ratio=augment.ratio,
-            hflip=0.0,
-            color_jitter=0.0 if augment.rand_augment else augment.color_jitter,
-            auto_augment=augment.rand_augment or None,
-            interpolation=data.interpolation,
-            mean=data.mean,
-            std=data.std,
-            re_prob=augment.erasing,
-            re_mode="pixel",
-            separate=True,
-        )
-        first, *self.rest = map(mended, parts)
+        parts = random_crop_transform(data, augment, hflip=0.0, separate=True)
+        first, *self.rest = map(with_posterize, parts)
         (self.crop,) = first.transforms
         self.flip = augment.flip
 

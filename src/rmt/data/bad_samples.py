@@ -16,7 +16,7 @@ T = TypeVar("T")
 UNREADABLE = (ValueError, FileNotFoundError)
 
 
-class Unreadable:
+class BadSamples:
     """A count of the samples that cannot be read, each once, however often it comes up.
 
     The count is common to all loading processes of a device, which share it in memory; several
@@ -67,7 +67,7 @@ class TrainReader:
         max_bad_samples: int,
     ) -> None:
         self.read, self.vary, self.count = read, vary, count
-        self.unreadable = Unreadable(count, max_bad_samples)
+        self.bad = BadSamples(count, max_bad_samples)
 
     def strict(self, index: int) -> Any:
         """Return the training example of this very sample; raises what reading raises."""
@@ -84,13 +84,13 @@ class TrainReader:
             try:
                 found = self.read(at)
             except UNREADABLE as error:
-                self.unreadable.add(at, error, what="skipped")
+                self.bad.add(at, error, what="skipped")
             else:
                 return self.vary(*found)
         raise ValueError("no training sample can be read; each is named above")
 
 
-class TestReader:
+class EvalReader:
     """Read examples to be judged; an unreadable one is named in the log and left out.
 
     Args:
@@ -99,11 +99,9 @@ class TestReader:
         max_bad_samples: unreadable samples tolerated.
     """
 
-    __test__ = False  # no pytest class
-
     def __init__(self, read: Callable[[int], Any], *, count: int, max_bad_samples: int) -> None:
         self.read = read
-        self.unreadable = Unreadable(count, max_bad_samples)
+        self.bad = BadSamples(count, max_bad_samples)
 
     def strict(self, index: int) -> Any:
         """Return an example; raises what reading raises."""
@@ -114,7 +112,7 @@ class TestReader:
         try:
             return self.read(index)
         except UNREADABLE as error:
-            self.unreadable.add(index, error, what="left out of the evaluation")
+            self.bad.add(index, error, what="left out of the evaluation")
             return None
 
 
@@ -136,5 +134,5 @@ def spread_readable(read: Callable[[int], T], count: int, most: int) -> list[tup
                 found.append((index, read(index)))
                 break
     if not found:
-        raise ValueError("no test image can be read")
+        raise ValueError("none of the images can be read")
     return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -14,11 +13,11 @@ SampleKey = tuple[int, int, int]
 
 
 class TrainBatches:
-    """Batches of tickets in a fresh order each epoch, cut evenly over the processes.
+    """Batches of sample keys in a new order each epoch, divided evenly among the processes.
 
     Args:
         size: samples in the data set.
-        batch: samples a batch and process.
+        batch_size: samples per batch and process.
         seed: of the order.
         rank: this process.
         world: number of processes.
@@ -29,7 +28,7 @@ class TrainBatches:
     def __init__(
         self,
         size: int,
-        batch: int,
+        batch_size: int,
         *,
         seed: int,
         rank: int = 0,
@@ -37,8 +36,8 @@ class TrainBatches:
         repeats: int = 1,
     ) -> None:
         if size < 1:
-            raise ValueError("the training set is empty")
-        self.size, self.batch, self.seed = size, batch, seed
+            raise ValueError("the training split is empty")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world, self.repeats = rank, world, repeats
         self.epoch = 0
         self.start = 0
@@ -46,7 +45,7 @@ class TrainBatches:
         if repeats > 1 and size >= 256:
             size = size // 256 * 256
         self.share = max(size // world, 1)
-        self.length = max(self.share // batch, 1)
+        self.length = max(self.share // batch_size, 1)
 
     def __len__(self) -> int:
         return self.length
@@ -67,7 +66,7 @@ class TrainBatches:
             self.length = self.length // accumulate * accumulate
 
     def resume(self, epoch: int, batches_done: int) -> None:
-        """Continue ``epoch`` behind the batches that are done, the next one if these are all."""
+        """Continue ``epoch`` after the batches that are done; the next one if these are all."""
         whole = batches_done >= self.length
         self.epoch, self.start = (epoch + 1, 0) if whole else (epoch, batches_done)
 
@@ -77,26 +76,69 @@ class TrainBatches:
         copies = torch.arange(self.repeats).repeat(self.size)
         mine = slice(self.rank, None, self.world)
         order, copies = order[mine][: self.share].tolist(), copies[mine][: self.share].tolist()
-        tickets = [(self.epoch, i, c) for i, c in zip(order, copies, strict=True)]
+        keys = [(self.epoch, i, c) for i, c in zip(order, copies, strict=True)]
         for step in range(self.start, self.length):
-            yield tickets[step * self.batch : (step + 1) * self.batch]
+            yield keys[step * self.batch_size : (step + 1) * self.batch_size]
 
 
-B = TypeVar("B", bound=TrainBatches)
+class GroupedBatches(TrainBatches):
+    """Training batches of landscape images only, or of portrait ones only; the last may be mixed.
 
+    Args:
+        portrait: whether each sample is taller than wide.
+        batch_size: samples per batch and process.
+        seed: of the order.
+        rank: this process.
+        world: number of processes.
+    """
 
-class TestBatches:
-    """Batches in order, each sample exactly once over all processes, without padding."""
-
-    __test__ = False  # no pytest class
-
-    def __init__(self, size: int, batch: int, *, rank: int = 0, world: int = 1) -> None:
-        self.indices = range(rank, size, world)
-        self.batch = batch
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch)
+    def __init__(
+        self,
+        portrait: Sequence[bool],
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(len(portrait), batch_size, seed=seed, rank=rank, world=world)
+        self.portrait = portrait
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for start in range(0, len(self.indices), self.batch):
-            yield [(0, i, 0) for i in self.indices[start : start + self.batch]]
+        start, self.start = self.start, 0
+        mine = [key for batch in super().__iter__() for key in batch]
+        self.start = start
+        waiting: dict[bool, list[SampleKey]] = {False: [], True: []}
+        batches = []
+        for key in mine:
+            group = waiting[self.portrait[key[1]]]
+            group.append(key)
+            if len(group) == self.batch_size:
+                batches.append(list(group))
+                group.clear()
+        rest = waiting[False] + waiting[True]
+        size = self.batch_size
+        batches += [rest[i : i + size] for i in range(0, len(rest), size)]
+        yield from batches[start:]
+
+
+class EvalBatches:
+    """Batches in order, each sample exactly once over all processes, without padding.
+
+    Args:
+        size: samples in the data set.
+        batch_size: samples per batch.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, size, world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, i, 0) for i in self.indices[start : start + self.batch_size]]

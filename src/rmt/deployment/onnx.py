@@ -24,7 +24,6 @@ from rmt.detection.rcnn import RCNN
 from rmt.detection.retinanet import RetinaNet
 from rmt.detection.roi import BOX_SIZE, MASK_SIZE
 from rmt.detection.transform import normalise
-from rmt.modeling.pretrained import info_of
 
 _INPUT, _DENSE, _CONFIG = "image", "dense.onnx", "config.json"
 
@@ -142,16 +141,16 @@ def load_parts(folder: str | Path) -> RCNN:
     folder = Path(folder)
     described = json.loads((folder / _CONFIG).read_text())
     with torch.device("meta"):
-        built = from_config(described)
+        built = from_config(described["config"])
     assert isinstance(built, RCNN)
     model: Any = built  # its networks are replaced by sessions
-    canvas = tuple(described.pop("canvas"))
+    canvas = tuple(described["canvas"])
     model.backbone, model.neck = _Pixels(), DenseSession(folder / _DENSE, canvas)
     model.rpn.forward = lambda maps: (maps.logits, maps.deltas)
     for heads, _, name in _heads(model):
         for i in range(len(heads)):
             heads[i] = Session(folder / name.format(i))
-    model.info = info_of(described)
+    model.info = described["info"]
     return model.eval()
 
 

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rmt.detection.detector import Detector, DetectorOptions
 from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.retinanet import RetinaNet
 from rmt.messages import did_you_mean
-from rmt.weights.release import DETECTION, variant_of_release
-
-if TYPE_CHECKING:
-    from lightning import LightningDataModule
-
-    from rmt.training.module import Engine
 
 TASK = Detector.task
 #: Name in ``create_detector`` -> class.
 HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
     kind.architecture: kind for kind in (RetinaNet, MaskRCNN, CascadeMaskRCNN)
 }
-#: The release's names of a detector's tensors, and ours.
-RULES = DETECTION
-RECIPE = DetectionRecipe
-# A key that only this head has; its length tells the number of classes.
-_SENTINELS = {
-    "retinanet": "bbox_head.retina_cls.weight",
-    "mask_rcnn": "roi_head.mask_head.conv_logits.weight",
-    "cascade_mask_rcnn": "roi_head.mask_head.0.conv_logits.weight",
-}
-_RETINA_ANCHORS = 9
 
 
 def create_detector(
@@ -82,7 +64,7 @@ def create_detector(
     return HEADS[head](options)
 
 
-def from_config(config: Mapping[str, Any]) -> Detector:
+def from_config(config: dict[str, Any]) -> Detector:
     """Build the detector that a saved ``config`` describes, randomly initialised.
 
     Raises:
@@ -94,53 +76,28 @@ def from_config(config: Mapping[str, Any]) -> Detector:
     return HEADS[head].from_config(dict(config))
 
 
-def config_of_release(
-    state: Mapping[str, Tensor], meta: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Return what a release file is, or None if it holds no detector.
-
-    Args:
-        state: the file's ``state_dict``.
-        meta: the file's ``meta``; ``CLASSES`` gives the labels their names.
-
-    Raises:
-        ValueError: if its body is none of RMT's, or its class names are not one a class.
-    """
-    found = [head for head, sentinel in _SENTINELS.items() if sentinel in state]
-    if not found:
-        return None
-    head = found[0]
-    outputs = len(state[_SENTINELS[head]])
-    config: dict[str, Any] = {
-        "task": TASK,
-        "architecture": head,
-        "num_classes": outputs // _RETINA_ANCHORS if head == "retinanet" else outputs,
-        "model_args": {"backbone": variant_of_release(state)},
-    }
-    names = meta.get("CLASSES")
-    if names:
-        if len(names) != config["num_classes"]:
-            raise ValueError(
-                f"meta['CLASSES'] has {len(names)} names for {config['num_classes']} classes"
-            )
-        config["label_names"] = [str(name) for name in names]
-    return config
-
-
 def default_recipe(model: Detector) -> dict[str, Any]:
-    """Return a recipe to judge a model that brings none: the release's test on COCO."""
+    """Return a recipe to evaluate a model that brings none: the release's test on COCO."""
     args = model.config["model_args"]
     kept = {key: args[key] for key in ("backbone", "min_size", "max_size")}
     return {"task": TASK, "model": {"head": model.architecture} | kept}
 
 
-def make(
-    recipe: DetectionRecipe, *, model: Detector | None = None
-) -> tuple[Engine, LightningDataModule]:
-    """Return the trainer's two halves for a recipe; ``model`` None makes a fresh one."""
-    # Imported here: loading weights needs neither data nor Lightning.
-    from rmt.detection.datamodule import DetectionData
-    from rmt.detection.task import DetectionTask
+def new_model(recipe: DetectionRecipe, classes: Sequence[str]) -> Detector:
+    """Return the recipe's detector for these classes, randomly initialised.
 
-    data = DetectionData(recipe)
-    return DetectionTask(recipe, data.splits, model=model), data
+    Raises:
+        ValueError: for an unknown head or backbone.
+    """
+    wanted = recipe.model
+    model = create_detector(
+        wanted.head,
+        wanted.backbone,
+        num_classes=len(classes),
+        min_size=wanted.min_size,
+        max_size=wanted.max_size,
+        drop_path_rate=wanted.drop_path_rate,
+        roi_samples_per_image=wanted.roi_samples_per_image,
+    )
+    model.info["label_names"] = list(classes)
+    return model

@@ -161,8 +161,8 @@ class Detector(Pretrained):
         body: Any = self.backbone.body  # both RMT and the models of timm have this method
         body.set_grad_checkpointing(enable)
 
-    def compile_for_training(self) -> Self:
-        """Compile the backbone in place, for any image size, and return the model.
+    def compiled(self) -> Self:
+        """Compile the backbone in place, for all image sizes, and return this model.
 
         The rest runs eagerly: the number of regions differs from batch to batch, so a graph of the
         whole model would be compiled again and again.

@@ -66,7 +66,7 @@ def _check_names(samples: Samples, *, stems: bool) -> None:
         path = samples.path(i)
         other = seen.setdefault(path.stem if stems else path.name, path)
         if other != path:
-            raise ValueError(f"{samples.name}: {other} and {path} would get one name; rename one")
+            raise ValueError(f"{samples.origin}: {other} and {path} would get one name; rename one")
 
 
 def write(root: Path, content: Mapping[str, Any], part: str, *, to: str) -> Path:

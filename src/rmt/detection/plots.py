@@ -1,4 +1,4 @@
-"""Pictures of a detector's test: precision over recall, and images with labels and answers."""
+"""Plots of a detector's evaluation: precision over recall, and images with both kinds of boxes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,39 @@ from rmt.data.bad_samples import UNREADABLE, spread_readable
 from rmt.detection.coco import to_mask, to_rle
 from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
-from rmt.detection.predict import draw_detections, label_names, predictor
+from rmt.detection.metrics import as_coco, categories_of, of_kind
+from rmt.detection.predict import Options, draw_detections, label_names, predictor
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.sources import Samples, open_splits
-from rmt.detection.task import as_coco, categories_of, of_kind
 
 _MOST_ROWS, _MOST_CLASSES, _MOST_IMAGES = 4, 10, 500
 
 
 def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, str]:
     """Write ``predictions.png`` and ``precision_recall.png``; return file name -> what it shows."""
-    splits = open_splits(recipe.data)
-    samples = splits.test or splits.val
+    samples = open_splits(recipe.data).evaluated
     _sheet(model, samples).savefig(folder / "predictions.png", dpi=110)
     _curves(model, samples.take(range(len(samples))[:_MOST_IMAGES])).savefig(
         folder / "precision_recall.png", dpi=110
     )
     return {
-        "predictions.png": "test images: labels and answers",
+        "predictions.png": "test images: annotated and predicted objects",
         "precision_recall.png": "precision over recall of each class at IoU 0.5",
     }
 
 
 def _sheet(model: Detector, samples: Samples) -> Figure:
-    predict = predictor(model)
+    predict = predictor(model, Options())
     read = spread_readable(samples.image, len(samples), _MOST_ROWS)
     figure = Figure(figsize=(11, 5 * len(read)), layout="constrained")
     axes = figure.subplots(len(read), 2, squeeze=False)
     for row, (i, picture) in zip(axes, read, strict=True):
         with torch.inference_mode():
-            answer = predict(picture)["detections"]
+            predicted = predict(picture)["detections"]
         row[0].imshow(draw_detections(picture, _known(model, samples, i, picture)))
-        row[1].imshow(draw_detections(picture, answer))
-        row[0].set_title(f"{samples.path(i).name}: labels", fontsize=8)
-        row[1].set_title("answer (score 0.3 and better)", fontsize=8)
+        row[1].imshow(draw_detections(picture, predicted))
+        row[0].set_title(f"{samples.path(i).name}: annotated", fontsize=8)
+        row[1].set_title("predicted (score 0.3 and above)", fontsize=8)
     for axis in axes.flat:
         axis.set_axis_off()
     return figure

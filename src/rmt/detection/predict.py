@@ -1,8 +1,9 @@
-"""A detector's answer to one picture."""
+"""A detector's prediction for one image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,39 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from rmt.detection.coco import to_mask, to_rle
 from rmt.detection.detector import SCORE_THRESHOLD, Detector
 
-#: What :func:`predictor` takes.
-OPTIONS = ("score",)
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+        score: detections must score above it, 0 to 1.
+    """
+
+    score: float = SCORE_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"score is {self.score}; the minimum score is between 0 and 1")
 
 
-def predictor(model: Detector, *, score: float = SCORE_THRESHOLD) -> Callable[[Image.Image], dict]:
-    """Return a function from a picture to its objects, best first.
+def predictor(model: Detector, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from an RGB image to its detections, best first.
 
     The function gives ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score",
-    "label", "name", "mask"}, ...]}`` in the picture's pixels; ``mask`` is a COCO run-length code
+    "label", "name", "mask"}, ...]}`` in the image's pixels; ``mask`` is a COCO run-length code
     and only there if the model has masks.
 
     Args:
         model: in eval mode.
-        score: objects must score above it.
-
-    Raises:
-        ValueError: if ``score`` is not within 0..1.
+        options: minimum score.
     """
-    if not 0 <= score <= 1:
-        raise ValueError(f"score is {score}; a least score lies within 0..1")
     names = label_names(model)
     weight = next(model.parameters())
 
     def predict(image: Image.Image) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(weight.device)
-        (found,) = model([pixels.float() / 255], score_threshold=score)
+        (found,) = model([pixels.float() / 255], score_threshold=options.score)
         detections = [
             {"box": box, "score": value, "label": label, "name": names[label]}
             for box, value, label in zip(

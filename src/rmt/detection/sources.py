@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from rmt.data.images import SUFFIXES, read_image
+from rmt.data.splits import Splits
 from rmt.detection import coco, voc, yolo
 from rmt.detection.recipe import Data
 from rmt.files import digest_of_samples, identity
@@ -28,13 +29,13 @@ class Samples:
     """Images with objects of one split.
 
     Attributes:
-        name: of the file or folder that the annotations come from.
+        origin: file or folder that the annotations come from.
         folder: that image names start from.
         content: the data set in COCO's form, checked.
         ids: of the images that belong to this split.
     """
 
-    name: str
+    origin: str
     folder: Path
     content: dict[str, Any] = field(repr=False)
     ids: Sequence[int] = field(repr=False)
@@ -76,6 +77,10 @@ class Samples:
             (identity(self.path(i)), self.objects.get(own)) for i, own in enumerate(self.ids)
         )
 
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self.path(index))
+
     def path(self, index: int) -> Path:
         """Return an image's file."""
         return self.folder / self.images[self.ids[index]]["file_name"]
@@ -91,10 +96,10 @@ class Samples:
         try:
             image = read_image(self.path(index))
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"{self.name}, image id {entry['id']}: {error}") from error
+            raise ValueError(f"{self.origin}, image id {entry['id']}: {error}") from error
         if image.size != (entry["width"], entry["height"]):
             raise ValueError(
-                f"{self.name}, image id {entry['id']}: {self.path(index)} has {image.width}x"
+                f"{self.origin}, image id {entry['id']}: {self.path(index)} has {image.width}x"
                 f"{image.height} pixels, the annotations say {entry['width']}x{entry['height']}"
             )
         return image
@@ -134,7 +139,7 @@ class Samples:
             for own in kept:
                 if not own.get("segmentation"):
                     raise ValueError(
-                        f"{self.name}: annotation id {own['id']} has no segmentation; a model with "
+                        f"{self.origin}: annotation id {own['id']} has no segmentation; a model with "
                         "masks needs one for each object"
                     )
             drawn = [coco.to_mask(own["segmentation"], height, width) for own in kept]
@@ -162,20 +167,6 @@ class Samples:
         }
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set; ``train`` or ``test`` is None where the data has no such part."""
-
-    train: Samples | None
-    val: Samples
-    test: Samples | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the class names, which all parts share."""
-        return self.val.classes
-
-
 def trainable(entry: dict[str, Any], height: int, width: int) -> bool:
     """Return whether a box has at least one pixel on each side, an area, and touches its image."""
     x, y, w, h = entry["bbox"]
@@ -183,7 +174,7 @@ def trainable(entry: dict[str, Any], height: int, width: int) -> bool:
     return seen_w > 0 and seen_h > 0 and w >= 1 and h >= 1 and entry["area"] > 0
 
 
-def open_splits(data: Data) -> Splits:
+def open_splits(data: Data) -> Splits[Samples]:
     """Find the images and boxes that a recipe's ``data`` names, and split them.
 
     A split that the data brings is kept; otherwise ``val_fraction`` of the images is held out, the
@@ -199,7 +190,7 @@ def open_splits(data: Data) -> Splits:
     if train is not None and not data.keep_empty:
         train = train.take([i for i in range(len(train)) if train.has_objects(i)])
         if not len(train):
-            raise ValueError(f"{train.name} has no image with an object to train on")
+            raise ValueError(f"{train.origin} has no image with an object to train on")
     judged = val or test
     assert judged is not None  # some part is present, and a training part alone has been split
     return Splits(train, judged, test)
@@ -228,7 +219,7 @@ def open_parts(data: Data) -> dict[str, Samples]:
     for samples in parts.values():
         if samples.classes != first.classes:
             raise ValueError(
-                f"{samples.name} has the classes {samples.classes}, {first.name} "
+                f"{samples.origin} has the classes {samples.classes}, {first.origin} "
                 f"{first.classes}; they must be the same, in the same order"
             )
         _report(samples)
@@ -357,7 +348,7 @@ def _report(samples: Samples) -> None:
         log.warning(
             "%s: %d boxes reach over their image and are cut, %d have no area or lie outside and "
             "are not trained on",
-            samples.name,
+            samples.origin,
             cut,
             dropped,
         )
@@ -368,7 +359,7 @@ def _split(samples: Samples, fraction: float) -> tuple[Samples, Samples]:
     random.Random(0).shuffle(order)
     held = max(1, round(len(order) * fraction))
     if held >= len(order):
-        raise ValueError(f"{samples.name} has {len(order)} images; too few to hold some out")
+        raise ValueError(f"{samples.origin} has {len(order)} images; too few to hold some out")
     return samples.take(sorted(order[held:])), samples.take(sorted(order[:held]))
 
 

@@ -1,191 +1,345 @@
-"""The parts of a recipe that every task shares: optimizer, schedule, weight average, run.
+"""The parts of a recipe that all tasks share: model, data, optimizer, schedule, EMA, trainer.
 
-Plain records, read by :mod:`rmt.training.module` and :mod:`rmt.training.fit`; no torch here. A recipe file states
-only what differs from these defaults.
+Plain records without torch. A recipe file states only what differs from these defaults, and each
+number is checked against the range that stands beside its default.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from rmt.messages import did_you_mean
+
+#: Key under which a field's range stands in its metadata.
+_RANGE = "range"
 
 
-def at_least(least: int, **values: float) -> None:
-    """Raise ``ValueError`` for the first value below ``least``; its key has ``__`` for a dot."""
-    for key, value in values.items():
-        if value < least:
-            raise ValueError(f"{key.replace('__', '.')} is {value}; it must be at least {least}")
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        above: ``low`` itself is excluded.
+        below: ``high`` itself is excluded.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high
+        )
+
+    def __str__(self) -> str:
+        bounds = []
+        if self.low > -math.inf:
+            bounds.append(f"{'greater than' if self.above else 'at least'} {self.low:g}")
+        if self.high < math.inf:
+            bounds.append(f"{'less than' if self.below else 'at most'} {self.high:g}")
+        return " and ".join(bounds)
 
 
-@dataclass(kw_only=True)
-class Published:
-    """What the authors printed for this row; shown next to what is measured, never used.
+def number(
+    default: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> Any:
+    """Return a dataclass field for a number, or a tuple of numbers, within a range.
+
+    Args:
+        default: value; None stays unchecked.
+        low: smallest value.
+        high: largest value.
+        above: exclude ``low`` itself.
+        below: exclude ``high`` itself.
+    """
+    return field(default=default, metadata={_RANGE: Range(low, high, above, below)})
+
+
+@dataclass(kw_only=True, frozen=True)
+class Section:
+    """A part of a recipe under a key of its own; numbers are checked when it is made.
+
+    Attributes:
+        key: name of the part in the recipe.
+    """
+
+    key: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            allowed: Range | None = each.metadata.get(_RANGE)
+            for value in _numbers(getattr(self, each.name)):
+                if allowed is not None and value not in allowed:
+                    raise ValueError(f"{self.key}.{each.name} is {value}; it must be {allowed}")
+
+    def check_order(self, name: str) -> None:
+        """Raise ``ValueError`` unless a pair is given as the smaller and then the larger value."""
+        low, high = getattr(self, name)
+        if not low <= high:
+            raise ValueError(
+                f"{self.key}.{name} is {low}, {high}; give the smallest value, then the largest"
+            )
+
+    def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        """Raise ``ValueError`` unless a text field is one of ``choices``; the nearest is named."""
+        value = getattr(self, name)
+        if value not in choices:
+            hint = did_you_mean(str(value), choices)
+            raise ValueError(f"{self.key}.{name} is {value!r}{hint}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    for one in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(one, int | float) and not isinstance(one, bool):
+            yield one
+
+
+@dataclass(kw_only=True, frozen=True)
+class Published(Section):
+    """What the authors published for this row; shown next to what is measured, never used.
 
     Attributes:
         source: table of the paper, or log of the release.
         numbers: metric name -> value.
     """
 
+    key: ClassVar[str] = "published"
+
     source: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(kw_only=True)
-class Optimizer:
+@dataclass(kw_only=True, frozen=True)
+class ModelConfig(Section):
+    """The network: what every task's model section has.
+
+    Attributes:
+        checkpoint: start from these weights (anything ``rmt.load`` reads). Layers whose shape
+            depends on the classes are randomly initialised if the classes differ.
+        num_classes: for ``--dry-run`` without the data; null takes the number from the data.
+        drop_path_rate: stochastic depth at the last block; null takes the variant's.
+        freeze: names of modules, such as ``stages.0``, that are not trained. Their batch norm
+            statistics stay too, and they run in evaluation mode.
+    """
+
+    key: ClassVar[str] = "model"
+
+    checkpoint: str | None = None
+    num_classes: int | None = number(None, 1)
+    drop_path_rate: float | None = number(None, 0, 1, below=True)
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True, frozen=True)
+class DataConfig(Section):
+    """Where the images are and how they are loaded: what every task's data section has.
+
+    Attributes:
+        root: folder (or file) of the data set.
+        val_fraction: share of the training images held out for validation where the data has no
+            split of its own; 1 evaluates all of them and trains on none.
+        batch_size: training images per device and step.
+        num_workers: loading processes per device; -1 takes the spare cores, at most 16.
+        repeats: show each training image this many times per epoch, augmented anew.
+        max_bad_samples: unreadable samples tolerated per device; each is named in the log.
+    """
+
+    key: ClassVar[str] = "data"
+
+    root: str = ""
+    val_fraction: float = number(0.1, 0, 1)
+    batch_size: int = number(1, 1)
+    num_workers: int = number(-1, -1, 256)
+    repeats: int = number(1, 1)
+    max_bad_samples: int = number(100, 0)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Optimizer(Section):
     """AdamW and its parameter groups.
 
     Attributes:
-        lr: peak learning rate for ``reference_batch_size`` images a step; scaled linearly with the
-            global batch (devices x nodes x accumulation x batch per device).
-        reference_batch_size: global batch that ``lr`` belongs to; 0 takes ``lr`` as it is.
-        weight_decay: of AdamW, on all that ``no_decay`` does not spare.
-        no_decay: ``bias_and_norm`` spares biases and norms (LayerScale decays, as in the release's
-            classifiers), ``norms`` spares these alone, ``nothing`` lets all weights decay.
+        lr: peak learning rate at ``reference_batch_size`` images per step; scaled linearly with
+            the global batch size.
+        reference_batch_size: global batch size that ``lr`` belongs to; 0 takes ``lr`` as it is.
+        weight_decay: of AdamW, on all parameters that ``no_decay`` does not exempt.
+        no_decay: ``bias_and_norm`` exempts biases and norms (LayerScale decays, as in the
+            release's classifiers), ``norms`` exempts norms alone, ``nothing`` lets all decay.
         betas: of AdamW.
         eps: of AdamW.
         clip_grad: largest gradient norm; 0 does not clip.
-        layer_decay: factor per block towards the stem for fine-tuning a classifier; 1 treats all
-            alike.
+        layer_decay: factor per block towards the stem, to fine-tune a classifier; 1 treats all
+            layers alike.
     """
 
-    lr: float = 1e-3
-    reference_batch_size: int = 0
-    weight_decay: float = 0.05
+    key: ClassVar[str] = "optimizer"
+
+    lr: float = number(1e-3, 0, above=True)
+    reference_batch_size: int = number(0, 0)
+    weight_decay: float = number(0.05, 0)
     no_decay: Literal["bias_and_norm", "norms", "nothing"] = "bias_and_norm"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_grad: float = 0.0
-    layer_decay: float = 1.0
+    betas: tuple[float, float] = number((0.9, 0.999), 0, 1, below=True)
+    eps: float = number(1e-8, 0, above=True)
+    clip_grad: float = number(0.0, 0)
+    layer_decay: float = number(1.0, 0, 1, above=True)
 
 
-@dataclass(kw_only=True)
-class Schedule:
+@dataclass(kw_only=True, frozen=True)
+class Schedule(Section):
     """Learning rate over the run.
 
     Attributes:
-        epochs: length of the run in passes over the data; 0 where ``steps`` counts.
+        epochs: length of the run in epochs; 0 where ``steps`` counts.
         steps: length in optimizer steps; 0 where ``epochs`` counts.
-        name: after the warm-up: ``cosine`` and ``poly`` to ``min_lr``, ``step`` by ``factor`` at
-            each of ``milestones`` (epochs), or ``constant``.
+        name: after the warm-up: ``cosine`` and ``poly`` fall to ``min_lr``, ``step`` multiplies
+            by ``factor`` at each of ``milestones``, ``constant`` stays.
         warmup_epochs: linear warm-up; may be a fraction.
         warmup_steps: the same in optimizer steps; the longer one counts.
-        warmup_lr: learning rate at the very start, not scaled with the batch.
-        warmup_ratio: the same as a share of the peak; used where ``warmup_lr`` is 0.
-        min_lr: learning rate at the end, not scaled with the batch.
-        milestones: epochs at which ``step`` shrinks the rate.
+        warmup_lr: learning rate at the first step, not scaled with the batch size.
+        warmup_ratio: the same as a fraction of the peak; used where ``warmup_lr`` is 0.
+        min_lr: learning rate at the end, not scaled with the batch size.
+        milestones: epochs at which ``step`` lowers the rate.
         factor: by how much.
         power: exponent of ``poly``.
-        by_epoch: the rate changes once an epoch instead of each step.
+        by_epoch: the rate changes once per epoch instead of at each step.
         lag: epochs by which the rate trails its curve; the release's logs trail by one.
     """
 
-    epochs: int = 0
-    steps: int = 0
+    key: ClassVar[str] = "schedule"
+
+    epochs: int = number(0, 0)
+    steps: int = number(0, 0)
     name: Literal["cosine", "poly", "step", "constant"] = "cosine"
-    warmup_epochs: float = 0.0
-    warmup_steps: int = 0
-    warmup_lr: float = 0.0
-    warmup_ratio: float = 0.0
-    min_lr: float = 0.0
-    milestones: tuple[int, ...] = ()
-    factor: float = 0.1
-    power: float = 1.0
+    warmup_epochs: float = number(0.0, 0)
+    warmup_steps: int = number(0, 0)
+    warmup_lr: float = number(0.0, 0)
+    warmup_ratio: float = number(0.0, 0, 1)
+    min_lr: float = number(0.0, 0)
+    milestones: tuple[int, ...] = number((), 0)
+    factor: float = number(0.1, 0, 1, above=True)
+    power: float = number(1.0, 0, above=True)
     by_epoch: bool = False
-    lag: int = 0
+    lag: int = number(0, 0)
 
-    def __post_init__(self) -> None:
-        at_least(0, schedule__epochs=self.epochs, schedule__steps=self.steps)
+    def check_length(self) -> None:
+        """Raise ``ValueError`` unless exactly one of ``epochs`` and ``steps`` is given."""
+        if bool(self.epochs) == bool(self.steps):
+            raise ValueError(
+                f"schedule.epochs is {self.epochs} and schedule.steps is {self.steps}: exactly "
+                "one of them must say how long the run is; set the other to 0"
+            )
 
 
-@dataclass(kw_only=True)
-class Ema:
+@dataclass(kw_only=True, frozen=True)
+class Ema(Section):
     """Exponential moving average of the weights, kept and evaluated beside the raw ones.
 
     Attributes:
         decay: per step at ``reference_batch_size`` images; 0 keeps no average.
-        reference_batch_size: the decay is raised to (global batch / this); 0 takes it as it is.
-        warmup: start with a short memory that grows; what a short run needs.
+        reference_batch_size: the decay is raised to global batch size / this; 0 takes it as it is.
+        warmup: start with a short memory that grows, which short runs need.
     """
 
-    decay: float = 0.0
-    reference_batch_size: int = 0
+    key: ClassVar[str] = "ema"
+
+    decay: float = number(0.0, 0, 1, below=True)
+    reference_batch_size: int = number(0, 0)
     warmup: bool = False
 
 
-@dataclass(kw_only=True)
-class Run:
-    """Where and how the loop runs; everything here leaves the result's definition alone.
+@dataclass(kw_only=True, frozen=True)
+class TrainerConfig(Section):
+    """Where and how the loop runs.
 
     Attributes:
         devices: number of devices of this machine, or ``auto``.
         num_nodes: machines.
         accelerator: ``auto``, ``cpu``, ``gpu``, ...
-        threads: CPU threads a process; 0 leaves torch's choice. Networks of small maps are fastest
-            with one.
+        threads: CPU threads per process; 0 leaves torch's choice. Networks on small maps are
+            fastest with one.
         strategy: Lightning's name: ``auto``, ``ddp``, ``fsdp2`` ...
         precision: Lightning's name: ``32-true``, ``bf16-mixed``, ``64-true``.
-        accumulate_grad_batches: batches a step.
-        global_batch_size: images a step over all devices; batches are accumulated up to it, on however
-            few devices, and ``accumulate_grad_batches`` is not used. 0 leaves it to the other numbers.
+        accumulate_grad_batches: batches per optimizer step.
+        global_batch_size: images per step over all devices; batches are accumulated to reach it on
+            however few devices, in place of ``accumulate_grad_batches``. 0 leaves it to the other
+            numbers.
         compile: run the network through ``torch.compile``.
         grad_checkpointing: recompute blocks in the backward pass to save memory.
-        sync_batchnorm: one batch norm over all devices.
-        early_stopping_patience: stop after so many evaluations without a better one; 0 never.
-        save_every: also keep a checkpoint every so many steps; 0 at each evaluation only.
-        evaluate_every: epochs between evaluations (steps in a run counted in steps); 0 means
-            each epoch, or ten times a run counted in steps. The last step is always judged.
+        sync_batchnorm: share batch norm statistics over all devices.
+        early_stopping_patience: stop after this many evaluations without a better one; 0 never.
+        save_every: also save the state every so many steps; 0 only after each evaluation.
+        evaluate_every: epochs between evaluations (optimizer steps in a run counted in steps); 0
+            evaluates each epoch, or ten times in a run counted in steps. The last step is always
+            evaluated.
         log_every: steps between logged values.
     """
 
-    devices: int | Literal["auto"] = "auto"
-    num_nodes: int = 1
+    key: ClassVar[str] = "trainer"
+
+    devices: int | Literal["auto"] = number("auto", 1)
+    num_nodes: int = number(1, 1)
     accelerator: str = "auto"
-    threads: int = 0
+    threads: int = number(0, 0, 1024)
     strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = (
         "32-true"
     )
-    accumulate_grad_batches: int = 1
-    global_batch_size: int = 0
+    accumulate_grad_batches: int = number(1, 1)
+    global_batch_size: int = number(0, 0)
     compile: bool = False
     grad_checkpointing: bool = False
     sync_batchnorm: bool = True
-    early_stopping_patience: int = 0
-    save_every: int = 0
-    evaluate_every: int = 0
-    log_every: int = 20
+    early_stopping_patience: int = number(0, 0)
+    save_every: int = number(0, 0)
+    evaluate_every: int = number(0, 0)
+    log_every: int = number(20, 1)
 
     def __post_init__(self) -> None:
-        at_least(
-            1,
-            trainer__num_nodes=self.num_nodes,
-            trainer__accumulate_grad_batches=self.accumulate_grad_batches,
-        )
-        at_least(0, trainer__threads=self.threads, trainer__global_batch=self.global_batch_size)
-        if isinstance(self.devices, int):
-            at_least(1, trainer__devices=self.devices)
+        super().__post_init__()
+        if self.global_batch_size and self.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {self.accumulate_grad_batches} and "
+                f"trainer.global_batch_size is {self.global_batch_size}: the one follows from the "
+                "other; give one of them (--trainer.global_batch_size 0)"
+            )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class Recipe:
-    """What every task's recipe has; a task adds its model, data and losses.
+    """What every task's recipe has; a task adds its own model, data and augmentation.
 
     Attributes:
         task: classification, detection or segmentation.
         title: one line that says what this reproduces.
         seed: all randomness of a run is a function of it, the step and the rank.
         published: the authors' numbers.
-        model: the task's own record.
-        data: likewise.
+        model: the network.
+        data: the data set and how it is loaded.
+        optimizer: AdamW.
+        schedule: learning rate and length of the run.
+        ema: moving average of the weights.
+        trainer: devices, precision, checkpoints.
     """
 
     task: str
     title: str = ""
     seed: int = 0
     published: Published = field(default_factory=Published)
-    model: Any = None
-    data: Any = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     ema: Ema = field(default_factory=Ema)
-    trainer: Run = field(default_factory=Run)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -1,4 +1,4 @@
-"""Batches of images with labels: transforms and loaders."""
+"""Batches of images with masks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rmt.data.bad_samples import TestReader, TrainReader, readable
-from rmt.data.loaders import ResumableLoader, SeededSamples, TaskData, make_loader
-from rmt.data.samplers import TestBatches, TrainBatches
+from rmt.data.bad_samples import EvalReader, TrainReader
+from rmt.data.loaders import DataModule
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import IGNORED
-from rmt.segmentation.sources import Samples, Splits, open_splits, refuse_binary
+from rmt.segmentation.sources import Samples, open_splits, refuse_binary
 from rmt.segmentation.transforms import TrainTransform
 
 log = logging.getLogger(__name__)
@@ -21,66 +20,46 @@ log = logging.getLogger(__name__)
 Example = tuple[Tensor, Tensor]
 
 
-class SegmentationData(TaskData):
+class SegmentationData(DataModule[SegmentationRecipe, Samples]):
     """The loaders of a recipe.
 
-    Training batches are images (B, 3, S, S) and labels (B, S, S); test batches are lists of whole
-    images, (3, H, W) uint8 with labels (H, W).
+    Training batches are images (B, 3, S, S) and labels (B, S, S); evaluation batches are lists of
+    whole images, (3, H, W) uint8 with labels (H, W).
     """
 
-    recipe: SegmentationRecipe
-    splits: Splits
+    eval_batch_size = 1  # whole images, each of its own size
 
     def __init__(self, recipe: SegmentationRecipe) -> None:
         super().__init__(recipe, open_splits(recipe.data))
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the training loader, at the position where an interrupted run stopped."""
-        data, samples, seed = self.recipe.data, self.splits.train, self.recipe.seed
-        if samples is None:
-            raise ValueError(f"data.root {data.root!r} has no part to train on")
+    def train_reader(self, samples: Samples) -> TrainReader:
+        """Return what reads an image with its mask and augments both."""
         refuse_binary(samples)
-        batches = TrainBatches(
-            len(samples) * data.repeats, data.batch_size, seed=seed, **self.place()
-        )
-        vary = TrainTransform(data, self.recipe.augment, self.recipe.inference)
-        read = TrainReader(
+        data = self.recipe.data
+        return TrainReader(
             partial(tensors, samples),
-            vary,
+            TrainTransform(data, self.recipe.augment, self.recipe.inference),
             count=len(samples),
             max_bad_samples=data.max_bad_samples,
         )
-        dataset = SeededSamples(samples, read, seed=seed)
-        return make_loader(
-            dataset, self.continued(batches), workers=data.num_workers, collate=stack
-        )
 
-    def exact(self, samples: Samples) -> ResumableLoader:
-        """Return the loader of whole images of any size, one by one: they are segmented so."""
-        batches = TestBatches(len(samples), 1, **self.place())
-        data = self.recipe.data
-        read = TestReader(
-            partial(tensors, samples), count=len(samples), max_bad_samples=data.max_bad_samples
-        )
-        dataset = SeededSamples(samples, read, seed=0)
-        return make_loader(dataset, batches, workers=data.num_workers, collate=readable)
+    def train_collate(self, examples: list[Example]) -> Example:
+        """Stack training examples; warn if none of their pixels has a label."""
+        images, labels = map(torch.stack, zip(*examples, strict=True))
+        if (labels == IGNORED).all():
+            log.warning(
+                "no pixel of a training batch is labelled: its loss is 0 and nothing is learned "
+                "from it (is data.crop too small, or are the masks empty?)"
+            )
+        return images, labels
 
-
-DATA = SegmentationData
+    def eval_reader(self, samples: Samples) -> EvalReader:
+        """Return what reads a whole image with its mask."""
+        limit = self.recipe.data.max_bad_samples
+        return EvalReader(partial(tensors, samples), count=len(samples), max_bad_samples=limit)
 
 
 def tensors(samples: Samples, index: int) -> Example:
     """Return an image as (3, H, W) and its labels as (H, W), both uint8."""
     image, labels = samples.read(index)
     return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels)
-
-
-def stack(examples: list[Example]) -> Example:
-    """Join training examples; says so if none of their pixels has a label."""
-    images, labels = map(torch.stack, zip(*examples, strict=True))
-    if (labels == IGNORED).all():
-        log.warning(
-            "no pixel of a training batch is labelled: it has loss 0 and teaches nothing "
-            "(is data.crop too small, or are the masks empty?)"
-        )
-    return images, labels

@@ -1,4 +1,4 @@
-"""Pictures of a segmenter's test: some images with their labels and its answers."""
+"""Plots of a segmenter's evaluation: images with true and predicted classes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ MOST_ROWS = 6
 
 def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str, str]:
     """Write ``predictions.png``; return file name -> what it shows."""
-    splits = open_splits(recipe.data)
-    samples = splits.test or splits.val
+    samples = open_splits(recipe.data).evaluated
     _sheet(model, recipe, samples).savefig(folder / "predictions.png", dpi=110)
-    return {"predictions.png": "test images: photo, labels, answer"}
+    return {"predictions.png": "test images: photo, true classes, predicted classes"}
 
 
 def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Figure:
@@ -39,13 +38,13 @@ def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Fi
     for row, (index, (image, labels)) in zip(axes, read, strict=True):
         photo = Image.fromarray(image)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        answer = label_map(model, pixels, recipe.inference).cpu().numpy()
-        seen |= {*by_area(labels), *by_area(answer)}
+        predicted = label_map(model, pixels, recipe.inference).cpu().numpy()
+        seen |= {*by_area(labels), *by_area(predicted)}
         row[0].imshow(photo)
         row[1].imshow(overlay(photo, labels, palette=shades))
-        row[2].imshow(overlay(photo, answer, palette=shades))
+        row[2].imshow(overlay(photo, predicted, palette=shades))
         row[0].set_ylabel(samples.images[index].name, fontsize=7, parse_math=False)
-    for axis, title in zip(axes[0], ("image", "labels", "answer"), strict=True):
+    for axis, title in zip(axes[0], ("image", "true", "predicted"), strict=True):
         axis.set_title(title)
     for axis in axes.flat:
         axis.set_xticks([])

@@ -1,4 +1,4 @@
-"""A segmenter's answer to one picture."""
+"""A segmenter's prediction for one image."""
 
 from __future__ import annotations
 
@@ -18,31 +18,22 @@ from rmt.segmentation.overlay import draw_overlay, save_labels
 from rmt.segmentation.recipe import Inference
 from rmt.segmentation.segmenter import Segmenter
 
-#: What :func:`predictor` takes.
-OPTIONS = tuple(Inference.__dataclass_fields__)
 
-
-def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from a picture to its label map and the area of each class.
+def predictor(model: Segmenter, options: Inference) -> Callable[[Image.Image], dict[str, Any]]:
+    """Return a function from an RGB image to its label map and the area of each class.
 
     The function gives ``{"size": [h, w], "labels": (h, w) uint8, "classes": {name: {"label",
-    "pixels", "share", "colour"}}}``, classes by falling area, those that do not occur left out.
+    "pixels", "share", "colour"}}}``, the largest class first, classes that do not occur left out.
 
     Args:
         model: in eval mode.
-        **options: fields of :class:`rmt.segmentation.recipe.Inference` to change, such as
-            ``window=512, stride=341`` or ``scales=(0.5, 1.0, 1.5), flip=True``; the others are
-            those that the weights were judged with.
-
-    Raises:
-        ValueError: for a value that makes no sense.
+        options: size, windows, scales and flip.
     """
-    how = inference_options(model, **options)
     names, shades = label_names(model), palette(model)
 
     def predict(image: Image.Image) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        labels = label_map(model, pixels, how).cpu().numpy()
+        labels = label_map(model, pixels, options).cpu().numpy()
         present, counts = np.unique(labels, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return {
@@ -65,17 +56,16 @@ def predictor(model: Segmenter, **options: Any) -> Callable[[Image.Image], dict[
 def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]:
     """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    image = resize_photo(image, inference_options(model))
+    image = resize_photo(image, options_of(model))
     shown = Image.fromarray(image.permute(1, 2, 0).numpy())
     return normalise(image, *model.channel_statistics), shown
 
 
-def inference_options(model: Segmenter, **options: Any) -> Inference:
-    """Return how the weights were judged, with some fields changed."""
-    kept = model.info.get("recipe", {}).get("test", {})  # JSON made lists of tuples
-    fields: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in (kept | options).items()
-    }
+def options_of(model: Segmenter) -> Inference:
+    """Return how the weights were evaluated."""
+    kept = model.info.get("recipe", {}).get("inference", {})
+    # JSON made lists of tuples.
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
     return Inference(**fields)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from rmt.data.bad_samples import UNREADABLE
 from rmt.data.images import SUFFIXES, images_in, read_image
+from rmt.data.splits import Splits
 from rmt.files import digest_of_samples, identity
 from rmt.segmentation import classes as known
 from rmt.segmentation.masks import INVALID, Colour, plain_table, read_mask
@@ -68,6 +69,10 @@ class Samples:
         files = zip(self.images, self.masks, strict=True)
         return digest_of_samples((identity(image), identity(mask)) for image, mask in files)
 
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self.images[index])
+
     def take(self, indices: Sequence[int]) -> Samples:
         """Return some of the images."""
         return replace(
@@ -77,16 +82,7 @@ class Samples:
         )
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set; ``train`` or ``test`` is None where the data has no such part."""
-
-    train: Samples | None
-    val: Samples
-    test: Samples | None = None
-
-
-def open_splits(data: Data) -> Splits:
+def open_splits(data: Data) -> Splits[Samples]:
     """Find the images and masks that a recipe's ``data`` names, and split them.
 
     A split that the data brings is kept; otherwise ``val_fraction`` of the images is held out, the
@@ -120,7 +116,7 @@ def _guess(root: Path) -> str:
     )
 
 
-def _ade20k(root: Path) -> Splits:
+def _ade20k(root: Path) -> Splits[Samples]:
     table = plain_table(150, reduce_zero_label=True)
 
     def part(name: str) -> Samples:
@@ -131,7 +127,7 @@ def _ade20k(root: Path) -> Splits:
     return Splits(part("training") if has_train else None, part("validation"))
 
 
-def _cityscapes(root: Path) -> Splits:
+def _cityscapes(root: Path) -> Splits[Samples]:
     # Every value up to 33 is in use; those that are not evaluated are ignored.
     table = np.full(256, INVALID, dtype=np.int16)
     table[:34] = table[255] = IGNORED
@@ -149,7 +145,7 @@ def _cityscapes(root: Path) -> Splits:
     return Splits(part("train") if has_train else None, part("val"))
 
 
-def _voc(root: Path) -> Splits:
+def _voc(root: Path) -> Splits[Samples]:
     listings = root / "ImageSets" / "Segmentation"
 
     def part(name: str) -> Samples:
@@ -166,14 +162,14 @@ def _voc(root: Path) -> Splits:
     return Splits(part("train") if (listings / "train.txt").is_file() else None, part("val"))
 
 
-_LAYOUTS: dict[str, Callable[[Path], Splits]] = {
+_LAYOUTS: dict[str, Callable[[Path], Splits[Samples]]] = {
     "ade20k": _ade20k,
     "cityscapes": _cityscapes,
     "voc": _voc,
 }
 
 
-def _folder(root: Path, data: Data) -> Splits:
+def _folder(root: Path, data: Data) -> Splits[Samples]:
     names, palette = read_classes(root / "classes.txt")
     table = plain_table(len(names), reduce_zero_label=data.reduce_zero_label)
     if palette and data.reduce_zero_label:
@@ -268,7 +264,7 @@ def _pairs(
     return found, [mask for mask in partners if mask is not None]
 
 
-def _split(samples: Samples, val_fraction: float) -> Splits:
+def _split(samples: Samples, val_fraction: float) -> Splits[Samples]:
     """Hold out a share of the images, the same ones each time."""
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")

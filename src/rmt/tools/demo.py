@@ -23,12 +23,12 @@ def run_demo(out: str | Path) -> int:
         Exit status, 0 if everything went well.
 
     Raises:
-        ValueError: if ``out`` holds something else than an earlier run.
+        ValueError: if ``out`` holds something other than an earlier run.
     """
     out = Path(out)
     if out.is_dir() and any(out.iterdir()):
         if not (out / "recipe.yaml").is_file():
-            raise ValueError(f"{out} holds something that is no run; name another folder by --out")
+            raise ValueError(f"{out} is not empty and not a run; name another folder with --out")
         shutil.rmtree(out)
     if status := train("small/digits", out=out):
         return status
@@ -38,14 +38,14 @@ def run_demo(out: str | Path) -> int:
     folder.mkdir()
     for index in range(PREDICTED):
         true = samples.classes[samples.labels[index]]
-        samples.image(index).resize((64, 64)).save(folder / f"{index:02d}_is_{true}.png")
+        samples.image(index).resize((64, 64)).save(folder / f"{index:02d}_true_{true}.png")
     print(f"\nrmt predict {folder} --checkpoint {out} --top 3 --out {out / 'predicted'}")
     for record in predict_files([folder], out, top=3, out=out / "predicted"):
         print(describe(record))
     print(
         f"\nLook at {out / 'report'}: predictions.png, confusion.png, learning_curve.png, "
         "decay.png, attention.png."
-        "\nNext, with your own images (one folder a class):"
+        "\nNext, with your own images (one folder per class):"
         "\n  rmt train small/folder --data.root YOUR_FOLDER"
         "\n  rmt predict YOUR_IMAGES --checkpoint runs/small/folder"
     )

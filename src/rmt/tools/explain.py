@@ -15,8 +15,9 @@ from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.rmt import RMT
 from rmt.ops.geometry import line_bias, map_bias
+from rmt.task import get_task
 from rmt.tools.predict import Picture, as_picture
-from rmt.weights.load import load, task_module
+from rmt.weights.load import load
 
 
 def decay_map(attn: ManhattanAttention, height: int, width: int, y: int, x: int) -> Tensor:
@@ -33,10 +34,10 @@ def decay_map(attn: ManhattanAttention, height: int, width: int, y: int, x: int)
 
 
 def attention_map(attn: ManhattanAttention, features: Tensor, y: int, x: int) -> Tensor:
-    """Return how much a token takes from every other: (N, H, W), summing to 1 in each head.
+    """Return how much a token attends to every other: (N, H, W), summing to 1 in each head.
 
     For decomposed attention this is the product of the column's weights with each row's weights
-    (eq. 6): the token takes from its column, and each of that column from its row.
+    (eq. 6): the token attends to its column, and each token of that column to its row.
 
     Args:
         attn: the attention module.
@@ -65,12 +66,12 @@ def attention_map(attn: ManhattanAttention, features: Tensor, y: int, x: int) ->
 def model_attention(
     model: Pretrained, pixels: Tensor, at: tuple[float, float]
 ) -> dict[str, Tensor]:
-    """Return the attention of each stage's last block from one place of the image.
+    """Return the attention of each stage's last block from one position in the image.
 
     Args:
-        model: an :class:`rmt.RMT`, or a detector or segmenter with one as its body.
+        model: an :class:`rmt.RMT`, or a detector or segmenter with one as its backbone.
         pixels: (3, H, W), normalised as the model wants it.
-        at: (y, x) as shares of height and width, 0..1.
+        at: (y, x) as fractions of height and width, 0..1.
 
     Returns:
         Stage name -> (N, h, w) in the stage's own resolution.
@@ -79,7 +80,9 @@ def model_attention(
         ValueError: if ``at`` lies outside the image.
     """
     if not all(0 <= share <= 1 for share in at):
-        raise ValueError(f"at is {at}; give (y, x) as shares of the image, between 0 and 1")
+        raise ValueError(
+            f"at is {at}; give (y, x) as fractions of height and width, between 0 and 1"
+        )
     body = rmt_body(model)
     maps: dict[str, Tensor] = {}
 
@@ -109,13 +112,13 @@ def model_attention(
 def explain(
     image: Picture, checkpoint: str | Path, out: str | Path, *, at: tuple[float, float] = (0.5, 0.5)
 ) -> dict[str, Path]:
-    """Draw the attention from one place of an image, and the decay if there is one, into ``out``.
+    """Draw the attention from one position of an image, and the decay if any, into ``out``.
 
     Raises:
-        ValueError: if ``at`` lies outside the image, or the model has no RMT body.
+        ValueError: if ``at`` lies outside the image, or the model has no RMT backbone.
     """
     model = load(checkpoint)
-    pixels, shown = task_module(model.task, "predict").pixels(model, as_picture(image))
+    pixels, shown = get_task(model.task).prediction().pixels(model, as_picture(image))
     maps = model_attention(model, pixels, at)
     drawn = {"attention": draw_attention(shown, maps, at, Path(out) / "attention.png")}
     if rmt_body(model).variant.decay:
@@ -127,12 +130,12 @@ def rmt_body(model: Pretrained) -> RMT:
     """Return the RMT within a model of any task.
 
     Raises:
-        ValueError: if its body is another network.
+        ValueError: if its backbone is another network.
     """
     body = model.body
     if not isinstance(body, RMT):
         raise ValueError(
-            f"the body is a {type(body).__name__}; only an RMT has Manhattan attention"
+            f"the backbone is a {type(body).__name__}; only an RMT has Manhattan attention"
         )
     return body
 
@@ -175,7 +178,7 @@ def draw_decay(model: Pretrained, path: str | Path, *, size: int = 15) -> Path:
                 axis.imshow(maps[column].numpy(), vmin=0, vmax=1, cmap="viridis")
                 gamma = math.exp(log_decay[column])
                 axis.set_title(f"γ={gamma:.3f}", fontsize=7)
-    figure.suptitle(f"decay with Manhattan distance, {size}x{size} tokens; a row a stage")
+    figure.suptitle(f"decay with Manhattan distance, {size}x{size} tokens; one row per stage")
     return _save(figure, path)
 
 

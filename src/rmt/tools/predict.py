@@ -1,9 +1,10 @@
-"""Pictures in, plain typed results out, whatever the model's task."""
+"""Images in, plain results out, whatever the model's task."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 from rmt.data.images import decoded, find_images, local_path, read_image
+from rmt.messages import did_you_mean
 from rmt.modeling.pretrained import Pretrained
-from rmt.weights.load import load, task_module
+from rmt.task import get_task
+from rmt.weights.load import load
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -23,8 +26,8 @@ class Predictor:
 
     Args:
         model: any model of this package; put into eval mode.
-        device: where to run.
-        options: the task's own: ``top`` (classification), ``score`` (detection), or the fields of
+        device: where to run; ``auto`` takes the accelerator if there is one.
+        **options: the task's own: ``top`` (classification), ``score`` (detection), or the fields of
             :class:`rmt.segmentation.recipe.Inference`, such as ``window`` and ``scales``.
 
     Raises:
@@ -32,22 +35,25 @@ class Predictor:
             or an impossible value of one.
     """
 
-    def __init__(self, model: Pretrained, *, device: str = "cpu", **options: Any) -> None:
-        task = task_module(model.task, "predict")
+    def __init__(self, model: Pretrained, *, device: str = "auto", **options: Any) -> None:
+        task = get_task(model.task).prediction()
+        chosen: Any = task.default_options(model)
+        known = [field.name for field in fields(chosen) if field.init]
         for name in options:
-            if name not in task.OPTIONS:
-                known = ", ".join(task.OPTIONS)
-                raise ValueError(f"a {model.task} model takes no option {name!r}, only {known}")
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is not an option of a {model.task} model{did_you_mean(name, known)}"
+                )
+        self.device = find_device(device)
         try:
-            self.model = model.to(device).eval()
+            self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {device!r} cannot be used: {reason}") from error
-        self.device = torch.device(device)
-        self._predict = task.predictor(model, **options)
+        self._predict = task.predictor(model, replace(chosen, **options))
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> Self:
+    def from_checkpoint(cls, path: str | Path, *, device: str = "auto", **options: Any) -> Self:
         """Read anything that :func:`rmt.load` reads."""
         return cls(load(path), device=device, **options)
 
@@ -55,7 +61,7 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: a path or ``file://`` address, a PIL picture, or an array (H, W) or (H, W, 3) of
+            image: a path or ``file://`` address, a PIL image, or an array (H, W) or (H, W, 3) of
                 8 bits, RGB.
 
         Returns:
@@ -64,8 +70,12 @@ class Predictor:
         Raises:
             ValueError: if the image cannot be read; the message names it.
         """
+        return self.predict_rgb(as_picture(image))
+
+    def predict_rgb(self, image: Image.Image) -> dict[str, Any]:
+        """Predict one image that is upright RGB already, such as :func:`as_picture` returns."""
         with torch.inference_mode():
-            return self._predict(as_picture(image))
+            return self._predict(image)
 
     def stream(self, images: Iterable[Picture]) -> Iterator[dict[str, Any]]:
         """Predict one image after the other; an unreadable one gives ``{"image", "error"}``."""
@@ -77,11 +87,27 @@ class Predictor:
                 yield {"image": name, "error": str(error)}
 
 
+def find_device(name: str) -> torch.device:
+    """Return a device by its name; ``auto`` takes the accelerator if there is one, else the CPU.
+
+    Raises:
+        ValueError: for a name that torch does not know.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
+
+
 def as_picture(image: Picture) -> Image.Image:
     """Return a picture as upright RGB.
 
     Raises:
-        ValueError: for an array that is no 8-bit picture, or a file that cannot be read.
+        ValueError: for an array that is not an 8-bit image, or a file that cannot be read.
     """
     if isinstance(image, str | Path):
         return read_image(local_path(image))
@@ -93,7 +119,9 @@ def as_picture(image: Picture) -> Image.Image:
             )
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise ValueError(f"a {type(image).__name__} is no picture; give a path, array or PIL image")
+        raise ValueError(
+            f"a {type(image).__name__} is not an image; give a path, an array or a PIL image"
+        )
     return decoded(image)
 
 
@@ -102,7 +130,7 @@ def predict_files(
     checkpoint: str | Path,
     *,
     out: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
     """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
@@ -119,7 +147,7 @@ def predict_files(
     """
     paths = find_images(sources)
     model = load(checkpoint)
-    save = task_module(model.task, "predict").save_prediction
+    save = get_task(model.task).prediction().save
     predictor = Predictor(model, device=device, **options)
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -128,7 +156,7 @@ def predict_files(
         record = {"image": str(path)}
         try:
             picture = read_image(path)
-            result = predictor(picture)
+            result = predictor.predict_rgb(picture)
         except (ValueError, FileNotFoundError) as error:
             yield record | {"error": str(error)}
             continue

@@ -13,9 +13,10 @@ from rmt import recipes
 from rmt.data.bad_samples import spread_readable
 from rmt.modeling.rmt import RMT
 from rmt.recipes.schema import Recipe
+from rmt.task import Task, get_task
 from rmt.tools.explain import draw_attention, draw_decay, model_attention
 from rmt.training.fit import write_json
-from rmt.weights.load import load, task_module
+from rmt.weights.load import load
 
 _CENTRE = (0.5, 0.5)
 
@@ -34,35 +35,36 @@ def write(run: str | Path) -> dict[str, str]:
     """
     run = Path(run)
     if not (run / "metrics.json").is_file():
-        raise ValueError(f"{run} holds no finished run (no metrics.json)")
+        raise ValueError(f"{run} holds no finished run: there is no metrics.json")
     metrics = json.loads((run / "metrics.json").read_text())
     model = load(run)
-    recipe = recipes.resolve(task_module(model.task).RECIPE, model.info["recipe"])
+    task = get_task(model.task)
+    prediction = task.prediction()
+    recipe = recipes.resolve(task.recipe, model.info["recipe"])
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     write_json(folder / "metrics.json", metrics)
     _curve(metrics["history"]).savefig(folder / "learning_curve.png", dpi=110)
     shown = {
-        "metrics.json": "all numbers, one record an evaluation",
+        "metrics.json": "all numbers, one record per evaluation",
         "learning_curve.png": "loss and metrics over the run",
     }
     body = model.body
     if isinstance(body, RMT) and body.variant.decay:
         draw_decay(model, folder / "decay.png")
-        pixels, picture = task_module(model.task, "predict").pixels(model, _example(recipe))
+        pixels, picture = prediction.pixels(model, _example(task, recipe))
         maps = model_attention(model, pixels, _CENTRE)
         draw_attention(picture, maps, _CENTRE, folder / "attention.png")
         shown["decay.png"] = "how far each head of each stage sees"
-        shown["attention.png"] = "what the centre of one test image attends to, stage by stage"
-    return shown | task_module(model.task, "pictures").draw(model, recipe, folder)
+        shown["attention.png"] = "what the centre of one test image attends to, in each stage"
+    return shown | prediction.draw_report(model, recipe, folder)
 
 
-def _example(recipe: Recipe) -> Image.Image:
-    """Return the first picture of the test part that can be read."""
-    splits = task_module(recipe.task, "sources").open_splits(recipe.data)
-    judged = splits.test or splits.val
-    ((_, picture),) = spread_readable(judged.image, len(judged), 1)
-    return picture
+def _example(task: Task[Any, Any, Any], recipe: Recipe) -> Image.Image:
+    """Return the first evaluated image that can be read."""
+    samples = task.training().open_data(recipe).splits.evaluated
+    ((_, image),) = spread_readable(samples.image, len(samples), 1)
+    return image
 
 
 def _curve(history: list[dict[str, Any]]) -> Figure:

@@ -1,10 +1,11 @@
-"""A whole run as a person starts it: train, report, say what to look at."""
+"""A whole run as a user starts it: train, write the report, print where everything is."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rmt.tools import report
 from rmt.training.callbacks import Interrupted
@@ -12,15 +13,19 @@ from rmt.training.fit import fit, load_recipe
 
 
 def train(
-    name: str, *, overrides: Sequence[str] = (), out: Path | None = None, resume: bool = False
+    name: str,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    resume: bool | Literal["auto"] = False,
 ) -> int:
     """Train a recipe, write its report and print where everything is.
 
     Args:
         name: a shipped recipe or a YAML file.
-        overrides: ``--key.sub value`` words.
+        overrides: ``--key.sub value`` options.
         out: folder of the run; None takes ``runs/`` and the recipe's name.
-        resume: continue the interrupted run in ``out``.
+        resume: continue the interrupted run in ``out``; ``auto`` starts where there is none yet.
 
     Returns:
         Exit status: 0, or 130 / 143 if a signal stopped the run with its state saved.
@@ -28,7 +33,7 @@ def train(
     Raises:
         ValueError: for a mistake in the recipe, its data or ``out``.
     """
-    # A file's own folder is no part of the name.
+    # A file's own folder is not part of the name.
     out = out or Path("runs") / (Path(name).stem if Path(name).suffix else name)
     if resume and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")  # as it was resolved when the run began
@@ -42,8 +47,8 @@ def train(
     if metrics:  # the first process speaks for all
         shown = report.write(out)
         print(
-            f"best on validation ({metrics['best']} weights), judged on the test part "
-            "(the validation part if there is none):"
+            f"best on validation: {metrics['best']} weights; evaluated on the test split "
+            "(the validation split if there is none):"
         )
         print("\n".join(f"{key:>24}  {value:.2f}" for key, value in metrics["test"].items()))
         print(f"\nmodel   {out}  (config.json, model.safetensors: rmt predict --checkpoint {out})")

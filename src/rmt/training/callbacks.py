@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+import multiprocessing
+import os
 import signal
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from rmt.files import write_atomically
-from rmt.training.module import Engine
-
-_ADVICE = (
-    ".*does not have many workers.*",
-    ".*logging interval.*",
-    ".*exists and is not empty.*",
-    ".*treespec, LeafSpec.*",  # asked by Lightning of torch's pytree
-    ".*in eval mode at the start of training.*",  # the weight average is
-    ".*Grad strides do not match.*",  # of depth-wise weights: the copy costs nothing to speak of
-    ".*sync_dist=True.*",  # metrics are summed over the processes before they are logged
+from rmt.training.lightning import (
+    any_process,
+    begin_next_epoch_if_whole,
+    evaluate_at_the_end,
+    evaluation_follows,
 )
+from rmt.training.module import TrainingModule
 
 
 class Interrupted(Exception):  # noqa: N818 (a request, not an error)
@@ -45,49 +37,60 @@ class Interrupted(Exception):  # noqa: N818 (a request, not an error)
         )
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Write a checkpoint beside its place, then move it there in one step.
+class KeepBest(Checkpoint):
+    """Keep the weights of the best evaluation in one file; which is best, the module knows."""
 
-    Lightning's own writer goes through the system's temporary folder, and a move from another
-    disk can be cut in the middle.
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
-        """Write one file; the one that was there stays until the new one is whole."""
-        assert storage_options is None
-        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save if this evaluation is the best one."""
+        assert isinstance(pl_module, TrainingModule)
+        if trainer.state.fn == "fit" and pl_module.best.at == len(pl_module.history) - 1:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class StopEarly(Callback):
+    """Stop after ``patience`` evaluations without a better one."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop again if the resumed run had stopped before it was cut off."""
+        self.on_validation_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the evaluations since the best one."""
+        assert isinstance(pl_module, TrainingModule)
+        if len(pl_module.history) - 1 - pl_module.best.at >= self.patience:
+            trainer.should_stop = True
 
 
 class KeepLast(Checkpoint):
-    """Keep the state of the run in one file, and stop cleanly on a signal.
+    """Keep the state of the run in one file and the one before it, and stop cleanly on a signal.
 
-    The file is written at each epoch's end, behind each evaluation within an epoch, every
+    The file is written at each epoch's end, after each evaluation within an epoch, every
     ``every`` steps if that is not 0, and when Ctrl-C or SIGTERM asks for a stop. It is written
-    only where a resumed run can take up the thread exactly: between two optimizer steps with no
+    only where a resumed run can continue exactly: between two optimizer steps with no
     evaluation between them, or at an epoch's end; a write that falls elsewhere waits. A second
-    Ctrl-C stops at once.
+    signal ends the process at once, whatever it waits for.
+
+    Args:
+        path: of the file.
+        previous: where the file goes before a new one is written.
+        every: steps between writes; 0 for none.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, previous: Path, every: int) -> None:
+        self.path, self.previous, self.every = path, previous, every
         self.asked: int | None = None
         self._due = False
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a new epoch if the resumed one was whole; listen for the two signals."""
-        loop = trainer.fit_loop
-        batches = loop.epoch_loop.batch_progress.current.ready
-        if loop.restarting and batches >= trainer.num_training_batches:
-            # A run counted in steps: Lightning would go on in the epoch that is over.
-            trackers: list[Any] = [loop.epoch_progress.total, loop.epoch_progress.current]
-            for progress in trackers:
-                progress.completed = progress.processed
-            loop.epoch_loop.restarting = False
-            loop.reset_restart_stage()
-            loop.epoch_loop.reset_restart_stage()
-        if any(stop.wait_count >= stop.patience for stop in trainer.early_stopping_callbacks):
-            trainer.should_stop = True  # it had stopped before it was cut off
+        begin_next_epoch_if_whole(trainer)
         # In place of Lightning, which would not finish the step.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._ask)
@@ -100,51 +103,52 @@ class KeepLast(Checkpoint):
 
     on_exception = on_train_end
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have the last epoch evaluated."""
+        evaluate_at_the_end(trainer)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, at: int
     ) -> None:
         """Save where the interval says so; stop if asked, on all processes in the same step."""
-        asked = self._all_asked(trainer)
+        asked = any_process(trainer, self.asked is not None)
         stepped = (at + 1) % trainer.accumulate_grad_batches == 0
         if self.every and stepped and trainer.global_step % self.every == 0:
             self._due = True
-        # Within an epoch counted in steps, an evaluation may follow this very batch.
-        loop = trainer.fit_loop.epoch_loop
-        judged = trainer.check_val_every_n_epoch is None and (
-            (loop.total_batch_idx + 1) % cast(int, trainer.val_check_batch) == 0
-            or trainer.global_step >= trainer.max_steps
-        )
-        if (asked or self._due) and stepped and not judged and not trainer.is_last_batch:
+        safe = stepped and not evaluation_follows(trainer) and not trainer.is_last_batch
+        if (asked or self._due) and safe:
             self._save(trainer, asked)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember to save behind an evaluation."""
+        """Remember to save after an evaluation."""
         self._due = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save behind an epoch."""
-        self._save(trainer, self._all_asked(trainer))
+        """Save after an epoch."""
+        self._save(trainer, any_process(trainer, self.asked is not None))
 
     def _save(self, trainer: L.Trainer, asked: bool) -> None:
-        trainer.save_checkpoint(self.path)  # with the state of optimizer, schedule and loop
+        if trainer.is_global_zero and self.path.exists():
+            os.replace(self.path, self.previous)
+        # With the state of optimizer, schedule and loop.
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._due = False
         if asked:
             raise Interrupted(self.asked or signal.SIGTERM, self.path)
 
-    def _all_asked(self, trainer: L.Trainer) -> bool:
-        asked = self.asked is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return asked
-
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.asked is not None:
+            # Loading processes ignore other signals, and one that hangs would be waited for.
+            for child in multiprocessing.active_children():
+                child.kill()
+            name = signal.Signals(number).name
+            os.write(2, f"\nrmt: stopped at once by a second {name}\n".encode())
+            os._exit(128 + number)
         self.asked = number
 
 
 class Throughput(Callback):
-    """Log training images a second over all devices."""
+    """Log training images per second over all devices."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -153,8 +157,11 @@ class Throughput(Callback):
         """Start the clock with the first batch."""
         self._since = self._since or time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Engine, *_: Any, **__: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+    ) -> None:
         """Log images over the time since the last batch's end, loading included."""
+        assert isinstance(pl_module, TrainingModule)
         now = time.monotonic()
         images = pl_module.recipe.data.batch_size * trainer.world_size
         rate = torch.tensor(images / max(now - self._since, 1e-9))
@@ -174,18 +181,3 @@ class Progress(RichProgressBar):
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
         return shown
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Drop Lightning's advice on workers, intervals and products: a recipe decides these."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for text in _ADVICE:
-                warnings.filterwarnings("ignore", message=text)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -10,96 +10,140 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import lightning as L
 import torch
-import yaml
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
+from rmt.data.classes import check_classes
+from rmt.data.splits import Samples
 from rmt.files import digest_of_file, write_atomically
-from rmt.modeling.pretrained import Pretrained, find_weights
-from rmt.recipes.schema import Ema, Recipe, Run
+from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.saved import find_weights
+from rmt.recipes.schema import Ema, Recipe
+from rmt.task import get_task
 from rmt.training import fsdp
-from rmt.training.callbacks import KeepLast, Progress, Throughput, WholeFiles, quiet
-from rmt.training.optim import accumulation
+from rmt.training.callbacks import KeepBest, KeepLast, Progress, StopEarly, Throughput
+from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
+from rmt.training.module import TrainingModule
+from rmt.training.optim import BatchSize
+from rmt.training.run_folder import BEST as BEST
+from rmt.training.run_folder import LAST as LAST
+from rmt.training.run_folder import RunFolder, check_unchanged
 from rmt.version import __version__
-from rmt.weights.load import Weights, load, load_body, read_pickle, task_module
-
-LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+from rmt.weights.identify import Weights
+from rmt.weights.load import load, load_body
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a shipped recipe or a YAML file and apply ``--key.sub value`` words to it."""
+    """Read a shipped recipe or a YAML file and apply ``--key.sub value`` options to it.
+
+    Raises:
+        ValueError: for an unknown recipe, key or task (the nearest is named), or a wrong value.
+    """
     content = recipes.read(name)
-    return recipes.resolve(task_module(content["task"]).RECIPE, content, overrides)
+    return recipes.resolve(get_task(content["task"]).recipe, content, overrides)
 
 
-def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, Any]:
-    """Train what a recipe describes, keep the best weights and judge them.
+def fit(
+    recipe: Recipe, out: str | Path, *, resume: bool | Literal["auto"] = False
+) -> dict[str, Any]:
+    """Train what a recipe describes, keep the best weights and evaluate them.
 
-    ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,best}.ckpt``, the logs (CSV
-    and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
-    ``metrics.json``.
+    ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,previous,best}.ckpt``, the
+    logs (CSV and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
+    ``metrics.json``. Nothing is written there before recipe, data and state are checked.
 
     Args:
         recipe: from :func:`load_recipe`.
         out: folder of the run.
-        resume: continue the interrupted run in ``out``, exactly where it was.
+        resume: continue the interrupted run in ``out``, exactly where it was; ``auto`` starts one
+            where there is none yet, for jobs that are queued again and again.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds; in all processes but the first, nothing.
 
     Raises:
-        ValueError: if ``out`` holds a run and ``resume`` is off, or holds none and it is on.
+        ValueError: if ``out`` holds a run and ``resume`` is off, or holds none and it is on; if
+            another process trains there; if the recipe differs from the run's in what may not
+            change.
         Interrupted: on Ctrl-C or SIGTERM, with the state saved.
         FloatingPointError: if the loss becomes infinite or NaN.
     """
-    out = Path(out)
-    last = out / LAST
-    if last.exists() and not resume:
-        raise ValueError(f"{out} holds a run already; continue it with --resume or name another")
-    if resume and not last.exists():
-        raise ValueError(f"{out} holds no run to resume: no {LAST}")
-    if resume:
-        read_pickle(last)  # says so if it is damaged
-    out.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(recipes.as_dict(recipe), sort_keys=False)
-    write_atomically(out / "recipe.yaml", lambda path: path.write_text(text))
+    recipe.schedule.check_length()
+    folder = RunFolder(out)
+    with folder.locked():
+        return _fit(recipe, folder, resume)
+
+
+def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
+    state, content = _state(folder, resume)
+    if content is not None:
+        check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
+    task = get_task(recipe.task)
+    data = task.training().open_data(recipe)
+    _check_num_classes(recipe, data.classes)
     L.seed_everything(recipe.seed, verbose=False)
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
-    engine, data = task_module(recipe.task).make(recipe)
-    if recipe.model.checkpoint and not resume:
-        fresh = load_body(engine.model, recipe.model.checkpoint)
-        print(f"started from {recipe.model.checkpoint}; fresh: {', '.join(fresh) or 'nothing'}")
-        if engine.ema:
-            engine.ema.set(engine.model)
+    module = TrainingModule(task, recipe, task.new_model(recipe, data.classes), data, train=True)
+    if recipe.model.checkpoint and state is None:
+        _start_from(module, recipe.model.checkpoint)
+    if content is not None and content["rmt"]["best"]["at"] >= 0 and not folder.holds_best(content):
+        print(f"{folder.best} is missing or damaged: the best weights so far are lost, and the "
+              "best evaluation from here on counts")  # fmt: skip
+        module.forgets_best = True
     started = time.monotonic()
     with quiet():
-        trainer = _trainer(recipe, out, engine.key)
-        trainer.fit(engine, data, ckpt_path=last if resume else None, weights_only=True)
+        trainer = _trainer(recipe, folder)
+        folder.commit(recipe)
+        trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
+        if module.best.at < 0:  # the best weights were lost after the last evaluation
+            trainer.save_checkpoint(folder.best, weights_only=False)
     seconds = time.monotonic() - started
     trainer.strategy.barrier()
-    model = load(out / BEST)
+    model = load(folder.best)
     test = evaluate(model, recipe=recipe)  # by all processes
     if not trainer.is_global_zero:
         return {}
-    model.save_pretrained(out)
+    model.save_pretrained(folder.path)
     metrics = {
         "task": recipe.task,
-        "best": engine.best_weights,
-        f"val_{engine.key}": engine.best_score,
+        "best": module.best.weights,
+        f"val_{task.monitor}": module.best.score if module.best.at >= 0 else None,
         "seconds": round(seconds, 1),
-        "history": engine.history,
+        "history": module.history,
         "test": test,
     }
-    write_json(out / "metrics.json", metrics)
+    write_json(folder.path / "metrics.json", metrics)
     return metrics
+
+
+def _state(
+    folder: RunFolder, resume: bool | Literal["auto"]
+) -> tuple[Path | None, dict[str, Any] | None]:
+    """Return path and content of the state to continue from, or two Nones to begin."""
+    has_state = folder.last.exists() or folder.previous.exists()
+    if has_state and not resume:
+        raise ValueError(
+            f"{folder.path} already holds a run; continue it with --resume, or name another folder "
+            "with --out"
+        )
+    if not resume or (resume == "auto" and not has_state):
+        return None, None
+    return folder.state_to_resume()
+
+
+def _start_from(module: TrainingModule, checkpoint: str) -> None:
+    """Copy what fits of trained weights into the network and its EMA, and print what does not."""
+    new = load_body(module.model, checkpoint)
+    print(f"started from {checkpoint}; randomly initialised: {', '.join(new) or 'nothing'}")
+    if module.ema:
+        module.ema.set(module.model)
 
 
 def evaluate(
@@ -110,15 +154,18 @@ def evaluate(
     recipe: Recipe | None = None,
     knn: int = 0,
 ) -> dict[str, Any]:
-    """Judge weights on the test part of a data set (the validation part if there is no test).
+    """Evaluate weights on the test split of a data set (the validation split if there is no test).
+
+    A model that was not trained by a recipe has seen none of these images: a data set without
+    splits is evaluated whole.
 
     Args:
-        source: a model, or anything :func:`rmt.weights.load.load` reads.
+        source: a model, or anything :func:`rmt.load` reads.
         overrides: ``--data.root DIR`` and other recipe keys.
         weights: ``raw`` or ``ema`` where a file holds both.
-        recipe: what to judge with; None takes the one that travels with the weights, or the
+        recipe: how to evaluate; None takes the recipe that travels with the weights, or the
             task's defaults for a file of the release.
-        knn: judge a classifier's features by so many nearest training images instead.
+        knn: evaluate a classifier's features by so many nearest training images instead.
 
     Returns:
         Metric name -> value, exact over all images and processes.
@@ -128,7 +175,7 @@ def evaluate(
             or segmenter.
     """
     model = source if isinstance(source, Pretrained) else load(source, weights=weights)
-    return _judge(model, overrides, recipe, knn)[0]
+    return _evaluate(model, overrides, recipe, knn)[0]
 
 
 def record_evaluation(
@@ -138,16 +185,16 @@ def record_evaluation(
     weights: Weights | None = None,
     knn: int = 0,
 ) -> dict[str, Any]:
-    """Judge a checkpoint as :func:`evaluate` does, and say what was judged on what by what.
+    """Evaluate a checkpoint as :func:`evaluate` does, and record what was evaluated on what.
 
     Returns:
         ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
-        what was asked (``knn``, ``overrides``), the ``recipe`` it led to, and ``versions``; nothing
-        in all processes but the first. The digest of the checkpoint is that of its file; that of
+        what was asked (``knn``, ``overrides``), the ``recipe`` it led to, and ``versions``; in all
+        processes but the first, nothing. The digest of the checkpoint is that of its file; that of
         the data covers each image's name, size in bytes and labels.
     """
     model = load(source, weights=weights)
-    metrics, recipe, judged = _judge(model, overrides, None, knn)
+    metrics, recipe, samples = _evaluate(model, overrides, None, knn)
     if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
         return {}
     file = digest_of_file(find_weights(source))
@@ -159,9 +206,9 @@ def record_evaluation(
         },
         "data": {
             "root": recipe.data.root,
-            "images": len(judged),
-            "unreadable": len(judged) - int(metrics.get("images", len(judged))),
-            "sha256": judged.digest(),
+            "images": len(samples),
+            "unreadable": len(samples) - int(metrics.get("images", len(samples))),
+            "sha256": samples.digest(),
         },
         "metrics": metrics,
         "date": datetime.now(UTC).date().isoformat(),
@@ -174,116 +221,103 @@ def record_evaluation(
     }
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as readable JSON; a half-written file never stays."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
+
+
 def _machine(recipe: Recipe) -> str:
     if recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         return f"{platform.machine()}, CPU"
     return f"{platform.machine()}, {torch.cuda.get_device_name()}"
 
 
-def _judge(
+def _evaluate(
     model: Pretrained, overrides: Sequence[str], recipe: Recipe | None, knn: int
-) -> tuple[dict[str, Any], Recipe, Any]:
-    task = task_module(model.task)
+) -> tuple[dict[str, Any], Recipe, Samples]:
+    task = get_task(model.task)
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
         content = {key: value for key, value in content.items() if key != "trainer"}
-        recipe = recipes.resolve(task.RECIPE, content, overrides)
+        recipe = recipes.resolve(task.recipe, content, overrides)
+    if "recipe" not in model.info:  # not trained here: no image was held out from it
+        recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
     if knn:
-        if model.task != "classification":
+        evaluate_knn = task.training().knn
+        if evaluate_knn is None:
             raise ValueError(
-                f"nearest neighbours judge a classifier; this is for {model.task}"
+                f"--knn evaluates the features of a classifier; this model is for {model.task}"
             )
-        judge = task_module(model.task, "knn").evaluate_knn
-        found, judged = judge(model, recipe, knn)
-        return found, recipe, judged
+        found, samples = evaluate_knn(model, recipe, knn)
+        return found, recipe, samples
     recipe = replace(recipe, ema=Ema())  # a matter of training
-    engine, data = task.make(recipe, model=model)
+    parts = task.training()
+    data = parts.open_data(recipe)
+    check_classes(
+        model.info.get("label_names"),
+        data.classes,
+        num_classes=model.num_classes,
+        any_order=parts.any_class_order,
+        same=parts.same_classes,
+    )
+    module = TrainingModule(task, recipe, model, data, train=False)
     was_training = model.training
     with quiet():
-        trainer = _start(
+        trainer = new_trainer(
             recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
         )
-        trainer.test(engine, data, verbose=False)
+        trainer.test(module, LoopData(data), verbose=False)
     model.train(was_training)
-    return engine.results["raw"], recipe, data.judged()
+    return module.results["raw"], recipe, data.splits.evaluated
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values as readable JSON; a half-written file never stays."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
-
-
-def _start(run: Run, **options: Any) -> L.Trainer:
-    """Return a Trainer on the recipe's devices.
-
-    Raises:
-        ValueError: if there are none such, or Lightning does not know a word.
-    """
-    try:
-        return L.Trainer(
-            accelerator=run.accelerator,
-            devices=run.devices,
-            num_nodes=run.num_nodes,
-            precision=cast(Any, run.precision),  # Lightning checks the word
-            use_distributed_sampler=False,  # ours cut the data themselves, without padding
-            enable_model_summary=False,
-            **options,
-        )
-    except (MisconfigurationException, ModuleNotFoundError) as error:
+def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
+    wanted = recipe.model.num_classes
+    if wanted not in (None, len(classes)):
         raise ValueError(
-            f"trainer.accelerator {run.accelerator!r} with trainer.devices {run.devices!r} cannot "
-            f"be had: {' '.join(str(error).split())}"
-        ) from error
-
-
-def _trainer(recipe: Recipe, out: Path, key: str) -> L.Trainer:
-    run, schedule = recipe.trainer, recipe.schedule
-    if bool(schedule.epochs) == bool(schedule.steps):
-        raise ValueError(
-            f"schedule.epochs is {schedule.epochs} and schedule.steps {schedule.steps}: "
-            "exactly one of them must say how long the run is"
+            f"model.num_classes is {wanted} and the data has {len(classes)} classes "
+            f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); set it to null to "
+            "take the data's"
         )
-    best = ModelCheckpoint(
-        dirpath=out / Path(BEST).parent,
-        filename=Path(BEST).stem,
-        monitor=f"val/{key}",
-        mode="max",
-        enable_version_counter=False,
-    )
+
+
+def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
+    config, schedule = recipe.trainer, recipe.schedule
     callbacks: list[Callback] = [Throughput(), Progress()]
-    if run.early_stopping_patience:
-        callbacks.append(
-            EarlyStopping(f"val/{key}", mode="max", patience=run.early_stopping_patience)
-        )
+    if config.early_stopping_patience:
+        callbacks.append(StopEarly(config.early_stopping_patience))
     # Last, for what it writes must hold what the others decided.
-    callbacks += [best, KeepLast(out / LAST, run.save_every)]
+    callbacks += [
+        KeepBest(folder.best),
+        KeepLast(folder.last, folder.previous, config.save_every),
+    ]
     evaluation: dict[str, Any]
     if schedule.steps:
-        every = run.evaluate_every or max(1, schedule.steps // 10)
+        every = config.evaluate_every or max(1, schedule.steps // 10)
         evaluation = {"val_check_interval": every, "check_val_every_n_epoch": None}
     else:
-        evaluation = {"check_val_every_n_epoch": run.evaluate_every or 1}
+        evaluation = {"check_val_every_n_epoch": config.evaluate_every or 1}
     # torch synchronises batch norm between accelerators only.
-    on_accelerator = run.accelerator != "cpu" and torch.accelerator.is_available()
-    trainer = _start(
-        run,
-        strategy=fsdp.strategy(run.strategy),
+    on_accelerator = config.accelerator != "cpu" and torch.accelerator.is_available()
+    trainer = new_trainer(
+        config,
+        strategy=fsdp.strategy(config.strategy),
         max_epochs=schedule.epochs or -1,
         max_steps=schedule.steps or -1,
         gradient_clip_val=recipe.optimizer.clip_grad or None,
-        sync_batchnorm=run.sync_batchnorm and on_accelerator,
+        sync_batchnorm=config.sync_batchnorm and on_accelerator,
         num_sanity_val_steps=0,
-        log_every_n_steps=run.log_every,
+        log_every_n_steps=config.log_every,
         logger=[
-            CSVLogger(str(out), name="logs"),
-            TensorBoardLogger(str(out), name="logs", version="tensorboard"),
+            CSVLogger(str(folder.path), name="logs"),
+            TensorBoardLogger(str(folder.path), name="logs", version="tensorboard"),
         ],
         callbacks=callbacks,
         plugins=[WholeFiles()],
         **evaluation,
     )
     # Known now: on how many devices.
-    trainer.accumulate_grad_batches = accumulation(recipe, trainer.world_size)
+    trainer.accumulate_grad_batches = BatchSize.of(recipe, trainer.world_size).accumulation
     if schedule.steps:
         trainer.val_check_interval *= trainer.accumulate_grad_batches
     return trainer

@@ -1,168 +1,187 @@
-"""The training of one model, whatever its task: optimizer, schedule, weight average, randomness.
+"""The LightningModule of any task: optimizer, schedule, EMA, evaluation, randomness.
 
-A task derives from :class:`Engine` and says what its losses and metrics are. Everything that a
-step draws at random is a function of (seed, step, rank), so that a resumed run equals one that
-was never interrupted.
+Everything that a step draws at random is a function of (seed, step, rank), so that a resumed run
+equals one that was never interrupted.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from rmt.data.loaders import DataModule
 from rmt.data.seeding import derive_seed, seed_all
 from rmt.modeling.pretrained import Pretrained
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
+from rmt.task import Metrics, Task
 from rmt.training import fsdp
-from rmt.training.optim import accumulation, learning_rate, parameter_groups, peak_lr
+from rmt.training.lightning import batches_per_epoch, batches_started
+from rmt.training.optim import BatchSize, freeze, learning_rate, parameter_groups, peak_lr
+
+log = logging.getLogger(__name__)
 
 
-class Engine(L.LightningModule):
-    """What every task's training has in common.
-
-    Args:
-        model: the network; its ``describe()`` travels in each checkpoint.
-        recipe: of the task.
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of a run so far.
 
     Attributes:
-        key: the metric that decides which weights are best; larger is better.
-        history: one record an evaluation, kept through interruptions.
-        best_weights: ``"raw"`` or ``"ema"``, whichever was better at the best evaluation.
+        score: value of the task's ``monitor``.
+        weights: ``raw`` or ``ema``, whichever was better.
+        at: number of the evaluation, from 0.
+    """
+
+    score: float = -math.inf
+    weights: str = "raw"
+    at: int = -1
+
+
+class TrainingModule(L.LightningModule):
+    """A model with what training and evaluating it take.
+
+    Args:
+        task: its contract.
+        recipe: of the run.
+        model: to train or to evaluate; its ``describe()`` travels in each checkpoint.
+        data: of the run.
+        train: False to evaluate only.
+
+    Attributes:
+        ema: moving average of the weights, or None.
+        best: the best evaluation so far: the one record of it.
+        history: one record per evaluation, kept through interruptions.
+        forgets_best: set if the best weights of a resumed run are lost.
         results: weights -> metrics of the last evaluation; Lightning rounds its own to float32.
     """
 
-    key: ClassVar[str]
-    model: Any  # the task's kind of Pretrained
-    recipe: Any  # and of Recipe
-
-    def __init__(self, model: Pretrained, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        task: Task[Any, Any, Any],
+        recipe: Recipe,
+        model: Pretrained,
+        data: DataModule[Any, Any],
+        *,
+        train: bool,
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.recipe = recipe
-        average = recipe.ema
+        self.task, self.recipe, self.model = task, recipe, model
+        self.splits = data.splits
         self.ema: ModelEmaV3 | None = None
-        if average.decay:
-            # One tensor at a time: sharded weights and whole statistics make no common list.
-            each = recipe.trainer.strategy == fsdp.NAME
-            self.ema = ModelEmaV3(
-                model, decay=average.decay, use_warmup=average.warmup, foreach=not each
-            )
-            self.ema.requires_grad_(False)
         self.history: list[dict[str, float]] = []
         self.results: dict[str, dict[str, float]] = {}
-        self.best_weights = "raw"
-        self.best_score = -math.inf
+        self.best = Best()
+        self.forgets_best = False
+        self.metrics = nn.ModuleDict()
+        self._noted: set[str] = set()
+        if not train:
+            return
+        self.criterion = task.training().criterion(recipe, model)
+        self._frozen = freeze(model, recipe.model.freeze)
+        if recipe.ema.decay:
+            # One tensor at a time: sharded weights and whole statistics make no common list.
+            self.ema = ModelEmaV3(
+                model,
+                decay=recipe.ema.decay,
+                use_warmup=recipe.ema.warmup,
+                foreach=recipe.trainer.strategy != fsdp.NAME,
+            )
+            self.ema.requires_grad_(False)
         # In a tuple: as a module it would put all weights into a checkpoint a second time.
-        self._network = (torch.compile(model) if recipe.trainer.compile else model,)
+        self._network = (model.compiled() if recipe.trainer.compile else model,)
         if recipe.trainer.grad_checkpointing:
             model.set_grad_checkpointing()
-
-    # What a task says.
-
-    def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Return the named losses of a training batch; their sum is minimised."""
-        raise NotImplementedError
-
-    def score(self, weights: str, model: nn.Module, batch: Any) -> None:
-        """Judge one evaluation batch with ``model`` into the metrics kept for ``weights``."""
-        raise NotImplementedError
-
-    def metrics(self, weights: str) -> dict[str, float]:
-        """Return the metrics kept for ``weights`` over the whole set, and start anew."""
-        raise NotImplementedError
-
-    # The loop's hooks.
 
     @property
     def network(self) -> Callable[..., Any]:
         """The network to train, compiled if the recipe says so."""
         return self._network[0]
 
-    def kept_weights(self) -> dict[str, nn.Module]:
-        """Return the networks that are evaluated: raw, and their average if there is one."""
+    def evaluated_weights(self) -> dict[str, nn.Module]:
+        """Return the networks that are evaluated: raw, and their EMA if there is one."""
         return {"raw": self.model} | ({"ema": self.ema.module} if self.ema else {})
 
-    def global_batch_size(self) -> int:
-        """Return images a step over all devices and machines."""
-        world = self.trainer.world_size
-        return self.recipe.data.batch_size * accumulation(self.recipe, world) * world
+    def batch_size(self) -> BatchSize:
+        """Return images per step over all devices and machines."""
+        return BatchSize.of(self.recipe, self.trainer.world_size)
+
+    # The loop's hooks.
+
+    def setup(self, stage: str) -> None:
+        """Make the metrics of the split that this stage evaluates."""
+        is_test = stage == "test"
+        samples = self.splits.evaluated if is_test else self.splits.val
+        new = self.task.training().metrics
+        for weights in self.evaluated_weights():
+            made: Any = new(self.recipe, self.model, samples, is_test)
+            self.metrics[weights] = made
 
     def configure_model(self) -> None:
         """Give the networks the form in which a resumed run's weights are read."""
-        run = self.recipe.trainer
-        if run.precision == "64-true":
-            self.double()  # Lightning does so too, but behind the reading, which would round
-        if run.strategy == fsdp.NAME and self.device_mesh is not None:
-            for network in self.kept_weights().values():
-                fsdp.shard(network, self.device_mesh, sync_batchnorm=run.sync_batchnorm)
+        config = self.recipe.trainer
+        if config.precision == "64-true":
+            self.double()  # Lightning does so too, but after the reading, which would round
+        if config.strategy == fsdp.NAME and self.device_mesh is not None:
+            for network in self.evaluated_weights().values():
+                fsdp.shard(network, self.device_mesh, sync_batchnorm=config.sync_batchnorm)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the release's parameter groups, and the schedule as a step function."""
         recipe = self.recipe.optimizer
-        peak = peak_lr(self.recipe, self.global_batch_size())
-        if peak <= 0:
-            raise ValueError(f"optimizer.lr is {recipe.lr}; it must be positive")
+        peak = peak_lr(self.recipe, self.batch_size().total)
         groups = parameter_groups(self.model, recipe)
         for group in groups:
             group["lr"] = peak * group.get("lr_scale", 1.0)
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=recipe.betas, eps=recipe.eps)
-        steps = self.steps_per_epoch()
+        steps = math.ceil(batches_per_epoch(self.trainer) / self.batch_size().accumulation)
 
-        def share(step: int) -> float:
+        def relative(step: int) -> float:
             return learning_rate(self.recipe.schedule, peak, step, steps) / peak
 
-        rule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        rule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rule, "interval": "step"}}
 
-    def steps_per_epoch(self) -> int:
-        """Return optimizer steps an epoch."""
-        # Not `estimated_stepping_batches`: it fixes the loader's position before a resumed run
-        # has read its own.
-        trainer: Any = self.trainer  # Lightning does not declare what fit() sets
-        batches = len(trainer.datamodule.train_dataloader())
-        return math.ceil(batches / accumulation(self.recipe, self.trainer.world_size))
-
     def on_fit_start(self) -> None:
-        """Say the batch, and raise the average's decay to its share of the reference batch."""
-        world, batch = self.trainer.world_size, self.global_batch_size()
-        self.print(
-            f"{batch} images a step: {self.recipe.data.batch_size} x {world} devices x "
-            f"{accumulation(self.recipe, world)} accumulated; peak learning rate "
-            f"{peak_lr(self.recipe, batch):.6g}"
-        )
-        average = self.recipe.ema
-        if self.ema and average.reference_batch_size:
-            self.ema.decay = average.decay ** (batch / average.reference_batch_size)
+        """Print the batch size, and scale the EMA's decay to it."""
+        size = self.batch_size()
+        self.print(f"{size}; peak learning rate {peak_lr(self.recipe, size.total):.6g}")
+        config = self.recipe.ema
+        if self.ema and config.reference_batch_size:
+            self.ema.decay = config.decay ** (size.total / config.reference_batch_size)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed this batch's randomness, whatever came before it."""
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        seed_all(derive_seed(self.recipe.seed, batches, self.global_rank))
+        """Seed this batch's randomness, and keep frozen modules in evaluation mode."""
+        seed_all(derive_seed(self.recipe.seed, batches_started(self.trainer), self.global_rank))
+        for module in self._frozen:
+            module.eval()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the sum of the losses and log each."""
-        losses = self.losses(batch)
+        losses, logged = self.criterion(self.network, batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
+            each = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             raise FloatingPointError(
-                f"the loss became {total.item()} at step {self.global_step} "
-                f"({ {k: v.item() for k, v in losses.items()} }): lower optimizer.lr, set "
-                "optimizer.clip_grad, or train in 32-true"
+                f"the loss became {total.item()} at step {self.global_step} ({each}): lower "
+                "optimizer.lr, set optimizer.clip_grad, or train in 32-true"
             )
         self.log("loss", total, prog_bar=True)
         if len(losses) > 1:
             self.log_dict({f"loss/{name}": value for name, value in losses.items()})
+        for name, value in logged.items():
+            self.log(name, value, prog_bar=True)
         return total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then move the average."""
+        """Step, then update the EMA."""
         super().optimizer_step(*args, **kwargs)
         if self.ema:
             # Told the step, timm begins with copies of the weights.
@@ -170,28 +189,28 @@ class Engine(L.LightningModule):
             self.ema.update(self.model, step=step)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Have the weights of a run's last step judged, wherever the interval falls."""
+        """Have the weights of a run's last step evaluated, wherever the interval falls."""
         if self.recipe.schedule.steps and self.global_step >= self.recipe.schedule.steps:
             self.trainer.should_stop = True
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Judge raw weights and their average."""
-        for weights, model in self.kept_weights().items():
-            self.score(weights, model, batch)
+        """Evaluate raw weights and their EMA."""
+        for weights, model in self.evaluated_weights().items():
+            self._metrics(weights).update(model, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log all metrics, and remember whether the raw weights or their average were better."""
-        self.results = {weights: self.metrics(weights) for weights in self.kept_weights()}
+        """Log all metrics, and remember the best evaluation."""
+        self.results = {weights: self._compute(weights) for weights in self.evaluated_weights()}
         if self.trainer.sanity_checking:
             return
-        values = self.results
-        best = max(values, key=lambda weights: values[weights][self.key])
+        monitor, values = self.task.monitor, self.results
+        better = max(values, key=lambda weights: values[weights][monitor])
         record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
         self.log_dict(record, sync_dist=False)
-        self.log(f"val/{self.key}", values[best][self.key], prog_bar=True)
-        if values[best][self.key] > self.best_score:
-            self.best_score, self.best_weights = values[best][self.key], best
+        self.log(f"val/{monitor}", values[better][monitor], prog_bar=True)
         if self.trainer.state.fn == "fit":
+            if values[better][monitor] > self.best.score:
+                self.best = Best(values[better][monitor], better, len(self.history))
             loss = self.trainer.callback_metrics.get("loss")
             record |= {"epoch": self.current_epoch, "step": self.global_step}
             self.history.append(record | ({"loss": float(loss)} if loss is not None else {}))
@@ -202,9 +221,8 @@ class Engine(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put into the file what is needed to use and to resume it, as plain values."""
         checkpoint["rmt"] = {
-            "description": self.model.describe() | {"recipe": as_dict(self.recipe)},
-            "best_weights": self.best_weights,
-            "best_score": self.best_score,
+            "description": self.model.describe({"recipe": as_dict(self.recipe)}),
+            "best": {"score": self.best.score, "weights": self.best.weights, "at": self.best.at},
             "history": self.history,
         }
 
@@ -212,4 +230,17 @@ class Engine(L.LightningModule):
         """Take up the history of the run that is resumed."""
         kept = checkpoint["rmt"]
         self.history = list(kept["history"])
-        self.best_weights, self.best_score = kept["best_weights"], kept["best_score"]
+        self.best = Best() if self.forgets_best else Best(**kept["best"])
+
+    def _metrics(self, weights: str) -> Metrics:
+        metrics: Any = self.metrics[weights]
+        return metrics
+
+    def _compute(self, weights: str) -> dict[str, float]:
+        metrics = self._metrics(weights)
+        found = metrics.compute()
+        for note in metrics.notes:  # once per run, whatever the weights
+            if note not in self._noted and self.trainer.is_global_zero:
+                self._noted.add(note)
+                log.warning("%s", note)
+        return found

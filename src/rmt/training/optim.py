@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -14,32 +15,49 @@ from rmt.recipes.schema import Optimizer, Recipe, Schedule
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def accumulation(recipe: Recipe, world: int) -> int:
-    """Return batches a step on ``world`` devices: as many as come nearest to the global batch.
+@dataclass(frozen=True)
+class BatchSize:
+    """How many images per step takes.
 
-    Raises:
-        ValueError: if the recipe names both the global batch and a number of batches.
+    Attributes:
+        per_device: images per batch and device.
+        devices: over all machines.
+        accumulation: batches per optimizer step.
     """
-    run = recipe.trainer
-    if not run.global_batch_size:
-        return run.accumulate_grad_batches
-    if run.accumulate_grad_batches != 1:
-        raise ValueError(
-            f"trainer.accumulate_grad_batches is {run.accumulate_grad_batches} and trainer.global_batch_size {run.global_batch_size}: "
-            "the one follows from the other; name one of them (--trainer.global_batch_size 0)"
+
+    per_device: int
+    devices: int
+    accumulation: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, devices: int) -> Self:
+        """Return the recipe's batch size on some devices: as near to the global one as it goes."""
+        each, config = recipe.data.batch_size, recipe.trainer
+        if not config.global_batch_size:
+            return cls(each, devices, config.accumulate_grad_batches)
+        return cls(each, devices, max(1, round(config.global_batch_size / (each * devices))))
+
+    @property
+    def total(self) -> int:
+        """The global batch size: images per step."""
+        return self.per_device * self.devices * self.accumulation
+
+    def __str__(self) -> str:
+        def some(count: int, what: str) -> str:
+            return f"{count} {what}{'' if count == 1 else 's'}"
+
+        return (
+            f"global batch size {self.total} = {self.per_device} per device × "
+            f"{some(self.devices, 'device')} × {some(self.accumulation, 'accumulation step')}"
         )
-    return max(1, round(run.global_batch_size / (recipe.data.batch_size * world)))
 
 
 def peak_lr(recipe: Recipe, global_batch_size: int) -> float:
-    """Return the peak learning rate for ``global_batch_size`` images a step."""
+    """Return the peak learning rate for ``global_batch_size`` images per step."""
     optimizer = recipe.optimizer
-    share = (
-        global_batch_size / optimizer.reference_batch_size
-        if optimizer.reference_batch_size
-        else 1.0
-    )
-    return optimizer.lr * share
+    if not optimizer.reference_batch_size:
+        return optimizer.lr
+    return optimizer.lr * (global_batch_size / optimizer.reference_batch_size)
 
 
 def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: int) -> float:
@@ -47,7 +65,7 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
 
     Args:
         schedule: of the recipe.
-        peak: the rate behind the warm-up.
+        peak: the rate after the warm-up.
         step: optimizer steps done.
         steps_per_epoch: of this run.
     """
@@ -73,23 +91,26 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
     return aim
 
 
-def is_within(name: str, part: str) -> bool:
-    """Return whether a module's or parameter's name is ``part`` or lies below it."""
-    return f"{name}.".startswith(f"{part.rstrip('.')}.")
+def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
+    """Stop training the named modules (or single parameters), and return the modules.
 
-
-def freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Leave the parameters of the named parts as they are.
+    The caller keeps the returned modules in evaluation mode, so that the statistics of their batch
+    norms stay and nothing in them is dropped.
 
     Raises:
-        ValueError: for a part that has none.
+        ValueError: for a name without parameters.
     """
     for part in parts:
-        frozen = [p for name, p in model.named_parameters() if is_within(name, part)]
+        frozen = [p for name, p in model.named_parameters() if _is_within(name, part)]
         if not frozen:
-            raise ValueError(f"model.freeze names {part!r}; no parameter lies there")
+            raise ValueError(f"model.freeze names {part!r}; the model has no parameter there")
         for parameter in frozen:
             parameter.requires_grad_(False)
+    return [
+        module
+        for name, module in model.named_modules()
+        if any(_is_within(name, part) for part in parts)
+    ]
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -124,6 +145,10 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, A
         {"params": rest, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_within(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part.rstrip('.')}.")
 
 
 def _spared(model: nn.Module, what: str) -> set[str]:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from rmt.messages import did_you_mean
 from rmt.modeling.layers import ManhattanAttention
-from rmt.modeling.pretrained import (
-    Pretrained,
-    find_weights,
-    info_of,
-    read_safetensors,
-    write_safetensors,
-)
+from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.rmt import RMT
-from rmt.variants import VARIANTS, Variant
-from rmt.weights.release import Renamed, check_geometry, depths_of_release, rename
-
-Weights = Literal["raw", "ema"]
-_TASKS = ("classification", "detection", "segmentation")
-# Tensors of a training checkpoint of ours (Lightning's file) under these prefixes.
-_OURS = {"raw": "model.", "ema": "ema.module."}
+from rmt.modeling.saved import Description, find_weights, read_safetensors, write_safetensors
+from rmt.modeling.strict import build_with
+from rmt.task import get_task
+from rmt.variants import Variant
+from rmt.weights.identify import Weights, identify
+from rmt.weights.release import check_geometry
 
 
 def load(
@@ -52,22 +42,35 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, is no RMT, is the layout of December 2023, or has keys
-            that do not fit (all of them are listed).
+        ValueError: if the file is damaged, is not an RMT, has the layout of December 2023, or has
+            keys that do not fit (all of them are listed).
     """
-    if weights not in (None, *_OURS):
+    if weights not in (None, "raw", "ema"):
         raise ValueError(f"weights is {weights!r}; choose 'raw' or 'ema', or None for the better")
+    name, description = "a state dict", None
     if isinstance(source, Mapping):
-        return _from_release(source, weights, overrides, "a state dict")
-    path = find_weights(source)
-    if path.suffix == ".safetensors":
-        tensors, description = read_safetensors(path)
-        _only(description.get("weights", "raw"), weights, str(path))
-        return _build(tensors, description, overrides, str(path))
-    content = read_pickle(path)
-    if "rmt" in content:
-        return _from_training(content, weights, overrides, str(path))
-    return _from_release(content, weights, overrides, str(path))
+        content: Mapping[str, Any] = source
+    else:
+        path = find_weights(source)
+        name = str(path)
+        if path.suffix == ".safetensors":
+            content, description = read_safetensors(path)
+        else:
+            content = read_pickle(path)
+    found = identify(content, name, weights=weights, description=description)
+    renamed = found.renamed
+    model: Pretrained = build_with(
+        get_task(found.description.task).from_config,
+        _with_overrides(found.description, overrides),
+        found.tensors,
+        name=name,
+        unknown=renamed.unknown if renamed else (),
+        name_in_file=renamed.name_in_file if renamed else None,
+    )
+    if renamed:
+        check_geometry(renamed.geometry, *_geometry_of(model))
+    model.info = dict(found.description.info)
+    return model
 
 
 def save(model: Pretrained, path: str | Path) -> Path:
@@ -101,14 +104,16 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, MemoryError):
         raise  # the machine's fault, not the file's
-    except Exception as error:  # bytes of chance can raise anything in the unpickler
+    except Exception as error:  # random bytes can raise anything in the unpickler
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, UnpicklingError) and wanted:
             raise ValueError(
                 f"{path} was not read: it asks to run {wanted[1]!r} on loading, and only tensors "
                 "and plain values are accepted"
             ) from error
-        raise ValueError(f"{path} is damaged or no checkpoint ({type(error).__name__})") from error
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint ({type(error).__name__})"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     return content
@@ -124,37 +129,42 @@ def load_body(
 
     Args:
         model: an :class:`rmt.RMT` of any number of classes, or a detector or segmenter.
-        source: what :func:`load` reads: a classifier for any ``model``, a dense model for a dense
-            one, be its task another; then the two share the backbone, and maybe more.
+        source: what :func:`load` reads: a classifier for any ``model``, or a dense model for a
+            dense one, also of the other task; then the two share the backbone, and maybe more.
         weights: as in :func:`load`.
 
     Returns:
-        The names in ``model`` that kept their fresh values (heads of other classes, necks).
+        The names in ``model`` that stay randomly initialised (heads of other classes, necks).
 
     Raises:
         ValueError: if the two bodies are of different variants, or of different networks of timm.
     """
-    donor = load(source, weights=weights)
-    target = model.state_dict()
-    prefix = "" if isinstance(model, RMT) else "backbone.body."
-    if isinstance(donor, RMT):
-        tensors = {prefix + key: value for key, value in donor.state_dict().items()}
-    else:
-        tensors = donor.state_dict()
-    body = [k for k in target if k.startswith(prefix or ("stem.", "stages."))]
-    wrong = [k for k in body if k not in tensors or tensors[k].shape != target[k].shape]
+    donor, target = load(source, weights=weights), model.state_dict()
+    tensors = donor.state_dict()
+    if isinstance(donor, RMT) and not isinstance(model, RMT):
+        tensors = {f"backbone.body.{key}": value for key, value in tensors.items()}
+    fitting = {
+        key: value
+        for key, value in target.items()
+        if key in tensors and tensors[key].shape == value.shape
+    }
+    body = [key for key in target if key.startswith(_body_names(model))]
+    wrong = [key for key in body if key not in fitting]
     if wrong or not body:
         raise ValueError(
             f"{source} does not fit this model's body: {len(wrong)} of {len(body)} entries are "
-            f"absent or of another shape, first {wrong[:1]}. Choose the variant it was made for"
+            f"missing or of another shape, first {wrong[:1]}. Choose the variant it was made for"
         )
-    fitting = {k: v for k, v in tensors.items() if k in target and v.shape == target[k].shape}
     ours, theirs = (list(network.info.get("label_names") or ()) for network in (model, donor))
-    if ours and theirs and ours != theirs:
-        single = _per_class(model)
-        fitting = {k: v for k, v in fitting.items() if k not in single}
-    model.load_state_dict(target | fitting, strict=True)
-    return [key for key in target if key not in fitting]
+    other_classes = _per_class(model) if ours and theirs and ours != theirs else set()
+    copied = {key: tensors[key] for key in fitting if key not in other_classes}
+    model.load_state_dict(target | copied, strict=True)
+    return [key for key in target if key not in copied]
+
+
+def _body_names(model: Pretrained) -> tuple[str, ...]:
+    """Return how the names of the tensors of a model's body begin."""
+    return ("stem.", "stages.") if isinstance(model, RMT) else ("backbone.body.",)
 
 
 def _per_class(model: Pretrained) -> set[str]:
@@ -166,148 +176,29 @@ def _per_class(model: Pretrained) -> set[str]:
     return {key for key, value in model.state_dict().items() if shapes[key] != value.shape}
 
 
-def task_module(task: str, part: str = "") -> ModuleType:
-    """Return the package of a task, or a module of it that every task has.
+def _with_overrides(found: Description, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a described model with some of its arguments changed.
 
-    The package says what a model and a recipe of the task are, and is quick to import; ``predict``,
-    ``pictures``, ``sources`` and the like are imported on demand, for they bring more libraries.
+    Raises:
+        ValueError: for an argument that the model does not have, or that belongs to the weights.
     """
-    if task not in _TASKS:
-        raise ValueError(f"unknown task {task!r} (known: {', '.join(_TASKS)})")
-    return importlib.import_module(f"rmt.{task}.{part}" if part else f"rmt.{task}")
-
-
-def _from_training(
-    content: dict, weights: Weights | None, overrides: dict, name: str
-) -> Pretrained:
-    kept = content["rmt"]
-    chosen = weights or kept["best_weights"]
-    prefix = _OURS[chosen]
-    state = content["state_dict"]
-    tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if not tensors:
-        raise ValueError(f"{name} holds no {chosen!r} weights: its run kept no weight average")
-    return _build(tensors, kept["description"] | {"weights": chosen}, overrides, name)
-
-
-def _from_release(
-    content: Mapping[str, Any], weights: Weights | None, overrides: dict, name: str
-) -> Pretrained:
-    state, chosen = _choose_weights(content, weights, name)
-    meta = content.get("meta", {}) if isinstance(content.get("meta"), dict) else {}
-    if ours := task_module("classification").config_of_ours(state):
-        return _build(dict(state), ours, overrides, name)
-    try:
-        configs = ((task, task.config_of_release(state, meta)) for task in map(task_module, _TASKS))
-        task, config = next(((task, found) for task, found in configs if found), (None, None))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    if task is None:
-        raise ValueError(f"{name}: its keys are of no known model, first {list(state)[:3]}")
-    renamed = rename(state, task.RULES)
-    assert config is not None  # of the task that recognised it
-    description = config | {"source": Path(name).name, "weights": chosen}
-    model = _build(renamed.tensors, description, overrides, name, renamed)
-    check_geometry(state, *_geometry(model))
-    return model
-
-
-def _choose_weights(
-    content: Mapping[str, Any], weights: Weights | None, name: str
-) -> tuple[Mapping[str, Tensor], str]:
-    """Pick a state dict out of a release file, and say which it is."""
-    if "state_dict" in content:  # detection and segmentation
-        _only("raw", weights, name)
-        return _tensors(content["state_dict"], name), "raw"
-    holds = {"raw": content.get("model"), "ema": content.get("model_ema")}
-    if not any(holds.values()):
-        _only("raw", weights, name)
-        return _tensors(content, name), "raw"
-    # The published number is the best EMA epoch, but for RMT-T, whose average stayed behind.
-    first = _tensors(next(state for state in holds.values() if state), name)
-    tiny = depths_of_release(first) == VARIANTS["rmt_t"].depths
-    chosen = weights or ("raw" if (tiny and holds["raw"]) or not holds["ema"] else "ema")
-    if not holds[chosen]:
-        _only(next(kind for kind, state in holds.items() if state), chosen, name)
-    return _tensors(holds[chosen], name), chosen
-
-
-def _only(kind: str, weights: Weights | None, name: str) -> None:
-    """Refuse to call the one kind of weights that a file holds the other one."""
-    if weights not in (None, kind):
-        raise ValueError(f"{name} holds {kind!r} weights only, no {weights!r} ones")
-
-
-def _tensors(state: Any, name: str) -> Mapping[str, Tensor]:
-    if isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values()):
-        return state
-    held = list(state)[:8] if isinstance(state, Mapping) else type(state).__name__
-    raise ValueError(
-        f"{name} holds no weights: names of tensors were expected, alone or under 'model', "
-        f"'model_ema' or 'state_dict', and there is {held}"
-    )
-
-
-def _build(
-    tensors: dict[str, Tensor],
-    description: dict[str, Any],
-    overrides: dict[str, Any],
-    name: str,
-    renamed: Renamed | None = None,
-) -> Pretrained:
     if "num_classes" in overrides:
         raise ValueError(
             "num_classes belongs to the weights: call reset_classifier(N) on the loaded "
             "classifier, or start a training from the file (--model.checkpoint)"
         )
-    if overrides and description["task"] != "classification":  # an RMT checks its own options
-        _check_options(overrides, description)
-    config = dict(description)
-    config["model_args"] = description["model_args"] | overrides
-    model = task_module(description["task"]).from_config(config)
-    _account(tensors, model.state_dict(), name, renamed or Renamed())
-    model.load_state_dict(tensors, strict=True)
-    model.info = info_of(description)
-    return model.eval()
+    config, args = found.config, found.config["model_args"]
+    if overrides and found.task != "classification":  # an RMT checks its own options
+        with torch.device("meta"):
+            known = get_task(found.task).from_config(config).config["model_args"]
+        for option in overrides:
+            if option not in known:
+                of = config["architecture"]
+                raise ValueError(f"unknown option {option!r} of {of}{did_you_mean(option, known)}")
+    return config | {"model_args": args | overrides}
 
 
-def _check_options(overrides: dict[str, Any], description: dict[str, Any]) -> None:
-    """Raise for an option that the described model, fresh on the meta device, has not."""
-    with torch.device("meta"):
-        known = task_module(description["task"]).from_config(description).config["model_args"]
-    for option in overrides:
-        if option not in known:
-            of = description["architecture"]
-            raise ValueError(f"unknown option {option!r} of {of}{did_you_mean(option, known)}")
-
-
-def _account(
-    given: dict[str, Tensor], wanted: dict[str, Tensor], name: str, renamed: Renamed
-) -> None:
-    """Raise with the list of all keys that are too many (+), missing (−) or of another shape.
-
-    They stand under the file's names, with ours in brackets.
-    """
-
-    def shown(key: str) -> str:
-        theirs = renamed.name_in_file(key)
-        return key if theirs == key else f"{theirs} ({key})"
-
-    lines = [f"+ {key}" for key in renamed.unknown]
-    lines += [f"+ {renamed.sources.get(key, key)}" for key in given if key not in wanted]
-    lines += [f"− {shown(key)}" for key in wanted if key not in given]
-    lines += [
-        f"≠ {shown(key)}: {tuple(given[key].shape)} in the file, {tuple(wanted[key].shape)} here"
-        for key in given
-        if key in wanted and given[key].shape != wanted[key].shape
-    ]
-    if lines:
-        listed = "\n  ".join(lines[:40]) + (f"\n  … {len(lines) - 40} more" if lines[40:] else "")
-        names = " (this package's names in brackets)" if renamed.rules else ""
-        raise ValueError(f"{name} does not fit the model it looks like{names}:\n  {listed}")
-
-
-def _geometry(model: Pretrained) -> tuple[Variant, dict[int, tuple[float, ...] | None]]:
+def _geometry_of(model: Pretrained) -> tuple[Variant, dict[int, tuple[float, ...] | None]]:
     """Return the variant of a model's body and log γ of each stage's heads."""
     body = model.body
     assert isinstance(body, RMT)

@@ -1,118 +1,114 @@
 """How the authors' files of June 2024 name things, and what each name is here.
 
-One table a part; a key that no row matches is an error of the caller's to report. Shapes are
-equal but for LayerScale, which the release keeps as (1, 1, 1, C).
+One table for each part of a model; a key that no row matches is an error, which the caller
+reports. Shapes are equal but for LayerScale, which the release keeps as (1, 1, 1, C).
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 
 import torch
 from torch import Tensor
 
 from rmt.ops.geometry import rotation_angles
 from rmt.variants import VARIANTS, Variant
+from rmt.weights.templates import Rule, Template, below
 
-#: Pattern of the release's name, and our name as a template of its groups, each once and in order.
-Rule = tuple[str, str]
-
-_BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-_OURS = r"stages.\1.blocks.\2."
+_BLOCK = "layers.{i}.blocks.{j}."
+_OURS = "stages.{i}.blocks.{j}."
 
 #: Backbone: the same names in classification, detection and segmentation files.
 BACKBONE: tuple[Rule, ...] = (
-    (r"patch_embed\.proj\.(\d+)\.(.+)", r"stem.\1.\2"),
-    (_BLOCK + r"retention\.([qkv])_proj\.(.+)", _OURS + r"attn.\3.\4"),
-    (_BLOCK + r"retention\.out_proj\.(.+)", _OURS + r"attn.proj.\3"),
-    (_BLOCK + r"retention\.lepe\.conv\.(.+)", _OURS + r"attn.lce.\3"),
-    (_BLOCK + r"retention_layer_norm\.(.+)", _OURS + r"norm1.\3"),
-    (_BLOCK + r"final_layer_norm\.(.+)", _OURS + r"norm2.\3"),
-    (_BLOCK + r"ffn\.dwconv\.conv\.(.+)", _OURS + r"mlp.conv.\3"),
-    (_BLOCK + r"ffn\.(fc[12])\.(.+)", _OURS + r"mlp.\3.\4"),
-    (_BLOCK + r"pos\.conv\.(.+)", _OURS + r"cpe.\3"),
-    (_BLOCK + r"gamma_([12])", _OURS + r"ls\3.gamma"),
+    Rule("patch_embed.proj.{i}.{rest}", "stem.{i}.{rest}"),
+    Rule(_BLOCK + "retention.{p:q|k|v}_proj.{rest}", _OURS + "attn.{p}.{rest}"),
+    Rule(_BLOCK + "retention.out_proj.{rest}", _OURS + "attn.proj.{rest}"),
+    Rule(_BLOCK + "retention.lepe.conv.{rest}", _OURS + "attn.lce.{rest}"),
+    Rule(_BLOCK + "retention_layer_norm.{rest}", _OURS + "norm1.{rest}"),
+    Rule(_BLOCK + "final_layer_norm.{rest}", _OURS + "norm2.{rest}"),
+    Rule(_BLOCK + "ffn.dwconv.conv.{rest}", _OURS + "mlp.conv.{rest}"),
+    Rule(_BLOCK + "ffn.{layer:fc1|fc2}.{rest}", _OURS + "mlp.{layer}.{rest}"),
+    Rule(_BLOCK + "pos.conv.{rest}", _OURS + "cpe.{rest}"),
+    Rule(_BLOCK + "gamma_{branch:1|2}", _OURS + "ls{branch}.gamma"),
     # The release ends a stage with its downsampling; here the next stage begins with it.
     *(
-        (
-            rf"layers\.{stage}\.downsample\.{theirs}\.(.+)",
-            rf"stages.{stage + 1}.downsample.{ours}.\1",
-        )
+        rule
         for stage in range(3)
-        for theirs, ours in (("reduction", "conv"), ("norm", "norm"))
+        for rule in below(
+            f"layers.{stage}.downsample.",
+            f"stages.{stage + 1}.downsample.",
+            (Rule("reduction.{rest}", "conv.{rest}"), Rule("norm.{rest}", "norm.{rest}")),
+        )
     ),
 )
 #: Classifier on top of the backbone.
 CLASSIFIER: tuple[Rule, ...] = (
-    (r"(proj|norm)\.(.+)", r"head.\1.\2"),
-    (r"head\.(.+)", r"head.fc.\1"),
-    (r"aux_head\.(.+)", r"aux_head.\1"),
+    *BACKBONE,
+    Rule("{layer:proj|norm}.{rest}", "head.{layer}.{rest}"),
+    Rule("head.{rest}", "head.fc.{rest}"),
+    Rule("aux_head.{rest}", "aux_head.{rest}"),
 )
-
-
-def _below(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """Return the rules for the same names behind a prefix, on either side."""
-    return tuple((re.escape(theirs) + pattern, ours + rule) for pattern, rule in rules)
-
-
 #: Backbone of detectors and segmenters, with a norm on each output.
 DENSE_BACKBONE: tuple[Rule, ...] = (
-    *_below("backbone.", "backbone.body.", BACKBONE),
-    (r"backbone\.extra_norms\.(\d)\.(.+)", r"backbone.norms.\1.\2"),
+    *below("backbone.", "backbone.body.", BACKBONE),
+    Rule("backbone.extra_norms.{i}.{rest}", "backbone.norms.{i}.{rest}"),
 )
 #: Pyramid of detectors and of Semantic FPN.
 FPN: tuple[Rule, ...] = (
-    (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", r"neck.lateral.\1.\2"),
-    (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", r"neck.output.\1.\2"),
+    Rule("neck.lateral_convs.{i}.conv.{rest}", "neck.lateral.{i}.{rest}"),
+    Rule("neck.fpn_convs.{i}.conv.{rest}", "neck.output.{i}.{rest}"),
 )
 #: Semantic FPN and UperNet.
 SEGMENTATION: tuple[Rule, ...] = (
     *DENSE_BACKBONE,
     *FPN,
-    (r"decode_head\.conv_seg\.(.+)", r"head.classifier.conv.\1"),
+    Rule("decode_head.conv_seg.{rest}", "head.classifier.conv.{rest}"),
     # The release counts the doublings between the convolutions too.
-    *(
-        (rf"decode_head\.scale_heads\.(\d)\.{2 * at}\.(.+)", rf"head.levels.\1.{at}.\2")
-        for at in range(3)
-    ),
-    (r"decode_head\.psp_modules\.(\d)\.1\.(.+)", r"head.pyramid.pooled.\1.\2"),
-    (r"decode_head\.bottleneck\.(.+)", r"head.pyramid.join.\1"),
-    (r"decode_head\.lateral_convs\.(\d)\.(.+)", r"head.lateral.\1.\2"),
-    (r"decode_head\.fpn_convs\.(\d)\.(.+)", r"head.output.\1.\2"),
-    (r"decode_head\.fpn_bottleneck\.(.+)", r"head.join.\1"),
-    (r"auxiliary_head\.conv_seg\.(.+)", r"aux_head.classifier.conv.\1"),
-    (r"auxiliary_head\.convs\.0\.(.+)", r"aux_head.conv.\1"),
+    Rule("decode_head.scale_heads.{i}.0.{rest}", "head.levels.{i}.0.{rest}"),
+    Rule("decode_head.scale_heads.{i}.2.{rest}", "head.levels.{i}.1.{rest}"),
+    Rule("decode_head.scale_heads.{i}.4.{rest}", "head.levels.{i}.2.{rest}"),
+    Rule("decode_head.psp_modules.{i}.1.{rest}", "head.pyramid.pooled.{i}.{rest}"),
+    Rule("decode_head.bottleneck.{rest}", "head.pyramid.join.{rest}"),
+    Rule("decode_head.lateral_convs.{i}.{rest}", "head.lateral.{i}.{rest}"),
+    Rule("decode_head.fpn_convs.{i}.{rest}", "head.output.{i}.{rest}"),
+    Rule("decode_head.fpn_bottleneck.{rest}", "head.join.{rest}"),
+    Rule("auxiliary_head.conv_seg.{rest}", "aux_head.classifier.conv.{rest}"),
+    Rule("auxiliary_head.convs.0.{rest}", "aux_head.conv.{rest}"),
 )
 _BOX_HEAD: tuple[Rule, ...] = (
-    (r"shared_convs\.(\d)\.conv\.(.+)", r"convs.\1.0.\2"),
-    (r"shared_convs\.(\d)\.bn\.(.+)", r"convs.\1.1.\2"),
-    (r"shared_fcs\.(\d)\.(.+)", r"linears.\1.\2"),
-    (r"fc_(cls|reg)\.(.+)", r"\1.\2"),
+    Rule("shared_convs.{i}.conv.{rest}", "convs.{i}.0.{rest}"),
+    Rule("shared_convs.{i}.bn.{rest}", "convs.{i}.1.{rest}"),
+    Rule("shared_fcs.{i}.{rest}", "linears.{i}.{rest}"),
+    Rule("fc_{branch:cls|reg}.{rest}", "{branch}.{rest}"),
 )
 _MASK_HEAD: tuple[Rule, ...] = (
-    (r"convs\.(\d)\.conv\.(.+)", r"convs.\1.\2"),
-    (r"upsample\.(.+)", r"upsample.\1"),
-    (r"conv_logits\.(.+)", r"logits.\1"),
+    Rule("convs.{i}.conv.{rest}", "convs.{i}.{rest}"),
+    Rule("upsample.{rest}", "upsample.{rest}"),
+    Rule("conv_logits.{rest}", "logits.{rest}"),
 )
 #: RetinaNet, Mask R-CNN and Cascade Mask R-CNN.
 DETECTION: tuple[Rule, ...] = (
     *DENSE_BACKBONE,
     *FPN,
-    (r"bbox_head\.(cls|reg)_convs\.(\d)\.conv\.(.+)", r"head.\1_convs.\2.\3"),
-    (r"bbox_head\.retina_(cls|reg)\.(.+)", r"head.\1.\2"),
-    (r"rpn_head\.rpn_(conv|cls|reg)\.(.+)", r"rpn.\1.\2"),
-    # Mask R-CNN's heads have no number, those of the cascade the stage's.
+    Rule("bbox_head.{branch:cls|reg}_convs.{i}.conv.{rest}", "head.{branch}_convs.{i}.{rest}"),
+    Rule("bbox_head.retina_{branch:cls|reg}.{rest}", "head.{branch}.{rest}"),
+    Rule("rpn_head.rpn_{layer:conv|cls|reg}.{rest}", "rpn.{layer}.{rest}"),
+    # The heads of Mask R-CNN have no number, those of the cascade that of their stage.
     *(
         rule
         for number, stage in (("", 0), ("0.", 0), ("1.", 1), ("2.", 2))
         for theirs, ours, rules in (("bbox", "box", _BOX_HEAD), ("mask", "mask", _MASK_HEAD))
-        for rule in _below(f"roi_head.{theirs}_head.{number}", f"{ours}_heads.{stage}.", rules)
+        for rule in below(f"roi_head.{theirs}_head.{number}", f"{ours}_heads.{stage}.", rules)
     ),
 )
-_GEOMETRY = re.compile(r"(?:backbone\.)?layers\.(\d+)\.Relpos\.(angle|decay)")
+_PREFIXES = ("", "backbone.")
+_GEOMETRY = tuple(
+    Template(prefix + "layers.{i}.Relpos.{buffer:angle|decay}") for prefix in _PREFIXES
+)
+_RETENTION = tuple(Template(prefix + _BLOCK + "retention.{rest}") for prefix in _PREFIXES)
+_NORM = tuple(Template(prefix + _BLOCK + "final_layer_norm.weight") for prefix in _PREFIXES)
 
 
 @dataclass
@@ -120,54 +116,37 @@ class Renamed:
     """Tensors under our names, and an account of every key of the file.
 
     Attributes:
-        tensors: ours name -> tensor.
-        sources: ours name -> the file's name.
-        dropped: the file's name -> why it is not needed.
+        tensors: our name -> tensor.
+        sources: our name -> the file's name.
+        geometry: buffers (``Relpos.*``) that are computed here; :func:`check_geometry` compares.
         unknown: names that no rule matches.
         rules: the table.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
+    geometry: dict[str, Tensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
 
     def name_in_file(self, ours: str) -> str:
         """Return what the file calls a tensor of ours, or would if it had it; else our name."""
-        matches = ((re.fullmatch(pattern, ours), back) for pattern, back in map(_back, self.rules))
-        possible = [match.expand(back) for match, back in matches if match]
-
-        def has_kin(name: str) -> bool:  # third comes the number of a head, where they have one
-            kin = name.split(".")[:3]
-            return any(key.split(".")[:3] == kin for key in self.sources.values())
-
-        return self.sources.get(ours) or max(possible, key=has_kin, default=ours)
-
-
-_GROUP = re.compile(r"\(.+?\)")
-
-
-def _back(rule: Rule) -> Rule:
-    """Return the rule that gives the release's name for ours."""
-    theirs, ours = rule
-    groups, numbers = iter(_GROUP.findall(theirs)), count(1)
-    pattern = re.sub(r"\\\\\d", lambda _: next(groups), re.escape(ours))
-    return pattern, _GROUP.sub(lambda _: rf"\{next(numbers)}", theirs).replace(r"\.", ".")
+        if ours in self.sources:
+            return self.sources[ours]
+        possible = [name for rule in self.rules if (name := rule.to_theirs(ours))]
+        # The third part is the number of a head, in files where heads have one.
+        parents = {tuple(name.split(".")[:3]) for name in self.sources.values()}
+        return max(possible, key=lambda name: tuple(name.split(".")[:3]) in parents, default=ours)
 
 
 def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
-    """Give each tensor of a release file our name.
-
-    Geometry buffers (``Relpos.*``) are listed as dropped; :func:`check_geometry` compares them.
-    """
+    """Give each tensor of a release file our name."""
     out = Renamed(rules=tuple(rules))
-    compiled = [(re.compile(pattern), ours) for pattern, ours in out.rules]
     for key, tensor in state.items():
-        if _GEOMETRY.fullmatch(key):
-            out.dropped[key] = "computed from the variant, and equal to the file's"
+        if _first(_GEOMETRY, key):
+            out.geometry[key] = tensor
             continue
-        ours = _first_match(key, compiled)
+        ours = next((name for rule in out.rules if (name := rule.to_ours(key))), None)
         if ours is None:
             out.unknown.append(key)
             continue
@@ -177,26 +156,29 @@ def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
 
 
 def check_geometry(
-    state: Mapping[str, Tensor], variant: Variant, log_decay: Mapping[int, tuple[float, ...] | None]
+    buffers: Mapping[str, Tensor],
+    variant: Variant,
+    log_decay: Mapping[int, tuple[float, ...] | None],
 ) -> None:
     """Compare the file's rotation angles and decay rates with ours.
 
     Args:
-        state: the release's tensors, with or without ``backbone.`` before the names.
+        buffers: ``geometry`` of the renamed file.
         variant: what the file was recognised as.
         log_decay: log γ of our model's heads by stage.
 
     Raises:
         ValueError: naming the first buffer that differs: the file is another model.
     """
-    for key, tensor in state.items():
-        match = _GEOMETRY.fullmatch(key)
-        if match is None:
-            continue
-        stage = int(match[1])
+    for key, tensor in buffers.items():
+        values = _first(_GEOMETRY, key)
+        assert values is not None
+        stage = int(values["i"])
         if stage not in log_decay:
-            raise ValueError(f"{key} of the file is of a stage that {variant.name} does not have")
-        if match[2] == "decay":
+            raise ValueError(
+                f"{key} of the file belongs to a stage that {variant.name} does not have"
+            )
+        if values["buffer"] == "decay":
             ours = torch.tensor(log_decay[stage])
         else:
             width = variant.dims[stage] // variant.heads[stage]
@@ -210,31 +192,11 @@ def check_geometry(
             )
 
 
-def _first_match(key: str, rules: list) -> str | None:
-    for pattern, ours in rules:
-        match = pattern.fullmatch(key)
-        if match:
-            return match.expand(ours)
-    return None
-
-
-def depths_of_release(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the number of blocks of each stage, () for what is no RMT of the release.
-
-    Args:
-        state: the release's tensors of any task, with or without ``backbone.`` before the names.
-    """
-    pattern = re.compile(r"(?:backbone\.)?" + _BLOCK + r"retention\..+")
-    blocks = {(int(m[1]), int(m[2])) for key in state if (m := pattern.fullmatch(key))}
-    stages = 1 + max((stage for stage, _ in blocks), default=-1)
-    return tuple(sum(s == stage for s, _ in blocks) for stage in range(stages))
-
-
 def variant_of_release(state: Mapping[str, Tensor]) -> str:
     """Return the registered variant whose depths and widths a release file has.
 
     Args:
-        state: as in :func:`depths_of_release`.
+        state: the release's tensors of any task, with or without ``backbone.`` before the names.
 
     Raises:
         ValueError: if it is the layout of December 2023, or no variant fits; the message says so.
@@ -248,28 +210,42 @@ def variant_of_release(state: Mapping[str, Tensor]) -> str:
             "model without rotation, without the convolution in the feed-forward and without the "
             "1024-wide head. Its weights cannot give the published numbers; use a file of June 2024"
         )
-    norm = re.compile(r"(?:backbone\.)?" + _BLOCK + r"final_layer_norm\.weight")
-    found = ((norm.fullmatch(key), value) for key, value in state.items())
-    widths = {int(match[1]): value.numel() for match, value in found if match}
-    name = variant_like(depths, widths)
-    if name is None:
-        raise ValueError(f"no RMT variant has {depths} blocks, with channels {widths} by stage")
-    return name
+    found = ((_first(_NORM, key), tensor) for key, tensor in state.items())
+    return variant_like(depths, {int(v["i"]): tensor.numel() for v, tensor in found if v})
 
 
-def variant_like(depths: tuple[int, ...], widths: Mapping[int, int]) -> str | None:
-    """Return the first variant of these depths and, as far as they are known, widths by stage."""
+def depths_of_release(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the number of blocks of each stage, () for what is no RMT of the release.
+
+    Args:
+        state: as in :func:`variant_of_release`.
+    """
+    return count_blocks(values for key in state if (values := _first(_RETENTION, key)))
+
+
+def count_blocks(found: Iterable[Mapping[str, str]]) -> tuple[int, ...]:
+    """Return the number of blocks of each stage.
+
+    Args:
+        found: numbers ``i`` of a stage and ``j`` of a block of it, any number of times.
+    """
+    count = Counter(stage for stage, _ in {(int(v["i"]), int(v["j"])) for v in found})
+    return tuple(count[stage] for stage in range(1 + max(count, default=-1)))
+
+
+def variant_like(depths: tuple[int, ...], widths: Mapping[int, int]) -> str:
+    """Return the first variant of these depths and, as far as they are known, widths by stage.
+
+    Raises:
+        ValueError: if there is none.
+    """
     for name, variant in VARIANTS.items():
-        if variant.depths == depths and all(variant.dims[i] == dim for i, dim in widths.items()):
+        fits = all(widths.get(stage, dim) == dim for stage, dim in enumerate(variant.dims))
+        if variant.depths == depths and fits:
             return name
-    return None
+    raise ValueError(f"no RMT variant has {depths} blocks, with channels {widths} by stage")
 
 
-def image_channels(stem: Tensor | None) -> int:
-    """Return the image channels that the stem's first convolution reads; RGB if it is missing."""
-    return stem.shape[1] if stem is not None and stem.ndim == 4 else 3
-
-
-def class_count(*entries: Tensor | None) -> int:
-    """Return the classes of a classifier by the first of its entries that is there; else 0."""
-    return next((len(entry) for entry in entries if entry is not None and entry.ndim), 0)
+def _first(templates: Iterable[Template], name: str) -> dict[str, str] | None:
+    found = (template.read(name) for template in templates)
+    return next((values for values in found if values is not None), None)

@@ -1,0 +1,160 @@
+"""What a classifier is trained to minimise: cross-entropy, of mixed images, of labelled tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import timm
+import torch
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor
+
+from rmt.classification.recipe import ClassificationRecipe
+from rmt.classification.teacher import Teacher
+from rmt.classification.token_labels import (
+    dense_labels,
+    mixed_box,
+    on_stem,
+    smoothed,
+    token_losses,
+)
+from rmt.classification.transforms import eval_transform, train_transform
+from rmt.messages import did_you_mean
+from rmt.modeling.rmt import RMT
+
+Named = dict[str, Tensor]
+
+
+class ClassificationLoss:
+    """The loss of a batch, with Mixup and CutMix or token labelling if the recipe asks for them.
+
+    Args:
+        recipe: of the run.
+        model: the network to train.
+
+    Raises:
+        ValueError: if a model with token labels has neither label maps nor a teacher.
+    """
+
+    def __init__(self, recipe: ClassificationRecipe, model: RMT) -> None:
+        self.recipe, self.model = recipe, model
+        augment, classes = recipe.augment, model.num_classes
+        self.mixup: Mixup | None = None
+        if augment.mixup or augment.cutmix:
+            self.mixup = Mixup(
+                mixup_alpha=augment.mixup,
+                cutmix_alpha=augment.cutmix,
+                switch_prob=augment.mixup_switch_prob,
+                label_smoothing=augment.label_smoothing,
+                num_classes=classes,
+            )
+        self.teacher = teacher_of(recipe, model)
+        self._hard = LabelSmoothingCrossEntropy(augment.label_smoothing)
+        self._soft = SoftTargetCrossEntropy()
+
+    def __call__(
+        self, network: Callable[..., Tensor], batch: Sequence[Tensor]
+    ) -> tuple[Named, Named]:
+        """Return the named losses of a batch, and what else is logged.
+
+        Args:
+            network: the model to train, maybe compiled.
+            batch: images (B, 3, S, S), labels (B,) and, with label maps, maps and crops.
+        """
+        if self.model.aux_head is not None:
+            return self._token_losses(network, *batch), {}
+        images, labels = batch
+        if self.mixup is not None:
+            images, targets = self.mixed(images, labels)
+            return {"class": self._soft(network(images), targets)}, {}
+        logits = network(images)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return {"class": self._hard(logits, labels)}, {"accuracy": accuracy}
+
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images mixed in pairs (in place) and their soft targets (B, K).
+
+        timm mixes an even number; the last image of an odd batch stays as it is.
+        """
+        assert self.mixup is not None
+        pairs = len(images) // 2 * 2
+        _, targets = self.mixup(images[:pairs], labels[:pairs])
+        if pairs < len(images):
+            smoothing = self.recipe.augment.label_smoothing
+            last = smoothed(labels[pairs:], self.model.num_classes, smoothing)
+            targets = torch.cat([targets, last.to(targets)])
+        return images, targets
+
+    def _token_losses(
+        self, network: Callable[..., Tensor], images: Tensor, labels: Tensor, *cut: Tensor
+    ) -> Named:
+        recipe, classes = self.recipe.token_labels, self.model.num_classes
+        strides = self.model.variant.reductions
+        size = _grid(images, strides[-1])
+        mixed = on_stem_too = None
+        if recipe.mix:
+            mixed = mixed_box(size, recipe.mix).to(images.device)
+            on_stem_too = on_stem(mixed, strides[-1] // strides[0], _grid(images, strides[0]))
+
+        def labels_on(grid: tuple[int, int]) -> Tensor:
+            if self.teacher is not None:
+                return self.teacher.labels(images, grid)
+            maps, box, mirrored = cut
+            return dense_labels(maps, box, mirrored, classes=classes, size=grid)
+
+        if recipe.class_target == "label":
+            whole = smoothed(labels, classes, self.recipe.augment.label_smoothing)
+        else:
+            whole = labels_on((1, 1))[:, 0, 0]
+        logits, dense = network(images, on_stem_too)
+        return token_losses(
+            logits,
+            dense,
+            class_targets=whole,
+            dense_targets=labels_on(size),
+            weight=recipe.weight,
+            mixed=mixed,
+        )
+
+
+def teacher_of(recipe: ClassificationRecipe, model: RMT) -> Teacher | None:
+    """Return the teacher that labels batches, or None where maps do it or no token is labelled.
+
+    Raises:
+        ValueError: if a model with token labels has neither maps nor a teacher, or another model
+            has one of them.
+    """
+    wanted, data = recipe.token_labels, recipe.data
+    named = wanted.root or wanted.teacher
+    if model.aux_head is None and named:
+        raise ValueError(f"{named!r} labels tokens; the model needs model.token_labels true")
+    if model.aux_head is not None and not named:
+        raise ValueError(
+            "model.token_labels is true: name label maps in token_labels.root, or a timm model in "
+            "token_labels.teacher"
+        )
+    if not wanted.teacher:
+        return None
+    return Teacher(
+        wanted.teacher, model.num_classes, weights=wanted.weights, mean=data.mean, std=data.std
+    )
+
+
+def check_recipe(recipe: ClassificationRecipe) -> None:
+    """Build the transforms and look up the teacher, to refuse here what a run would refuse.
+
+    Raises:
+        ValueError: for a RandAugment string or a teacher that timm does not know.
+    """
+    train_transform(recipe.data, recipe.augment)
+    eval_transform(recipe.data)
+    teacher = recipe.token_labels.teacher
+    if teacher and not timm.is_model(teacher):
+        raise ValueError(f"unknown teacher {teacher!r}{did_you_mean(teacher, timm.list_models())}")
+
+
+def _grid(images: Tensor, stride: int) -> tuple[int, int]:
+    """Return the size of the map of ``stride``; sizes round up."""
+    height, width = images.shape[2:]
+    return -(-height // stride), -(-width // stride)

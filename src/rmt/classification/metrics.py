@@ -1,0 +1,102 @@
+"""Top-1 and top-5 accuracy of a classifier, by the evaluation rule of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from rmt.classification.samples import Samples
+from rmt.modeling.rmt import RMT
+
+
+class ClassificationMetrics(nn.Module):
+    """Accuracy of one set of weights over a split, summed over processes.
+
+    Args:
+        model: the classifier; only its number of classes is read.
+        samples: the images that are evaluated; their rule says which predictions are right.
+    """
+
+    def __init__(self, model: RMT, samples: Samples) -> None:
+        super().__init__()
+        self.samples = samples
+        self.notes: list[str] = []
+        count = model.num_classes
+        self.accuracy = MetricCollection(
+            {
+                "top1": MulticlassAccuracy(count, average="micro"),
+                "top5": MulticlassAccuracy(count, average="micro", top_k=min(5, count)),
+            }
+        )
+        groups = samples.rule.groups
+        self.by_group = TopOneByGroup(len(groups)) if groups else None
+        self.images = SumMetric()
+
+    def update(self, model: nn.Module, batch: Sequence[Tensor]) -> None:
+        """Count hits in images (B, 3, S, S), labels (B,), indices (B,); B may be 0."""
+        images, labels, indices = batch
+        self.images.update(len(labels))
+        if not len(labels):
+            return
+        rule = self.samples.rule
+        logits, labels = rule.apply(model(images).float(), labels, indices)
+        self.accuracy.update(logits, labels)
+        if self.by_group is not None:
+            run = len(self.samples) // len(rule.groups)
+            self.by_group.update(logits.argmax(1) == labels, indices.to(labels) // run)
+
+    def compute(self) -> dict[str, float]:
+        """Return top-1 and top-5 in percent and the number of images, and start anew.
+
+        A rule with groups adds ``top1/GROUP`` and its own summary.
+
+        Raises:
+            ValueError: if no image could be read.
+        """
+        images = int(self.images.compute())
+        if not images:
+            raise ValueError("none of the images to evaluate can be read")
+        found = self.accuracy.compute()
+        # Shares are counts over images in float32: the counts are found again exactly.
+        percent = {name: 100 * round(v.item() * images) / images for name, v in found.items()}
+        percent["images"] = float(images)
+        if self.by_group is not None:
+            shares = self.by_group.compute().tolist()
+            groups = self.samples.rule.groups
+            top1 = {name: 100 * share for name, share in zip(groups, shares, strict=True)}
+            percent |= {f"top1/{name}": value for name, value in top1.items()}
+            percent |= self.samples.rule.summarise(top1)
+            self.by_group.reset()
+        self.accuracy.reset()
+        self.images.reset()
+        return percent
+
+
+class TopOneByGroup(Metric):
+    """Top-1 of each of several groups of images, as shares, summed over processes.
+
+    Args:
+        count: number of groups.
+    """
+
+    hits: Tensor
+    images: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        for name in ("hits", "images"):
+            zeros = torch.zeros(count, dtype=torch.long)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, right: Tensor, group: Tensor) -> None:
+        """Count images (B,): whether the prediction is right, and the group it belongs to."""
+        self.hits += torch.bincount(group[right], minlength=len(self.hits))
+        self.images += torch.bincount(group, minlength=len(self.images))
+
+    def compute(self) -> Tensor:
+        """Return each group's share of right predictions."""
+        return self.hits / self.images

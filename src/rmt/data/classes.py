@@ -1,0 +1,56 @@
+"""Whether a model's classes are those of the data: one check for all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+Names = Sequence[str]
+
+
+def check_classes(
+    model: Names | None,
+    data: Names,
+    *,
+    num_classes: int,
+    any_order: bool = False,
+    same: Callable[[Names, Names], bool] | None = None,
+) -> tuple[int, ...]:
+    """Return for each label of the model the index of its class in the data.
+
+    Args:
+        model: class names that the model was trained with, or None if it does not know them: then
+            labels are matched by their order.
+        data: class names of the data.
+        num_classes: of the model.
+        any_order: whether the data may list the classes in another order.
+        same: says whether two lists name the same classes in the same order by other words.
+
+    Raises:
+        ValueError: if the numbers of classes differ, or the names do, or their order matters and
+            differs.
+    """
+    if num_classes != len(data):
+        raise ValueError(
+            f"the model has {num_classes} classes and the data {len(data)} "
+            f"({', '.join(data[:5])}{', ...' if len(data) > 5 else ''}); evaluate it on data with "
+            "the classes it was trained for, or fine-tune it with --model.checkpoint"
+        )
+    # mmseg writes "bed " with a trailing blank.
+    names = [name.strip() for name in model or data]
+    theirs = [name.strip() for name in data]
+    if names == theirs or (same is not None and same(names, theirs)):
+        return tuple(range(num_classes))
+    if unknown := [name for name in names if name not in theirs]:
+        absent = [name for name in theirs if name not in names]
+        raise ValueError(
+            f"the model was trained for other classes than the data has: {len(unknown)} are not in "
+            f"the data, first {unknown[0]!r}; {len(absent)} are not in the model, first "
+            f"{absent[0] if absent else ''!r}"
+        )
+    if any_order:
+        return tuple(theirs.index(name) for name in names)
+    differing = [(a, b) for a, b in zip(names, theirs, strict=True) if a != b]
+    raise ValueError(
+        f"the data lists the model's classes in another order: {differing[0][1]!r} where the model "
+        f"has {differing[0][0]!r}, {len(differing)} places differ; list them as the model does"
+    )

@@ -1,0 +1,87 @@
+"""What a training step holds in memory, estimated without running it: on the meta device."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn, zeros
+from torch.autograd.graph import saved_tensors_hooks
+
+from rmt.modeling.layers import Block
+from rmt.modeling.pretrained import Pretrained
+
+_GIB = 2**30
+
+
+def training_memory(
+    model: Pretrained,
+    measured: nn.Module,
+    size: tuple[int, int],
+    *,
+    batch_size: int,
+    ema: bool,
+    grad_checkpointing: bool,
+    bytes_per_activation: int,
+) -> dict[str, float]:
+    """Estimate what a training step holds on each device, in GiB.
+
+    Weights with gradients, AdamW's two moments and the EMA are four bytes per number. Activations
+    are those that autograd would keep for one image (caught by its hooks while ``measured`` runs
+    on shapes alone), times the batch size; with gradient checkpointing, the blocks' inputs instead
+    of what is inside them. Sharding over devices, the workspace of kernels and fragmentation are
+    left out.
+
+    Args:
+        model: the network to train.
+        measured: the part of it whose activations are counted.
+        size: (h, w) of an image.
+        batch_size: images per device.
+        ema: whether a moving average of the weights is kept.
+        grad_checkpointing: whether blocks are recomputed in the backward pass.
+        bytes_per_activation: 2 in half, 4 in single precision.
+
+    Returns:
+        ``weights``, ``gradients``, ``optimizer``, ``ema``, ``activations`` and their ``total``.
+    """
+    numbers = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if grad_checkpointing:
+        model.set_grad_checkpointing()
+    kept = _activations(measured, size, inputs_of_blocks=grad_checkpointing)
+    parts = {
+        "weights": 4 * numbers,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+        "ema": 4 * numbers if ema else 0,
+        "activations": kept * bytes_per_activation * batch_size,
+    }
+    parts["total"] = sum(parts.values())
+    return {name: round(value / _GIB, 3) for name, value in parts.items()}
+
+
+def _activations(model: nn.Module, size: tuple[int, int], *, inputs_of_blocks: bool) -> int:
+    """Return how many numbers autograd keeps for one image."""
+    owned = {id(p) for p in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # a storage's address names it as long as it lives
+    inputs = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in owned and tensor.is_floating_point():
+            # A tensor kept twice, by the operations before and after it, exists once.
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes() // tensor.element_size()
+            alive.append(tensor)
+        return tensor
+
+    def count_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal inputs
+        inputs += args[0].numel()
+
+    for module in model.modules() if inputs_of_blocks else ():
+        if isinstance(module, Block):
+            module.register_forward_pre_hook(count_input)
+    model.train()
+    # Two images, since batch norm in training refuses one where a map has a single token.
+    images = zeros(2, 3, *size, device=next(model.parameters()).device)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    return (sum(kept.values()) + inputs) // 2

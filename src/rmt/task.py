@@ -1,0 +1,310 @@
+"""Task: what classification, detection and segmentation promise, and the table of the three.
+
+Everything above this module (weights, training, tools) works through a :class:`Task` and knows no
+task by name. What training and prediction need is imported when it is first asked for, so that
+loading weights brings neither data sets nor plotting libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from PIL import Image
+from torch import Tensor, nn
+
+from rmt import classification, detection, segmentation
+from rmt.classification.recipe import ClassificationRecipe
+from rmt.detection.detector import Detector
+from rmt.detection.recipe import DetectionRecipe
+from rmt.messages import did_you_mean
+from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.rmt import RMT
+from rmt.recipes.schema import Recipe
+from rmt.segmentation.recipe import SegmentationRecipe
+from rmt.segmentation.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from rmt.data.loaders import DataModule
+    from rmt.data.splits import Samples
+
+R = TypeVar("R", bound=Recipe)
+M = TypeVar("M", bound=Pretrained)
+O = TypeVar("O")  # noqa: E741 - options of prediction
+
+Named = dict[str, Tensor]
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """The losses of a training batch."""
+
+    def __call__(self, network: Callable[..., Any], batch: Any) -> tuple[Named, Named]:
+        """Return the named losses, whose sum is minimised, and what else is logged.
+
+        Args:
+            network: the model to train, maybe compiled.
+            batch: of the task's training loader.
+        """
+        ...
+
+
+@runtime_checkable
+class Metrics(Protocol):
+    """The metrics of one set of weights over a split; also an ``nn.Module``.
+
+    Attributes:
+        notes: what the reader of the numbers should know, after :meth:`compute`.
+    """
+
+    notes: list[str]
+
+    def update(self, model: nn.Module, batch: Any) -> None:
+        """Evaluate a batch of the task's evaluation loader, which may be empty."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Return metric -> value over all processes, ``images`` among them, and start anew.
+
+        Raises:
+            ValueError: if no image could be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Generic[R, M]):
+    """What training and evaluating need of a task.
+
+    Attributes:
+        open_data: opens the recipe's data set.
+        criterion: losses of a model to train.
+        metrics: of a model on the samples that are evaluated; True adds each class.
+        check: raises ``ValueError`` for what only a run would notice in a recipe.
+        knn: evaluates features by k nearest neighbours; None where that makes no sense.
+        any_class_order: whether the data may list the model's classes in another order.
+        same_classes: says whether two lists name the same classes by other words.
+    """
+
+    open_data: Callable[[R], DataModule[R, Any]]
+    criterion: Callable[[R, M], Criterion]
+    metrics: Callable[[R, M, Any, bool], Metrics]
+    check: Callable[[R], None]
+    knn: Callable[[M, R, int], tuple[dict[str, float], Samples]] | None = None
+    any_class_order: bool = False
+    same_classes: Callable[[Sequence[str], Sequence[str]], bool] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Generic[R, M, O]):
+    """What predicting, explaining and reporting need of a task.
+
+    Attributes:
+        options: a dataclass of what a user may choose.
+        default_options: those that the weights were evaluated with.
+        predictor: a model and options to a function from an RGB image to plain values.
+        save: writes a result's pictures, if a folder is given, and returns its JSON record.
+        pixels: an image as the model sees it, (C, H, W) normalised, and the same as a picture.
+        draw_report: draws the evaluated images of a run into a folder; file name -> content.
+    """
+
+    options: type[O]
+    default_options: Callable[[M], O]
+    predictor: Callable[[M, O], Callable[[Image.Image], dict[str, Any]]]
+    save: Callable[[dict[str, Any], Image.Image, Path | None, str], dict[str, Any]]
+    pixels: Callable[[M, Image.Image], tuple[Tensor, Image.Image]]
+    draw_report: Callable[[M, R, Path], dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[R, M, O]):
+    """A kind of model with its data, training and prediction.
+
+    Attributes:
+        name: as in recipes and files.
+        recipe: class of its recipes.
+        from_config: builds the model that a ``config`` describes, randomly initialised.
+        new_model: builds the model of a recipe for some classes, randomly initialised.
+        default_recipe: content of a recipe to evaluate a model that brings none.
+        monitor: the metric that decides which weights are best; larger is better.
+        reference_classes: number of classes of the published data set.
+        reference_images: number of its training images.
+        countable: the part of a model whose cost no image decides, with the size (h, w) of the
+            image that it is counted on.
+        training: what training and evaluating need.
+        prediction: what predicting needs.
+    """
+
+    name: str
+    recipe: type[R]
+    from_config: Callable[[dict[str, Any]], M]
+    new_model: Callable[[R, Sequence[str]], M]
+    default_recipe: Callable[[M], dict[str, Any]]
+    monitor: str
+    reference_classes: int
+    reference_images: int
+    countable: Callable[[M, R], tuple[nn.Module, tuple[int, int]]]
+    training: Callable[[], Training[R, M]]
+    prediction: Callable[[], Prediction[R, M, O]]
+
+
+@cache
+def _classification_training() -> Training[ClassificationRecipe, RMT]:
+    from rmt.classification.datamodule import ClassificationData
+    from rmt.classification.imagenet_sets import same_imagenet
+    from rmt.classification.knn import evaluate_knn
+    from rmt.classification.losses import ClassificationLoss, check_recipe
+    from rmt.classification.metrics import ClassificationMetrics
+
+    return Training(
+        open_data=ClassificationData,
+        criterion=ClassificationLoss,
+        metrics=lambda recipe, model, samples, per_class: ClassificationMetrics(model, samples),
+        check=check_recipe,
+        knn=evaluate_knn,
+        same_classes=same_imagenet,
+    )
+
+
+@cache
+def _classification_prediction() -> Prediction:
+    from rmt.classification import plots, predict
+
+    return Prediction(
+        options=predict.Options,
+        default_options=lambda model: predict.Options(),
+        predictor=predict.predictor,
+        save=predict.save_prediction,
+        pixels=predict.pixels,
+        draw_report=plots.draw,
+    )
+
+
+@cache
+def _detection_training() -> Training[DetectionRecipe, Detector]:
+    from rmt.detection.datamodule import DetectionData
+    from rmt.detection.metrics import DetectionMetrics
+
+    return Training(
+        open_data=DetectionData,
+        criterion=lambda recipe, model: _sized_by_the_pipeline,
+        metrics=lambda recipe, model, samples, per_class: DetectionMetrics(
+            model, samples, per_class=per_class
+        ),
+        check=lambda recipe: None,
+        any_class_order=True,
+    )
+
+
+def _sized_by_the_pipeline(network: Callable[..., Any], batch: Any) -> tuple[Named, Named]:
+    images, targets = batch
+    return network(images, targets, resize=False), {}
+
+
+@cache
+def _detection_prediction() -> Prediction:
+    from rmt.detection import plots, predict
+
+    return Prediction(
+        options=predict.Options,
+        default_options=lambda model: predict.Options(),
+        predictor=predict.predictor,
+        save=predict.save_prediction,
+        pixels=predict.pixels,
+        draw_report=plots.draw,
+    )
+
+
+@cache
+def _segmentation_training() -> Training[SegmentationRecipe, Segmenter]:
+    from rmt.segmentation.datamodule import SegmentationData
+    from rmt.segmentation.metrics import SegmentationMetrics
+
+    return Training(
+        open_data=SegmentationData,
+        criterion=lambda recipe, model: lambda network, batch: (network(*batch), {}),
+        metrics=lambda recipe, model, samples, per_class: SegmentationMetrics(
+            samples.classes, recipe.inference, per_class=per_class
+        ),
+        check=lambda recipe: None,
+    )
+
+
+@cache
+def _segmentation_prediction() -> Prediction:
+    from rmt.segmentation import plots, predict
+    from rmt.segmentation.recipe import Inference
+
+    return Prediction(
+        options=Inference,
+        default_options=predict.options_of,
+        predictor=predict.predictor,
+        save=predict.save_prediction,
+        pixels=predict.pixels,
+        draw_report=plots.draw,
+    )
+
+
+#: Task name -> its contract.
+TASKS: dict[str, Task[Any, Any, Any]] = {
+    task.name: task
+    for task in (
+        Task(
+            name=RMT.task,
+            recipe=ClassificationRecipe,
+            from_config=RMT.from_config,
+            new_model=classification.new_model,
+            default_recipe=classification.default_recipe,
+            monitor="top1",
+            reference_classes=1000,  # ImageNet-1K
+            reference_images=1_281_167,
+            countable=lambda model, recipe: (model, (recipe.data.input_size,) * 2),
+            training=_classification_training,
+            prediction=_classification_prediction,
+        ),
+        Task(
+            name=Detector.task,
+            recipe=DetectionRecipe,
+            from_config=detection.from_config,
+            new_model=detection.new_model,
+            default_recipe=detection.default_recipe,
+            monitor="box_AP",
+            reference_classes=80,  # COCO 2017, images with a box
+            reference_images=117_266,
+            # The cost of the heads depends on the image; the size is the paper's.
+            countable=lambda model, recipe: (
+                nn.Sequential(model.backbone, model.neck),
+                (800, 1280),
+            ),
+            training=_detection_training,
+            prediction=_detection_prediction,
+        ),
+        Task(
+            name=Segmenter.task,
+            recipe=SegmentationRecipe,
+            from_config=Segmenter.from_config,
+            new_model=segmentation.new_model,
+            default_recipe=segmentation.default_recipe,
+            monitor="mIoU",
+            reference_classes=150,  # ADE20K
+            reference_images=20_210,
+            countable=lambda model, recipe: (model, (recipe.data.crop,) * 2),
+            training=_segmentation_training,
+            prediction=_segmentation_prediction,
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task[Any, Any, Any]:
+    """Return the contract of a task.
+
+    Raises:
+        ValueError: for an unknown name; the nearest is named.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}{did_you_mean(str(name), TASKS)}")
+    return TASKS[name]
