@@ -239,8 +239,8 @@ def loading_faults_named() -> Iterator[None]:
                 "data.num_workers to 0 to see where reading stops"
             ) from error
         raise OSError(
-            f"a loading process has died ({text.strip().rstrip('.')}); as a rule the machine has run "
-            "out of memory: lower data.num_workers or data.batch_size"
+            f"a loading process has died ({text.strip().rstrip('.')}); as a rule the machine has "
+            "run out of memory: lower data.num_workers or data.batch_size"
         ) from error
 
 
