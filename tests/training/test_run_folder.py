@@ -144,7 +144,7 @@ def test_what_belongs_to_the_run_cannot_change(
     keys: dict[str, Any], message: str, data: Path, cut: Path
 ) -> None:
     before = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=f"a resumed run cannot change {message}"):
+    with pytest.raises(ValueError, match=f"cannot change when a run is resumed: {message}"):
         go_on(data, cut, **keys)
     for path, content in before.items():
         assert path.name == LOCK or path.read_bytes() == content
