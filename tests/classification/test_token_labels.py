@@ -95,7 +95,7 @@ def test_probabilities_of_a_map_by_hand() -> None:
 
 def test_a_map_of_other_data_is_refused() -> None:
     box, mirrored = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False])
-    with pytest.raises(ValueError, match="names class 3; the data have 3"):
+    with pytest.raises(ValueError, match="names class 3, but the data has 3"):
         dense_labels(corner_map()[None], box, mirrored, classes=3, size=(1, 1))
 
 

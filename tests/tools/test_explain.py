@@ -143,7 +143,7 @@ def test_one_channel(tmp_path: Path) -> None:
     assert len(rmt.Predictor(grey)(np.zeros((64, 48, 3), np.uint8))["top"]) == 3
     grey.save_pretrained(tmp_path / "model")
     assert explain(np.zeros((64, 48), np.uint8), tmp_path / "model", tmp_path)
-    with pytest.raises(ValueError, match="this model reads 4 channels"):
+    with pytest.raises(ValueError, match="this model takes 4 channels"):
         rmt.Predictor(rmt.create_model("rmt_nano", 3, in_chans=4))
-    with pytest.raises(ValueError, match="it must pool"):
+    with pytest.raises(ValueError, match="prediction needs pooled ones"):
         rmt.Predictor(rmt.create_model("rmt_nano", 3, global_pool=""))

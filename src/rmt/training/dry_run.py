@@ -38,11 +38,12 @@ def dry_run(
         ``params``; ``macs`` of one image of size ``input``, as :mod:`rmt.modeling.flops` counts
         (``macs_of`` says of which part: the cost of a detector's heads depends on the image, so
         only backbone and neck are counted); ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its
-        first step) or ``steps`` and ``lr_per_step``; ``batch``, the global batch size, with ``devices`` and ``accumulation``;
-        ``peak_lr``; ``memory_gib`` per device (see :func:`rmt.modeling.memory.training_memory`);
-        ``data``, if it was opened: ``description`` in one sentence, ``classes``, the number of
-        images in ``train`` and ``val``, and ``per_epoch``, images shown per epoch; ``assumed``,
-        what was assumed because only the data or the machine could tell; ``recipe``, every field.
+        first step) or ``steps`` and ``lr_per_step``; ``batch``, the global batch size, with
+        ``devices`` and ``accumulation``; ``peak_lr``; ``memory_gib`` per device (see
+        :func:`rmt.modeling.memory.training_memory`); ``data``, if it was opened: ``description`` in
+        one sentence, ``classes``, the number of images in ``train`` and ``val``, and ``per_epoch``,
+        images shown per epoch; ``assumed``, what was assumed because only the data or the machine
+        could tell; ``recipe``, every field.
 
     Raises:
         ValueError: for a mistake in the recipe or in the data.
