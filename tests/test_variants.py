@@ -1,4 +1,4 @@
-"""The architecture table: what the paper and the release say, and how it is changed."""
+"""The architecture table: the values of paper and release, and overrides."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is drawn of a detector's answer."""
+"""How a detector's predictions are drawn."""
 
 import numpy as np
 from PIL import Image
