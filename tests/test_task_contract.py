@@ -381,7 +381,7 @@ def cut(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pa
 
 
 def test_changed_data_are_refused_or_allowed(case: Case, cut: tuple[Path, Path, Any]) -> None:
-    """An image more would redraw the held-out images: allowed, these stay what they are."""
+    """One more image would change which images are held out; if allowed, these stay the same."""
     run, data, recipe = cut
     before = {
         split: set(names) for split, names in DataRecord.read(run / "data.json.gz").splits.items()
