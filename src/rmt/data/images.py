@@ -74,6 +74,16 @@ def image_size(path: Path) -> tuple[int, int]:
         return read_image(path).size  # says what is wrong
 
 
+def is_animated(path: Path) -> bool:
+    """Return whether an image file has several frames; False if it cannot be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # damaged bytes can raise anything; reading says what is wrong
+        return False
+
+
 def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> Image.Image:
     """Decode the content of an image file as :func:`read_image` does.
 

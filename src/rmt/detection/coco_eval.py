@@ -32,7 +32,11 @@ def average_precision(
     from faster_coco_eval import COCO, COCOeval_faster
 
     # Counted from 1: an object of id 0, which many tools write, would pass for one not found.
-    objects = [entry | {"id": i} for i, entry in enumerate(truth["annotations"], start=1)]
+    # What is to be ignored (VOC's difficult objects) counts as a crowd: neither hit nor miss.
+    objects = [
+        entry | {"id": i, "iscrowd": int(bool(entry["iscrowd"] or entry.get("ignore")))}
+        for i, entry in enumerate(truth["annotations"], start=1)
+    ]
     with redirect_stdout(io.StringIO()):
         ours = COCO(truth | {"annotations": objects})
         judge = COCOeval_faster(ours, ours.loadRes(list(found)), iouType=_KINDS[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
@@ -12,12 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rmt.data.findings import Findings
 from rmt.data.folders import find_images, local_path
 from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
 from rmt.weights.load import load
+
+log = logging.getLogger(__name__)
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -146,7 +150,10 @@ def predict_files(
     Yields:
         The JSON record of each image, in order; ``{"image", "error"}`` for an unreadable one.
     """
-    paths = find_images(sources)
+    findings = Findings()
+    paths = find_images(sources, findings)
+    if left_out := findings.describe():
+        log.warning("%s", left_out)
     model = load(checkpoint)
     save = get_task(model.task).prediction().save
     predictor = Predictor(model, device=device, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.findings import Findings
-from rmt.data.folders import FileFinder, find_folder, is_hidden, subfolders
+from rmt.data.folders import FileFinder, find_folder, is_hidden, note_unlisted, subfolders
 from rmt.data.formats import Format, Source
 from rmt.data.images import image_size
 from rmt.data.splits import SPLITS, Split, sort_by_split, split_of
@@ -48,6 +48,8 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     for name in drop_supercategories(list(contents.values())):
         kind = "category that only groups others|categories that only group others"
         source.findings.note(kind, what=name)
+    names = (own["file_name"] for content in contents.values() for own in content["images"])
+    note_unlisted(map(Path, names), source.findings)
     classes = _classes(contents, source.classes)
     return {
         split: Samples(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rmt.data.classes import class_list
 from rmt.data.findings import Findings
 from rmt.data.folders import files_below, is_image_name
 from rmt.data.formats import Format, Source
@@ -44,14 +46,19 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         ValueError: if nothing names the classes, or ``data.yaml`` names what is not there.
     """
     described = describe(source.root)
+    if described is not None and not described.classes and source.classes:
+        described = replace(described, classes=source.classes)  # labels number the model's classes
     root = source.root if source.root.is_dir() else source.root.parent
     if described is None or not described.classes:
         raise ValueError(
             f"{root} has no data.yaml (or data.yml, classes.txt, obj.names) that names the classes"
         )
     places = find_places(root, described, source.findings)
+    if twice := len(described.classes) - len(set(described.classes)):
+        source.findings.note("class name that repeats another|class names that repeat", count=twice)
+    classes = class_list(dict.fromkeys(described.classes), source.classes)
     found = {
-        split: _samples(places[split], described, source.findings)
+        split: _samples(places[split], described, classes, source.findings)
         for split in SPLITS
         if split in places
     }
@@ -99,7 +106,10 @@ def _shares(entry: Mapping[str, Any], image: Mapping[str, Any]) -> list[float]:
     return [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
 
 
-def _samples(places: Sequence[Place], described: Described, findings: Findings) -> Samples:
+def _samples(
+    places: Sequence[Place], described: Described, classes: Sequence[str], findings: Findings
+) -> Samples:
+    at = {name: i for i, name in enumerate(classes)}
     images, objects = [], []
     for place in places:
         for path in place.images:
@@ -110,8 +120,10 @@ def _samples(places: Sequence[Place], described: Described, findings: Findings) 
                 continue
             images.append({"file_name": str(path), "height": height, "width": width})
             found = _labels(place.labels_of(path), described, (width, height), findings)
-            objects += [{"image_id": len(images), **entry} for entry in found]
-    content = assemble(images, objects, described.classes)
+            for entry in found:
+                label = at[described.classes[entry["label"]]]
+                objects.append({"image_id": len(images)} | entry | {"label": label})
+    content = assemble(images, objects, classes)
     return Samples(str(places[0].origin), content, [entry["id"] for entry in content["images"]])
 
 
