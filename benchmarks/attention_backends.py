@@ -50,8 +50,8 @@ def compare(qkv: list[torch.Tensor], *, decomposed: bool, train: bool) -> dict:
         tensor.requires_grad_(train)
     names = [
         name
-        for name, module in BACKENDS.items()
-        if name != "reference" and module.why_not(*qkv, decomposed=decomposed) is None
+        for name, kernel in BACKENDS.items()
+        if name != "reference" and kernel.why_not(*qkv, decomposed=decomposed) is None
     ]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(ROUNDS + 1):

@@ -192,7 +192,6 @@ class Torchvision(nn.Module):
         self.num_classes = len(classes)
         self.info = {"label_names": list(classes)}
         self.has_masks = wanted.head == "mask_rcnn"
-        self.score_threshold = 0.05  # torchvision's own default
         sizes = {"min_size": wanted.min_size, "max_size": wanted.max_size}
         resnet = {"backbone_name": "resnet18", "weights": None, "trainable_layers": 5}
         if self.has_masks:
@@ -212,13 +211,17 @@ class Torchvision(nn.Module):
             )
             self.net = RetinaNet(body, self.num_classes, **sizes)
 
-    def forward(self, images: list[Tensor], targets=None, *, resize: bool = True):
+    def forward(
+        self, images: list[Tensor], targets=None, *, resize: bool = True, score_threshold=0.05
+    ):
         self.net.transform._skip_resize = not resize
         first = int(self.has_masks)  # of the labels; 0 is background there
         if targets is not None:
             return self.net(images, [t | {"labels": t["labels"] + first} for t in targets])
         predictions = []
         for found in self.net(images):
+            kept = found["scores"] > score_threshold  # torchvision itself stops at 0.05
+            found = {key: value[kept] for key, value in found.items()}
             prediction = {key: found[key] for key in ("boxes", "scores")}
             prediction["labels"] = found["labels"] - first
             if self.has_masks:

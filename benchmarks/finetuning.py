@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from rmt.classification.recipe import Data
 from rmt.classification.datasets import open_splits
+from rmt.classification.recipe import Data
 from rmt.training.fit import evaluate, fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"

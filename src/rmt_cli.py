@@ -7,6 +7,7 @@ wait for them: each verb imports what it runs.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not getattr(args, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         from rmt.allocator import keep_memory
 
@@ -162,23 +166,25 @@ def _eval(verbs: Any) -> None:
 def _predict(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from rmt.tools.predict import describe, predict_files
+        from rmt.tools.records import RecordWriter
 
         options = {name: getattr(args, name) for name in own if name in args}
-        records = []
-        for record in predict_files(
-            args.images, args.checkpoint, out=args.out, device=args.device, **options
-        ):
-            print(describe(record), flush=True)
-            records.append(record)
-        _write(args.json, records)
-        return int(any("error" in record for record in records))
+        failed = False
+        with RecordWriter(args.json) as writer:
+            for record in predict_files(
+                args.images, args.checkpoint, out=args.out, device=args.device, **options
+            ):
+                writer.write(record)
+                print(describe(record), flush=True)
+                failed = failed or "error" in record
+        return int(failed)
 
     parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern")
     _checkpoint_option(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--out", type=Path, help="folder for pictures")
-    _json_option(parser)
+    _json_option(parser, "write the records to this file, as an array or, in .jsonl, by lines")
     own = _options_of_tasks(parser)
 
 

@@ -17,8 +17,8 @@ from torch import nn
 
 import rmt.detection.toy
 import rmt.segmentation.toy
-from rmt.classification.recipe import Data
 from rmt.classification.datasets import open_splits
+from rmt.classification.recipe import Data
 from rmt.data.samplers import EvalBatches, TrainBatches
 from rmt.detection import create_detector
 from rmt.training.fit import LAST, evaluate

@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar, Generic, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -24,6 +27,10 @@ from rmt.recipes.schema import Recipe
 
 R = TypeVar("R", bound=Recipe)
 _TRIES = 5  # samples of which one must be readable for a split to be tried
+
+
+#: Loading processes of all loaders.
+_WORKERS: WeakSet[BaseProcess] = WeakSet()
 
 
 class SeededSamples(Dataset):
@@ -53,6 +60,12 @@ class ResumableLoader(DataLoader):
     Its position is not stored here, where prefetching makes it run ahead: the batch sampler gets
     it from the loop's own count of finished batches.
     """
+
+    def __iter__(self) -> Any:
+        """Return DataLoader's iterator; its processes are remembered for :func:`kill_workers`."""
+        iterator = super().__iter__()
+        _WORKERS.update(getattr(iterator, "_workers", ()))
+        return iterator
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: see the class."""
@@ -125,6 +138,7 @@ class DataModule(ABC, Generic[R, S]):
             self.train_batches(samples, rank=rank, world=world),
             num_workers=data.num_workers,
             collate=self.train_collate,
+            timeout=data.loader_timeout,
         )
 
     def eval_loader(self, samples: S, *, rank: int = 0, world: int = 1) -> ResumableLoader:
@@ -136,6 +150,7 @@ class DataModule(ABC, Generic[R, S]):
             EvalBatches(len(samples), size, rank=rank, world=world),
             num_workers=data.num_workers,
             collate=self.eval_collate,
+            timeout=data.loader_timeout,
         )
 
     def check_first_samples(self) -> int:
@@ -178,8 +193,17 @@ def make_loader(
     *,
     num_workers: int,
     collate: Callable[[list], Any],
+    timeout: float = 0,
 ) -> ResumableLoader:
-    """Return a loader over ``batches``; -1 workers take the spare cores, at most 16."""
+    """Return a loader over ``batches``.
+
+    Args:
+        dataset: of examples by sample key.
+        batches: the keys of each batch.
+        num_workers: loading processes; -1 takes the spare cores, at most 16.
+        collate: joins the examples of a batch.
+        timeout: seconds to wait for a batch of a loading process; 0 waits for ever.
+    """
     if num_workers < 0:
         num_workers = min(16, max(0, (os.cpu_count() or 1) - 1))
     return ResumableLoader(
@@ -190,7 +214,41 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=_ignore_signals,
+        timeout=timeout if num_workers else 0,
     )
+
+
+@contextmanager
+def loading_faults_named() -> Iterator[None]:
+    """Say in plain words that a loading process was killed or hangs, and end the others.
+
+    Raises:
+        OSError: if one of them does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not text.startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        kill_workers()
+        if "timed out" in text:
+            raise OSError(
+                f"no batch came from the loading processes for {text.split('after')[-1].strip()}: "
+                "does the disk or network answer? Raise data.loader_timeout, or set "
+                "data.num_workers to 0 to see where reading stops"
+            ) from error
+        raise OSError(
+            f"a loading process has died ({text.strip().rstrip('.')}); as a rule the machine has "
+            "run out of memory: lower data.num_workers or data.batch_size"
+        ) from error
+
+
+def kill_workers() -> None:
+    """End all loading processes at once: they ignore gentler signals, and one may hang."""
+    for worker in list(_WORKERS):
+        if worker.is_alive():
+            worker.kill()
 
 
 def _ignore_signals(worker: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 
+from rmt.data.loaders import kill_workers
 from rmt.training.lightning import (
     any_process,
     begin_next_epoch_if_whole,
@@ -139,8 +139,7 @@ class KeepLast(Checkpoint):
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked is not None:
             # Loading processes ignore other signals, and one that hangs would be waited for.
-            for child in multiprocessing.active_children():
-                child.kill()
+            kill_workers()
             name = signal.Signals(number).name
             os.write(2, f"\nrmt: stopped at once by a second {name}\n".encode())
             os._exit(128 + number)

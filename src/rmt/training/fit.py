@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
 from rmt.data.classes import check_classes
+from rmt.data.loaders import loading_faults_named
 from rmt.data.splits import Samples
 from rmt.files import digest_of_file, write_atomically
 from rmt.modeling.pretrained import Pretrained
@@ -99,7 +100,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
               "best evaluation from here on counts")  # fmt: skip
         module.forgets_best = True
     started = time.monotonic()
-    with quiet():
+    with quiet(), loading_faults_named():
         trainer = _trainer(recipe, folder)
         folder.commit(recipe)
         trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
@@ -266,7 +267,7 @@ def _evaluate(
     )
     module = TrainingModule(task, recipe, model, data, train=False)
     was_training = model.training
-    with quiet():
+    with quiet(), loading_faults_named():
         trainer = new_trainer(
             recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
         )

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "data.root",
     "data.num_workers",
     "data.max_bad_samples",
+    "data.loader_timeout",
     "schedule.epochs",
     "schedule.steps",
     "trainer.devices",
