@@ -65,13 +65,13 @@ def find_folder(folder: Path, *names: str) -> Path | None:
     )
 
 
-def files_below(folder: Path, within: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder that are not hidden.
+def files_below(folder: str | Path, within: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the paths of the files below a folder that are not hidden; there may be millions.
 
     Links to folders are followed, as torchvision and timm do, but never into a folder that the link
     lies in.
     """
-    stat = folder.stat()
+    stat = os.stat(folder)
     own = stat.st_dev, stat.st_ino
     if own in within:
         return
@@ -80,9 +80,9 @@ def files_below(folder: Path, within: tuple[tuple[int, int], ...] = ()) -> Itera
             if is_hidden(entry.name):
                 continue
             if entry.is_dir():
-                yield from files_below(folder / entry.name, (*within, own))
+                yield from files_below(entry.path, (*within, own))
             else:
-                yield folder / entry.name
+                yield entry.path
 
 
 def images_in(folder: Path, findings: Findings | None = None) -> list[Path]:
@@ -94,7 +94,7 @@ def images_in(folder: Path, findings: Findings | None = None) -> list[Path]:
     """
     images, others = [], []
     for path in files_below(folder) if folder.is_dir() else ():
-        (images if is_image_name(path.name) else others).append(path)
+        (images if is_image_name(path) else others).append(Path(path))
     images.sort()
     if findings:
         note_others(others, findings)
@@ -256,7 +256,9 @@ def _variants(name: str) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    """Return a name without regard to case, Unicode form, and an ASCII locale's escaped bytes."""
+    told = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return unicodedata.normalize("NFC", told).casefold()
 
 
 def _is_file(path: Path) -> bool:

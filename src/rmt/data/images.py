@@ -16,6 +16,7 @@ _ORIENTATION = 0x0112  # EXIF; above 4 width and height change places
 
 def register_plugins() -> set[str]:
     """Let Pillow use the plugin for HEIC photos if there is one; return all suffixes it reads."""
+    Image.preinit()  # the usual formats: they are then tried before the rare ones
     try:
         from pillow_heif import register_heif_opener  # pyrefly: ignore[missing-import]
     except ImportError:

@@ -161,7 +161,7 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
         return {"train": _below(root)}
     for folder in others:
         if rest := _below(folder):
-            what = f"{folder.name} is the folder of no split"
+            what = f"{folder.name} is not a split"
             findings.note("XML file not used|XML files not used", count=len(rest), what=what)
     return found
 
@@ -178,7 +178,7 @@ def _listed(listing: Path, home: Path, findings: Findings) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    return sorted(path for path in files_below(folder) if path.suffix.lower() == ".xml")
+    return sorted(Path(path) for path in files_below(folder) if path.lower().endswith(".xml"))
 
 
 def _content(parsed: Sequence[Parsed], classes: Sequence[str], findings: Findings) -> Content:

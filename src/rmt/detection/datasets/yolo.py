@@ -7,6 +7,7 @@ a box with keypoints where ``data.yaml`` has ``kpt_shape``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,7 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         if split in places
     }
     _note_unused(root, places, source.findings)
+    _check_labels(root, places)
     return {split: samples for split, samples in found.items() if len(samples)}
 
 
@@ -112,14 +114,14 @@ def _samples(
     at = {name: i for i, name in enumerate(classes)}
     images, objects = [], []
     for place in places:
-        for path in place.images:
+        for path, listing in zip(place.images, place.labels_of(), strict=True):
             try:
                 width, height = image_size(path)
             except ValueError as error:
                 findings.fault("unreadable image|unreadable images", str(error))
                 continue
             images.append({"file_name": str(path), "height": height, "width": width})
-            found = _labels(place.labels_of(path), described, (width, height), findings)
+            found = _labels(listing, described, (width, height), findings)
             for entry in found:
                 label = at[described.classes[entry["label"]]]
                 objects.append({"image_id": len(images)} | entry | {"label": label})
@@ -192,24 +194,34 @@ def parse_line(line: str, classes: int, size: tuple[int, int], *, keypoints: int
     return {"label": int(label), "bbox": box, "segmentation": [polygon]}
 
 
+def _check_labels(root: Path, places: Mapping[Split, Sequence[Place]]) -> None:
+    """Refuse a data set whose labels lie where nobody looks: all would be background."""
+    expected = [path for own in places.values() for place in own for path in place.labels_of()]
+    if expected and not any(path.is_file() for path in expected):
+        raise ValueError(
+            f"{root}: none of the {len(expected)} images has a label file; the first is expected "
+            f"at {expected[0]}"
+        )
+
+
 def _note_unused(root: Path, places: Mapping[Split, Sequence[Place]], findings: Findings) -> None:
     """Count the images of no split, and the label files without an image."""
-    used = {path for own in places.values() for place in own for path in place.images}
-    labels = {
-        place.labels_of(path) for own in places.values() for place in own for path in place.images
-    }
-    folders = {path.parent for path in labels}
+    every = [place for own in places.values() for place in own]
+    used = {os.fspath(path) for place in every for path in place.images}
+    labels = {os.fspath(path) for place in every for path in place.labels_of()}
+    folders = {os.path.dirname(path) for path in labels}
     images, lost = [], []
     for path in files_below(root):
-        if is_image_name(path.name):
+        if is_image_name(path):
             images += [path] if path not in used else []
-        elif path.suffix.lower() == ".txt" and path.parent in folders and path not in labels:
-            named = path.stem.lower() == "classes" or split_of(path.stem)
-            lost += [] if named else [path]
-    first = f"of no split, first {sorted(images)[0].relative_to(root)}" if images else ""
-    findings.note("image not used|images not used", count=len(images), what=first)
-    first = f"first {sorted(lost)[0].name}" if lost else ""
-    findings.note("label file without image|label files without image", count=len(lost), what=first)
+        elif path.lower().endswith(".txt") and path not in labels:
+            stem = os.path.splitext(os.path.basename(path))[0].lower()
+            if os.path.dirname(path) in folders and stem != "classes" and not split_of(stem):
+                lost.append(path)
+    what = f"of no split, first {os.path.relpath(min(images), root)}" if images else ""
+    findings.note("image not used|images not used", count=len(images), what=what)
+    what = f"first {os.path.basename(min(lost))}" if lost else ""
+    findings.note("label file without image|label files without image", count=len(lost), what=what)
 
 
 FORMAT = Format(
