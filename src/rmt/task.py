@@ -187,7 +187,7 @@ def _classification_prediction() -> Prediction:
 @cache
 def _detection_training() -> Training[DetectionRecipe, Detector]:
     from rmt.detection.datamodule import DetectionData
-    from rmt.detection.metrics import DetectionMetrics
+    from rmt.detection.metrics import DetectionMetrics, check_recipe
 
     return Training(
         open_data=DetectionData,
@@ -195,7 +195,7 @@ def _detection_training() -> Training[DetectionRecipe, Detector]:
         metrics=lambda recipe, model, samples, per_class: DetectionMetrics(
             model, samples, per_class=per_class
         ),
-        check=lambda recipe: None,
+        check=check_recipe,
         any_class_order=True,
     )
 

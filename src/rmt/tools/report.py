@@ -11,11 +11,11 @@ from PIL import Image
 
 from rmt import recipes
 from rmt.data.bad_samples import spread_readable
+from rmt.files import write_json
 from rmt.modeling.rmt import RMT
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
 from rmt.tools.explain import draw_attention, draw_decay, model_attention
-from rmt.training.fit import write_json
 from rmt.weights.load import load
 
 _CENTRE = (0.5, 0.5)
