@@ -190,7 +190,10 @@ LEFT_OUT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no area": (lambda c: c["annotations"][0].update(area=None), ""),
     "area of words": (lambda c: c["annotations"][0].update(area="3"), ""),
     "crowd of null": (lambda c: c["annotations"][0].update(iscrowd=None), ""),
-    "half a crowd": (lambda c: c["annotations"][0].update(iscrowd=0.5), "iscrowd 0.5; expected 0 or 1"),
+    "half a crowd": (
+        lambda c: c["annotations"][0].update(iscrowd=0.5),
+        "iscrowd 0.5; expected 0 or 1",
+    ),
     "name of a number": (lambda c: c["images"][0].update(file_name=3), "train.json, image id 1"),
     "no object": (lambda c: c["annotations"].insert(0, 7), "annotation of another type"),
     "image gone": (lambda c: c["images"][0].update(file_name="gone.png"), "image id 1, gone.png"),

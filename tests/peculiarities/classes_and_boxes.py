@@ -46,8 +46,8 @@ def relabelled(root: Path, old: str, new: str, split: str = "train") -> Path:
 # Classes.
 
 
-@cell("Numbers with decimals: class `1.0`, id `1.0`", "read", "CSV", "webdataset", "Parquet", "COCO",
-      "YOLO")  # fmt: skip
+@cell("Numbers with decimals: class `1.0`, id `1.0`", "read",
+      "CSV", "webdataset", "Parquet", "COCO", "YOLO")  # fmt: skip
 def decimals(column: str, root: Path) -> Splits:
     place = make(column, root)
     if column == "CSV":
@@ -520,8 +520,8 @@ def label_studio(column: str, root: Path) -> Splits:
     return splits
 
 
-@cell("Roboflow: `train/`, `valid/` and `test/` with all of a split in them", "read", "COCO", "YOLO",
-      "VOC")  # fmt: skip
+@cell("Roboflow: `train/`, `valid/` and `test/` with all of a split in them", "read",
+      "COCO", "YOLO", "VOC")  # fmt: skip
 def roboflow(column: str, root: Path) -> Splits:
     make(column, root / "made")
     made, own = root / "made", root / "export"

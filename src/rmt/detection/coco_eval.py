@@ -39,13 +39,13 @@ def average_precision(
     ]
     with redirect_stdout(io.StringIO()):
         ours = COCO(truth | {"annotations": objects})
-        judge = COCOeval_faster(ours, ours.loadRes(list(found)), iouType=_KINDS[kind])
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    stats = [float(value) for value in judge.stats[: len(NAMES)]]
+        scorer = COCOeval_faster(ours, ours.loadRes(list(found)), iouType=_KINDS[kind])
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    stats = [float(value) for value in scorer.stats[: len(NAMES)]]
     numbers = {name: 100 * value for name, value in zip(NAMES, stats, strict=True) if value > -1}
-    return numbers, judge.eval["precision"][:, :, :, 0, -1]
+    return numbers, scorer.eval["precision"][:, :, :, 0, -1]
 
 
 def by_class(precision: np.ndarray, truth: dict[str, Any]) -> dict[str, float]:
