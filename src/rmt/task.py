@@ -32,10 +32,29 @@ if TYPE_CHECKING:
     from rmt.data.splits import Samples
 
 R = TypeVar("R", bound=Recipe)
+R_in = TypeVar("R_in", bound=Recipe, contravariant=True)
 M = TypeVar("M", bound=Pretrained)
 O = TypeVar("O")  # noqa: E741 - options of prediction
 
 Named = dict[str, Tensor]
+
+
+class OpenData(Protocol[R_in]):
+    """Opens the data set of a recipe."""
+
+    def __call__(
+        self, recipe: R_in, *, classes: Sequence[str] | None = None
+    ) -> DataModule[Any, Any]:
+        """Return the opened data.
+
+        Args:
+            recipe: of the task.
+            classes: names of a trained model's classes; the data may then lack images of some.
+
+        Raises:
+            ValueError: if there is nothing that can be read.
+        """
+        ...
 
 
 @runtime_checkable
@@ -80,8 +99,7 @@ class Training(Generic[R, M]):
     """What training and evaluating need of a task.
 
     Attributes:
-        open_data: opens a recipe's data set; ``classes``, the names of a trained model's classes,
-            lets the data lack images of some.
+        open_data: opens a recipe's data set.
         criterion: losses of a model to train.
         metrics: of a model on the samples that are evaluated; True adds each class.
         check: raises ``ValueError`` for what only a run would notice in a recipe.
@@ -90,7 +108,7 @@ class Training(Generic[R, M]):
         same_classes: says whether two lists name the same classes by other words.
     """
 
-    open_data: Callable[..., DataModule[R, Any]]
+    open_data: OpenData[R]
     criterion: Callable[[R, M], Criterion]
     metrics: Callable[[R, M, Any, bool], Metrics]
     check: Callable[[R], None]
