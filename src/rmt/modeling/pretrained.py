@@ -114,7 +114,9 @@ class Pretrained(nn.Module):
             names = self.info.get("label_names")
             description = self.config | ({"label_names": names} if names else {}) | description
         text = json.dumps(description, indent=2)
-        write_atomically(folder / CONFIG_NAME, lambda path: path.write_text(text + "\n"))
+        write_atomically(
+            folder / CONFIG_NAME, lambda path: path.write_text(text + "\n", encoding="utf-8")
+        )
         return folder
 
     @classmethod
@@ -156,7 +158,7 @@ class Pretrained(nn.Module):
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(model_card(self, repo_id))
+            (Path(folder) / "README.md").write_text(model_card(self, repo_id), encoding="utf-8")
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,

@@ -36,7 +36,7 @@ def write(run: str | Path) -> dict[str, str]:
     run = Path(run)
     if not (run / "metrics.json").is_file():
         raise ValueError(f"{run} holds no finished run: there is no metrics.json")
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     model = load(run)
     task = get_task(model.task)
     prediction = task.prediction()

@@ -149,7 +149,7 @@ class RunFolder:
             return
         data.write(self.path / DATA)
         text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
-        write_atomically(self.path / RECIPE, lambda path: path.write_text(text))
+        write_atomically(self.path / RECIPE, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _take(self, file: IO[str]) -> None:
         try:
