@@ -34,7 +34,8 @@ from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
 from rmt.version import __version__
 from rmt.weights.identify import Weights
-from rmt.weights.load import load, load_body, read_pickle
+from rmt.weights.load import load, load_body
+from rmt.weights.read import read_pickle
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
