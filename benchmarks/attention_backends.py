@@ -1,7 +1,7 @@
-"""Which attention kernel is the fastest for a line or a map of a given size on this machine?
+"""Which attention kernel is fastest for a line or a map of a given size on this machine?
 
-The backends take turns in one process, so that whatever else the machine does hits all of them;
-medians and their ratios to `plain` go to benchmarks/results/attention_backends.json.
+The kernels take turns in one process, so that other load on the machine affects all of them.
+Medians and their ratios to `plain` go to benchmarks/results/attention_backends_DEVICE_DTYPE.json.
 
     python benchmarks/attention_backends.py [--device cuda] [--dtype bfloat16]
 """
@@ -27,7 +27,7 @@ ROUNDS = 7
 
 
 def tensors(height: int, width: int, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return q, k, v of about as many tokens whatever the size, so that each round is short."""
+    """Return q, k, v; the number of tokens is about the same for any size, so rounds are short."""
     batch = max(1, 3136 // (height * width))
     shape = (batch, height, width, HEADS, WIDTH)
     return [torch.randn(shape, device=device, dtype=dtype) * WIDTH**-0.25 for _ in range(3)]
@@ -50,14 +50,14 @@ def compare(qkv: list[torch.Tensor], *, decomposed: bool, train: bool) -> dict:
         tensor.requires_grad_(train)
     names = [
         name
-        for name, module in BACKENDS.items()
-        if name != "reference" and module.why_not(*qkv, decomposed=decomposed) is None
+        for name, kernel in BACKENDS.items()
+        if name != "reference" and kernel.why_not(*qkv, decomposed=decomposed) is None
     ]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(ROUNDS + 1):
         for name in names:
             taken = once(name, qkv, decomposed=decomposed, train=train)
-            if turn:  # the first is for the caches
+            if turn:  # the first round is a warm-up
                 seconds[name].append(taken)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {

@@ -1,7 +1,7 @@
 """How much memory does full attention over 50 × 80 tokens take with each kernel?
 
-Each case runs in a fresh process, which samples its resident memory every 2 ms; what it held
-before the first call is taken off. Results go to benchmarks/results/attention_memory.json.
+Each case runs in a fresh process, which samples its resident memory every 2 ms; what it used
+before the first call is subtracted. Results go to benchmarks/results/attention_memory.json.
 
     python benchmarks/attention_memory.py
 """
@@ -31,7 +31,7 @@ def resident() -> int:
 
 
 def measure(backend: str, calls: int, train: bool) -> float:
-    """Return the peak in MB of some calls one after the other, as in successive blocks."""
+    """Return the peak in MB over some successive calls, as in successive blocks."""
     torch.set_num_threads(1)
     shape = (1, HEIGHT, WIDTH, HEADS, HEAD_WIDTH)
     q, k, x = (torch.randn(shape).requires_grad_(train) for _ in range(3))
@@ -73,7 +73,7 @@ def main() -> None:
         print(f"{label:22}", rows[label], "MB")
     result = {
         "what": f"full attention over {HEIGHT}x{WIDTH} tokens, {HEADS} heads of {HEAD_WIDTH}: "
-        "peak resident memory above that before the calls, MB (1e6 bytes)",
+        "peak resident memory minus that before the calls, MB (1e6 bytes)",
         "command": "python benchmarks/attention_memory.py",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, CPU, float32",

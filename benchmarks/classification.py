@@ -1,9 +1,9 @@
-"""Train a small classification recipe from a cold start and record its test accuracy.
+"""Train a small classification recipe from scratch and record its test accuracy.
 
     python benchmarks/classification.py small/fashion_mnist [--run FOLDER] [--note TEXT] [--key ...]
 
-A finished run in FOLDER is recorded as it is; else it is trained there. Further words are recipe
-keys.
+A finished run in FOLDER is recorded as it is; otherwise it is trained there. Further options change
+recipe keys.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("recipe", nargs="?", default="small/digits")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--note", default="", help="what else ran on the machine")
-    parser.add_argument("--processes", type=int, default=1, help="that the run had")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes of the run")
     args, overrides = parser.parse_known_args()
     run = args.run or Path("runs") / args.recipe
     if not (run / "metrics.json").is_file() and (
@@ -40,7 +40,7 @@ def main() -> int:
     model = rmt.load(run)
     name = args.recipe.split("/")[-1]
     result = {
-        "what": f"{description['recipe']['title']}, from a cold start",
+        "what": f"{description['recipe']['title']}, from scratch",
         "command": " ".join(["rmt train", args.recipe, *overrides]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()} CPU with {os.cpu_count()} cores, "

@@ -1,15 +1,15 @@
-"""Train rmt_nano from a cold start on two small real sets, next to torchvision's own detectors.
+"""Train rmt_nano from scratch on two small real data sets, next to torchvision's own detectors.
 
-The others are torchvision's RetinaNet and Mask R-CNN with a ResNet-18 FPN (all layers trained, no
-batch norm frozen). Data, augmentation, sizes, optimizer, schedule, weight average and number of
-steps are equal, weights are random at the start, and the averaged weights of the last step are
-judged: nothing is chosen on test data.
+These are RetinaNet and Mask R-CNN with a ResNet-18 FPN (all layers trained, no batch norm frozen).
+Data, augmentation, sizes, optimizer, schedule, weight average and number of steps are the same for
+both, all weights are randomly initialised, and the averaged weights of the last step are evaluated:
+nothing is selected on test data.
 
-Data (made by this program from packages on this machine):
-  trees   deepforest 2.1.0's aerial photos with boxes of tree crowns. The largest picture for
-          training (one ninth of it for validation), the other three for test, in tiles.
-  nuclei  stardist 0.9.2's 512x512 microscope image with human masks; left half for training (its
-          lowest quarter for validation), right half for test.
+Data (written by this program from packages on this machine):
+  trees   aerial photos of deepforest 2.1.0 with boxes of tree crowns. The largest photo is for
+          training (one ninth of it for validation), the other three are for test, in tiles.
+  nuclei  the 512x512 microscope image of stardist 0.9.2 with masks drawn by people; left half for
+          training (its lowest quarter for validation), right half for test.
 
 Run: python benchmarks/detection.py trees [--packages DIR] [--epochs 30] [--out runs/trees]
      DIR holds the unpacked packages (pip install --no-deps --target DIR); default: where Python is.
@@ -37,11 +37,13 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from rmt.detection import coco, voc
+from rmt.detection.annotations import assemble
 from rmt.detection.datamodule import DetectionData
+from rmt.detection.datasets import coco, open_splits, voc
 from rmt.detection.plots import draw
 from rmt.detection.predict import draw_detections, predictor
-from rmt.detection.sources import Samples, open_splits
+from rmt.detection.rle import to_rle
+from rmt.detection.samples import Samples
 from rmt.detection.task import DetectionTask
 from rmt.recipes import as_dict
 from rmt.training.callbacks import quiet
@@ -53,7 +55,7 @@ TREES = {
     "train": ("2019_YELL_2_528000_4978000_image_crop2",),
     "test": ("2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061"),
 }
-# Of the history.
+# What is kept of the history.
 KEPT = {"step", "loss"} | {f"ema/{kind}_{n}" for kind in ("box", "mask") for n in ("AP", "AP50")}
 
 
@@ -71,8 +73,8 @@ def main() -> None:
     out = args.out or Path("runs") / args.data
     if args.data == "trees":
         root = write_trees(out / "data", package("deepforest", args.packages))
-        # Crowns are 20 to 60 pixels wide, others in other photos: learnt at 0.9 to 1.4 of their
-        # size and sought at 1.2, where the smallest anchor (32 pixels) fits them best.
+        # Crowns are 20 to 60 pixels wide, and differ between photos. They are trained at 0.9 to 1.4
+        # of their size and detected at 1.2, where the smallest anchor (32 pixels) fits them best.
         keys = {"model.head": "retinanet", "model.min_size": 480, "model.max_size": 600}
         keys |= {"augment.crop_size": [160, 256], "augment.min_sizes": [224]}
         keys |= {"augment.brightness": 0.3, "data.repeats": 15}
@@ -85,8 +87,8 @@ def main() -> None:
     keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": args.epochs}
     keys |= {"trainer.evaluate_every": max(1, args.epochs // 8), "data.num_workers": 0}
     keys |= {"optimizer.lr": 1e-3, "trainer.precision": args.precision}
-    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    recipe = load_recipe("small/detection", words)
+    options = [option for key, value in keys.items() for option in (f"--{key}", str(value))]
+    recipe = load_recipe("small/detection", options)
     other = "torchvision " + {"trees": "RetinaNet", "nuclei": "Mask R-CNN"}[args.data]
     rows, models = {}, {}
     for name in (f"{args.backbone} + {recipe.model.head}", f"{other}, ResNet-18 FPN"):
@@ -95,7 +97,7 @@ def main() -> None:
         print(name, json.dumps({k: v for k, v in rows[name].items() if k != "history"}), flush=True)
     machine = torch.cuda.get_device_name() if args.accelerator == "gpu" else "CPU"
     record = {
-        "what": f"detection from a cold start, {args.data}",
+        "what": f"detection from scratch, {args.data}",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), {machine}",
@@ -115,7 +117,7 @@ def main() -> None:
 
 
 def compare(samples: Samples, models: dict[str, nn.Module], index: int = 0) -> Figure:
-    """Return one test image: labels, and what each network answers."""
+    """Return one test image with its labels and the predictions of each network."""
     picture = samples.image(index)
     known = []
     for own in samples.objects[samples.ids[index]]:
@@ -124,12 +126,12 @@ def compare(samples: Samples, models: dict[str, nn.Module], index: int = 0) -> F
         known.append({"box": [x, y, x + w, y + h], "score": 1.0, "label": 0, "name": ""} | mask)
     shown = {"labels": known}
     for name, model in models.items():
-        answer = predictor(model)(picture)["detections"]
-        shown[name] = [entry | {"name": ""} for entry in answer]
+        prediction = predictor(model)(picture)["detections"]
+        shown[name] = [entry | {"name": ""} for entry in prediction]
     figure = Figure(figsize=(5 * len(shown), 5), layout="constrained")
     for axis, (name, objects) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         axis.imshow(draw_detections(picture, objects))
-        axis.set_title(name if name == "labels" else f"{name}, score 0.3 and better", fontsize=9)
+        axis.set_title(name if name == "labels" else f"{name}, score at least 0.3", fontsize=9)
         axis.set_axis_off()
     return figure
 
@@ -182,7 +184,7 @@ def run(
 
 
 class Torchvision(nn.Module):
-    """torchvision's detectors behind the calls that the training loop makes."""
+    """torchvision's detectors with the interface that the training loop calls."""
 
     def __init__(self, recipe, classes: tuple[str, ...]) -> None:
         super().__init__()
@@ -190,13 +192,15 @@ class Torchvision(nn.Module):
         self.num_classes = len(classes)
         self.info = {"label_names": list(classes)}
         self.has_masks = wanted.head == "mask_rcnn"
-        self.score_threshold = 0.05  # torchvision's own default
         sizes = {"min_size": wanted.min_size, "max_size": wanted.max_size}
         resnet = {"backbone_name": "resnet18", "weights": None, "trainable_layers": 5}
         if self.has_masks:
             body = resnet_fpn_backbone(norm_layer=nn.BatchNorm2d, **resnet)
             self.net = MaskRCNN(
-                body, self.num_classes + 1, box_batch_size_per_image=wanted.regions, **sizes
+                body,
+                self.num_classes + 1,
+                box_batch_size_per_image=wanted.roi_samples_per_image,
+                **sizes,
             )
         else:
             body = resnet_fpn_backbone(
@@ -207,19 +211,23 @@ class Torchvision(nn.Module):
             )
             self.net = RetinaNet(body, self.num_classes, **sizes)
 
-    def forward(self, images: list[Tensor], targets=None, *, resize: bool = True):
+    def forward(
+        self, images: list[Tensor], targets=None, *, resize: bool = True, score_threshold=0.05
+    ):
         self.net.transform._skip_resize = not resize
         first = int(self.has_masks)  # of the labels; 0 is background there
         if targets is not None:
             return self.net(images, [t | {"labels": t["labels"] + first} for t in targets])
-        answers = []
+        predictions = []
         for found in self.net(images):
-            answer = {key: found[key] for key in ("boxes", "scores")}
-            answer["labels"] = found["labels"] - first
+            kept = found["scores"] > score_threshold  # torchvision itself stops at 0.05
+            found = {key: value[kept] for key, value in found.items()}
+            prediction = {key: found[key] for key in ("boxes", "scores")}
+            prediction["labels"] = found["labels"] - first
             if self.has_masks:
-                answer["masks"] = found["masks"][:, 0] >= 0.5
-            answers.append(answer)
-        return answers
+                prediction["masks"] = found["masks"][:, 0] >= 0.5
+            predictions.append(prediction)
+        return predictions
 
 
 def package(name: str, folder: Path | None) -> Path:
@@ -228,33 +236,36 @@ def package(name: str, folder: Path | None) -> Path:
         return folder / name
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"{name} is not here: pip install --no-deps --target DIR, --packages DIR")
+        raise SystemExit(
+            f"{name} is not installed; run pip install --no-deps --target DIR {name} and name the "
+            "folder with --packages DIR"
+        )
     return Path(spec.origin).parent
 
 
 def write_trees(root: Path, source: Path) -> Path:
-    """Cut the photos into tiles: ninths of the large one, about 400 pixels for the test."""
+    """Cut the photos into tiles: ninths of the large one, and about 400 pixels wide for test."""
     tiles: dict[str, list] = {"train": [], "val": [], "test": []}
-    for part, stems in TREES.items():
+    for split, stems in TREES.items():
         for stem in stems:
             photo = np.asarray(Image.open(source / "data" / f"{stem}.png").convert("RGB"))
-            content = voc.read([source / "data" / f"{stem}.xml"])
+            content = voc.read_files([source / "data" / f"{stem}.xml"])
             boxes = np.array([own["bbox"] for own in content["annotations"]], dtype=float)
-            side = 800 if part == "train" else 400
+            side = 800 if split == "train" else 400
             cut = _tiles(photo, boxes, side)
-            if part == "train":
+            if split == "train":
                 tiles["train"] += cut[:-1]
-                # Tested at the size that the test has.
+                # The validation tiles have the size of the test tiles.
                 tiles["val"] += _tiles(*cut[-1], 400)
             else:
-                tiles[part] += cut
-    for part, cut in tiles.items():
-        _write(root, part, cut, "tree")
+                tiles[split] += cut
+    for split, cut in tiles.items():
+        _write(root, split, cut, "tree")
     return root
 
 
 def _tiles(photo: np.ndarray, boxes: np.ndarray, side: int) -> list[tuple]:
-    """Cut a photo evenly into tiles of about ``side``; a box goes where most of it is seen."""
+    """Cut a photo evenly into tiles of about ``side``; a box goes into the tile with most of it."""
     height, width = photo.shape[:2]
     rows, columns = max(1, round(height / side)), max(1, round(width / side))
     out = []
@@ -274,16 +285,16 @@ def _tiles(photo: np.ndarray, boxes: np.ndarray, side: int) -> list[tuple]:
     return out
 
 
-def _write(root: Path, part: str, cut: list[tuple], name: str) -> None:
-    folder = root / "images" / part
+def _write(root: Path, split: str, cut: list[tuple], name: str) -> None:
+    folder = root / "images" / split
     folder.mkdir(parents=True, exist_ok=True)
     images, objects = [], []
     for i, (photo, boxes) in enumerate(cut, start=1):
-        Image.fromarray(photo).save(folder / f"{part}_{i}.png")
+        Image.fromarray(photo).save(folder / f"{split}_{i}.png")
         height, width = photo.shape[:2]
-        images.append({"file_name": f"{part}_{i}.png", "height": height, "width": width})
+        images.append({"file_name": f"{split}_{i}.png", "height": height, "width": width})
         objects += [{"image_id": i, "label": 0, "bbox": box} for box in boxes.tolist()]
-    coco.write(root / "annotations" / f"{part}.json", coco.assemble(images, objects, [name]))
+    coco.write(root, split, assemble(images, objects, [name]))
 
 
 def write_nuclei(root: Path, source: Path) -> Path:
@@ -293,25 +304,25 @@ def write_nuclei(root: Path, source: Path) -> Path:
     )
     low, high = np.percentile(image, (0.1, 99.9))
     grey = (((image - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
-    parts = {
+    splits = {
         "train": [np.s_[:384, :256]],
         "val": [np.s_[384:, :256]],
         "test": [np.s_[:256, 256:], np.s_[256:, 256:]],
     }
-    for part, pieces in parts.items():
-        folder = root / "images" / part
+    for split, pieces in splits.items():
+        folder = root / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
         images, objects = [], []
         for i, at in enumerate(pieces, start=1):
-            Image.fromarray(grey[at]).convert("RGB").save(folder / f"{part}_{i}.png")
+            Image.fromarray(grey[at]).convert("RGB").save(folder / f"{split}_{i}.png")
             height, width = grey[at].shape
-            images.append({"file_name": f"{part}_{i}.png", "height": height, "width": width})
+            images.append({"file_name": f"{split}_{i}.png", "height": height, "width": width})
             for number in np.unique(mask[at])[1:]:
                 own = mask[at] == number
                 y, x = own.nonzero()
                 x0, y0 = int(x.min()), int(y.min())
                 box = [x0, y0, int(x.max()) + 1 - x0, int(y.max()) + 1 - y0]
-                code = coco.to_rle(own[None])[0]
+                code = to_rle(own[None])[0]
                 objects.append(
                     {
                         "image_id": i,
@@ -321,8 +332,7 @@ def write_nuclei(root: Path, source: Path) -> Path:
                         "area": int(own.sum()),
                     }
                 )
-        content = coco.assemble(images, objects, ["nucleus"])
-        coco.write(root / "annotations" / f"{part}.json", content)
+        coco.write(root, split, assemble(images, objects, ["nucleus"]))
     return root
 
 

@@ -1,9 +1,9 @@
 """Measure time and peak memory of a detector at 800x1280: inference, and one training step.
 
-Each case runs in a process of its own, so that one does not count for another. On a CPU the
-peak is of the process's resident memory beyond what it held before the call, and the seconds are
-the processor's, which other jobs do not lengthen much; on a GPU it is what torch allocated, and
-the seconds are those of the second call.
+Each case runs in a process of its own, so that one does not count for another. On a CPU, the
+peak is the resident memory of the process beyond what it held before the call, and the seconds are
+CPU seconds, which other jobs affect little. On a GPU, the peak is what torch allocated, and the
+seconds are those of the second call.
 
 Run: python benchmarks/detection_memory.py [--device cuda] [--heads retinanet mask_rcnn]
      [--models rmt_t rmt_s] [--modes inference training] [--note TEXT]

@@ -1,4 +1,4 @@
-"""Draw the learning curves that benchmarks/results/detection_*.json hold.
+"""Draw the learning curves in benchmarks/results/detection_*.json.
 
 Run: python benchmarks/detection_pictures.py
 """

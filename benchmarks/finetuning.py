@@ -1,11 +1,11 @@
-"""Carry a trained rmt_nano over to new classes of which there are few images, in each usual way.
+"""Fine-tune a trained rmt_nano on new classes with few images, in each of the usual ways.
 
     python benchmarks/finetuning.py digits|fashion-mnist [--epochs 40] [--seeds 3] [--out FOLDER]
 
-The first five classes make the network that one starts from (901 digits, or 35,000 pieces of
-clothing); ten training images each of the other five are to learn from, and up to 1,000 others of
-each, first those of the test part, are judged. Every form gets the same epochs, and the weights of
-the last one are judged: nothing is chosen on what is judged.
+The network is pre-trained on the first five classes (901 digits, or 35,000 pieces of clothing). It
+is fine-tuned on ten training images of each of the other five classes, and evaluated on up to 1,000
+other images of each, first those of the test split. Every method gets the same number of epochs,
+and the weights of the last one are evaluated: nothing is selected on the evaluated images.
 """
 
 import argparse
@@ -20,21 +20,21 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
 from rmt.training.fit import evaluate, fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 OLD = 5  # classes
-FEW, MANY = 10, 1000  # images of a new class to learn from, and to judge at the most
+FEW, MANY = 10, 1000  # images of a new class for training, and at most for evaluation
 #: Recipe, side of the images in pixels, epochs on the old classes.
 SETS = {"digits": ("small/digits", 40, 24), "fashion-mnist": ("small/fashion_mnist", 28, 8)}
 #: What is added to `rmt train RECIPE --data.root DIR --model.checkpoint PATH`.
-FORMS = {
+METHODS = {
     "all weights": [],
     "layer-wise decay 0.7": ["--optimizer.layer_decay", "0.7"],
     "stem and two stages frozen": ["--model.freeze", '["stem","stages.0","stages.1"]'],
-    "linear probe, 10 x the rate": [
+    "linear probe, 10 x the learning rate": [
         "--model.freeze",
         '["stem","stages","head.proj","head.norm"]',
         "--optimizer.lr",
@@ -63,34 +63,34 @@ def main() -> None:
     new = [*common, "--data.batch_size", "25", "--ema.decay", "0"]
     new += ["--schedule.epochs", str(args.epochs), "--trainer.evaluate_every", str(args.epochs)]
     start = ["--model.checkpoint", str(out / "old")]
-    forms = {"from a cold start": []}
-    for name, words in FORMS.items():
-        forms[name] = [*start, *(word.replace("{}", str(2 * size)) for word in words)]
+    methods = {"from scratch": []}
+    for name, options in METHODS.items():
+        methods[name] = [*start, *(option.replace("{}", str(2 * size)) for option in options)]
     rows = []
-    for name, words in forms.items():
+    for name, options in methods.items():
         runs = [
             fit(
-                load_recipe(recipe, [*new, *words, "--seed", str(seed)]),
+                load_recipe(recipe, [*new, *options, "--seed", str(seed)]),
                 out / name.replace(" ", "_") / str(seed),
             )
             for seed in range(args.seeds)
         ]
         found = [run["test"]["top1"] for run in runs]
         seconds = statistics.median(run["seconds"] for run in runs)
-        rows.append({"form": name, "top1": statistics.mean(found), "seconds": seconds})
-        rows[-1] |= {"least": min(found), "most": max(found)}
+        rows.append({"method": name, "top1": statistics.mean(found), "seconds": seconds})
+        rows[-1] |= {"min": min(found), "max": max(found)}
         print(rows[-1], flush=True)
     neighbours = evaluate(out / "old", overrides=common, knn=10)
-    rows.append({"form": "10 nearest neighbours, no training", "top1": neighbours["knn_top1"]})
+    rows.append({"method": "10 nearest neighbours, no training", "top1": neighbours["knn_top1"]})
     print(rows[-1])
-    words = f"{args.data} --epochs {args.epochs} --seeds {args.seeds}"
+    options = f"{args.data} --epochs {args.epochs} --seeds {args.seeds}"
     record = {
-        "what": f"rmt_nano of {args.data}'s first five classes carried over to ten images of each "
-        f"other, {count} judged",
-        "command": f"python benchmarks/finetuning.py {words}",
+        "what": f"rmt_nano, pre-trained on the first five classes of {args.data}, fine-tuned on "
+        f"ten images of each other class and evaluated on {count} images",
+        "command": f"python benchmarks/finetuning.py {options}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
-        "note": "; ".join(filter(None, [f"least and most of {args.seeds} seeds", args.note])),
+        "note": "; ".join(filter(None, [f"minimum and maximum of {args.seeds} seeds", args.note])),
         "versions": {
             module: importlib.import_module(module).__version__
             for module in ("rmt", "torch", "timm", "lightning")
@@ -102,19 +102,19 @@ def main() -> None:
 
 
 def write(name: str, root: Path) -> int:
-    """Write class folders of old classes and of new ones; return how many images are to judge."""
-    parts = open_splits(Data(format=name))
-    assert parts.test is not None
+    """Write class folders of old and new classes; return the number of images to evaluate."""
+    splits = open_splits(Data(format=name))
+    assert splits.test is not None
     seen: Counter[tuple[str, int]] = Counter()
-    for samples in (parts.test, parts.train, parts.val):
+    for samples in (splits.test, splits.train, splits.val):
         for index, label in enumerate(samples.labels):
-            few = samples is parts.train and seen["new/train", label] < FEW
-            part = "old" if label < OLD else "new/train" if few else "new/val"
-            if part == "new/val" and seen[part, label] == MANY:
+            few = samples is splits.train and seen["new/train", label] < FEW
+            split = "old" if label < OLD else "new/train" if few else "new/val"
+            if split == "new/val" and seen[split, label] == MANY:
                 continue
-            save(samples.image(index), root / part / str(label) / f"{seen[part, label]}.png")
-            seen[part, label] += 1
-    return sum(count for (part, _), count in seen.items() if part == "new/val")
+            save(samples.image(index), root / split / str(label) / f"{seen[split, label]}.png")
+            seen[split, label] += 1
+    return sum(count for (split, _), count in seen.items() if split == "new/val")
 
 
 def save(image: Image.Image, path: Path) -> None:

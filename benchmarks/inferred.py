@@ -1,4 +1,4 @@
-"""Count the readings of Table 6's strict comparison: the table in docs/inferred.md.
+"""Count parameters and FLOPs of each reading of Table 6: the table in docs/inferred.md.
 
 python benchmarks/inferred.py
 """

@@ -1,10 +1,10 @@
-"""How many training images a second does one core load, beside timm's own loader?
+"""How many training images per second does one core load, compared with timm's own loader?
 
-Crops of photos that scikit-learn and scikit-image bring are written as JPEGs of 500 x 375 into
-class folders, a tar file, webdataset shards and Parquet files. Each loader reads them with the
-ImageNet recipe's transform (RandAugment, random crop to 224, erasing). They take turns in one
-process without worker processes, so that whatever else the machine does hits all of them; the
-process's own CPU time counts.
+Crops of photos from scikit-learn and scikit-image are written as JPEGs of 500 x 375 into class
+folders, a tar file, webdataset shards and Parquet files. Each loader reads them with the ImageNet
+recipe's transform (RandAugment, random crop to 224, erasing). The loaders take turns in one process
+without worker processes, so that other load on the machine affects all of them. CPU time of the
+process is what counts.
 
     python benchmarks/loading.py [--images 400] [--rounds 5] [--note TEXT]
 """
@@ -85,34 +85,34 @@ def tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def write(root: Path, images: list[tuple[str, str, bytes]]) -> None:
-    """Write the images in all layouts; the first of each class are also there to be judged."""
+    """Write the images in all layouts; the first of each class is also the validation split."""
     names = sorted(SOURCES)
-    judged = [next(image for image in images if image[0] == name) for name in names]
-    for part, own in (("train", images), ("val", judged)):
+    held_out = [next(image for image in images if image[0] == name) for name in names]
+    for split, own in (("train", images), ("val", held_out)):
         for name, file, content in own:
-            path = root / "class folders" / part / name / f"{file}.jpg"
+            path = root / "class folders" / split / name / f"{file}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         inside = [(f"{name}/{file}.jpg", content) for name, file, content in own]
-        tar(root / "tar" / f"{part}.tar", inside)
+        tar(root / "tar" / f"{split}.tar", inside)
         for start in range(0, len(own), 100):
             keyed = []
             for name, file, content in own[start : start + 100]:
                 keyed += [(f"{file}.jpg", content), (f"{file}.cls", b"%d" % names.index(name))]
-            tar(root / "webdataset shards" / f"{part}-{start // 100:06}.tar", keyed)
+            tar(root / "webdataset shards" / f"{split}-{start // 100:06}.tar", keyed)
         columns = {
             "image": [{"bytes": content, "path": f"{file}.jpg"} for _, file, content in own],
             "label": [names.index(name) for name, _, _ in own],
         }
-        path = root / "Parquet, row groups of 100" / f"{part}-00000-of-00001.parquet"
+        path = root / "Parquet, row groups of 100" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(pyarrow.table(columns), path, row_group_size=100)
 
 
 def ours(root: Path) -> ResumableLoader:
-    words = [f"--data.root={root}", f"--data.batch_size={BATCH}", "--data.num_workers=0"]
-    data = ClassificationData(load_recipe("imagenet/rmt_s", [*words, "--data.repeats=1"]))
-    # What a run of one process says at its start.
+    options = [f"--data.root={root}", f"--data.batch_size={BATCH}", "--data.num_workers=0"]
+    data = ClassificationData(load_recipe("imagenet/rmt_s", [*options, "--data.repeats=1"]))
+    # What the loop of a run with one process says at its start.
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=0, fit_loop=loop)
@@ -141,9 +141,9 @@ def theirs(root: Path) -> DataLoader:
         num_workers=0,
         persistent_workers=False,
         pin_memory=False,
-        use_prefetcher=False,  # it would leave normalising and erasing to an accelerator
+        use_prefetcher=False,  # it would leave normalising and erasing to the accelerator
     )
-    mended(dataset.transform)  # or Pillow 13 ends the pass
+    mended(dataset.transform)  # otherwise Pillow 13 raises an error
     return loader
 
 
@@ -176,7 +176,7 @@ def main() -> int:
         for turn in range(args.rounds + 1):
             for key, loader in loaders.items():
                 count, cpu, wall = one_pass(loader, turn)
-                if turn:  # the first is for the caches
+                if turn:  # the first round is a warm-up
                     rates[key].append((count / cpu, count / wall))
     rows = []
     for (layout, name), found in rates.items():
@@ -196,7 +196,8 @@ def main() -> int:
         print({key: value for key, value in row.items() if key != "rounds"})
     size = statistics.mean(len(content) for _, _, content in images) / 1000
     result = {
-        "what": "training images loaded a second by one core: medians, alternating in one process",
+        "what": "training images loaded per second by one core: medians, alternating in one "
+        "process",
         "command": f"python benchmarks/loading.py --images {args.images} --rounds {args.rounds}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, one thread of a CPU with two cores",

@@ -2,10 +2,10 @@
 
     python benchmarks/results.py [--check]
 
-Two kinds of files are read: `results/*.json`, which the programs beside this one write, and
+Two kinds of files are read: `results/*.json`, which the other programs in this folder write, and
 `evaluations/*.json`, which `rmt eval --json` writes. An evaluation of a published row's model is
-shown beside the published number, each under its own heading. `--check` writes nothing and fails
-if RESULTS.md is not up to date.
+shown next to the published number, each in its own column. `--check` writes nothing and fails if
+RESULTS.md is not up to date.
 """
 
 import argparse
@@ -25,10 +25,10 @@ HEAD = """\
 Written by `python benchmarks/results.py` from the recipes, `benchmarks/results/*.json` and
 `benchmarks/evaluations/*.json`; edit those instead.
 
-**Published** numbers are the authors': they come with the recipe that would reproduce them and were
-not measured here. **Measured** numbers are ours, each with its command and machine.
+**Published** numbers are the authors'. They are listed with the recipe that would reproduce them
+and were not measured here. **Measured** numbers are ours, each with its command and machine.
 """
-#: What an evaluation is named after; the other metrics stay in its file.
+#: The metrics of an evaluation that are shown; the others stay in its file.
 MAIN = ("top1", "top5", "knn_top1", "mCE", "mIoU", "mAcc", "aAcc",
         "box_AP", "box_AP50", "mask_AP", "mask_AP50")  # fmt: skip
 
@@ -45,7 +45,7 @@ def shown(value: object) -> str:
 
 
 def flat(row: dict[str, object], prefix: str = "") -> dict[str, object]:
-    """Return nested numbers and words as one row, without lists and the numbers of each class."""
+    """Return nested values as one row, without lists and the numbers of each class."""
     found: dict[str, object] = {}
     for key, value in row.items():
         if isinstance(value, dict):
@@ -63,14 +63,20 @@ def published() -> list[str]:
         if numbers:
             row = {"recipe": f"`{name}`", "model": content["title"], **numbers}
             groups.setdefault(name.split("/")[0], []).append(row)
-    lines = ["## Published", "", "Source: arXiv 2309.11523 v6, as each recipe says.", ""]
+    lines = [
+        "## Published",
+        "",
+        "Source: arXiv 2309.11523 v6, as stated in each recipe. `params_m` is in millions, and",
+        "`gflops` is printed as in the paper.",
+        "",
+    ]
     for group, rows in groups.items():
         lines += [f"### {group}", "", *table(rows), ""]
     return lines
 
 
 def evaluated(files: Iterable[Path]) -> list[str]:
-    """Show the records of `rmt eval`, with the published number of the model's recipe beside."""
+    """Show the records of `rmt eval`, next to the published numbers of the model's recipe."""
     groups: dict[str, list[dict[str, object]]] = {}
     notes = []
     for file in files:
@@ -100,7 +106,7 @@ def evaluated(files: Iterable[Path]) -> list[str]:
 
 
 def command(record: dict[str, Any]) -> str:
-    """Return what to type for a record of `rmt eval`."""
+    """Return the command of a record of `rmt eval`."""
     words = ["rmt", "eval", "--checkpoint", record["checkpoint"]["path"]]
     words += ["--weights", record["checkpoint"]["weights"]]
     if record["knn"]:
@@ -122,7 +128,7 @@ def measured(files: Iterable[Path]) -> list[str]:
         lines += [
             *table([flat(row) for row in rows]),
             "",
-            f"All of it: `{file.relative_to(ROOT)}`",
+            f"Full record: `{file.relative_to(ROOT)}`",
             "",
         ]
     return lines

@@ -1,17 +1,17 @@
-"""Train rmt_nano + Semantic FPN from a cold start on two small real sets, next to another network.
+"""Train rmt_nano + Semantic FPN from scratch on two small real data sets, next to another network.
 
-The other one is segmentation-models-pytorch's FPN with timm's regnetx_002: as many multiply-
+The other one is segmentation-models-pytorch's FPN with timm's regnetx_002: about as many multiply-
 accumulates in the encoder (0.15 G against 0.19 G at 192²), 3.6 times its parameters. Both have
-128-channel pyramids and 64-channel heads; data, augmentation, loss, optimizer, schedule, weight
-average and number of steps are equal, weights are random at the start, and the weights of the last
-step (averaged) are judged: nothing is chosen on test data.
+128-channel pyramids and 64-channel heads. Data, augmentation, loss, optimizer, schedule, weight
+average and number of steps are the same for both, all weights are randomly initialised, and the
+averaged weights of the last step are evaluated: nothing is selected on test data.
 
-Data (made by this program from packages on this machine):
+Data (written by this program from packages on this machine):
   nuclei   stardist 0.9.2's 512x512 microscope image; left half for training, right half for test.
            --nuclei FOLDER_OR_WHEEL (default: the installed package)
   colin27  one head MRI, axial slices, with 116 AAL regions of both sides merged into 16 and
            background; of every five slabs of 10 slices the second is for validation and the fourth
-           for test (so that each part has every region), with 2 unused slices around each.
+           for test (so that each split has every region), with 2 unused slices on each side.
            Debian's package mricron-data.
 
 Run: python benchmarks/segmentation.py nuclei [--epochs 200] [--out runs/nuclei]
@@ -48,7 +48,7 @@ from rmt.training.fit import load_recipe
 RESULTS = Path(__file__).parent / "results"
 MRICRON = Path("/usr/share/mricron/templates")
 ENCODER = "tu-regnetx_002"
-# AAL region names by their beginnings, first match first.
+# Class -> how the names of its AAL regions begin; the first match counts.
 REGIONS = {
     "precentral": ("Precentral",),
     "frontal": ("Frontal", "Olfactory", "Rectus", "Supp_Motor", "Rolandic"),
@@ -76,8 +76,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--nuclei", help="stardist wheel or package folder")
-    parser.add_argument("--backbone", default="rmt_nano", help="another one runs alone")
-    parser.add_argument("--accelerator", default="cpu", help="as Lightning names it")
+    parser.add_argument(
+        "--backbone", default="rmt_nano", help="one other than rmt_nano runs without the comparison"
+    )
+    parser.add_argument("--accelerator", default="cpu", help="Lightning's name")
     parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
     out = args.out or Path("runs") / args.data
@@ -92,14 +94,14 @@ def main() -> None:
         epochs = args.epochs or 60
     else:
         root = write_colin27(out / "data")
-        # One scanner, one head: grey values need no variation, and both sides have one name.
+        # One scanner and one head: grey values need no augmentation, and both sides have one name.
         keys = {"data.crop": 192, "data.batch_size": 4, "augment.scale": [0.8, 1.25]}
         keys |= {"augment.photometric": False}
         epochs = args.epochs or 60
     keys |= {"data.root": root, "model.backbone": args.backbone, "schedule.epochs": epochs}
     keys |= {"trainer.evaluate_every": max(1, epochs // 10), "data.num_workers": 0}
-    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    recipe = load_recipe("small/segmentation", words)
+    options = [option for key, value in keys.items() for option in (f"--{key}", str(value))]
+    recipe = load_recipe("small/segmentation", options)
     kinds = {f"{args.backbone} + Semantic FPN": None, f"smp FPN, {ENCODER}": SmpFPN}
     alone = "" if args.backbone == "rmt_nano" else f"_{args.backbone}"
     rows = {}
@@ -107,7 +109,7 @@ def main() -> None:
         rows[name] = run(recipe, out, kinds[name], args.accelerator)
         print(name, json.dumps({k: v for k, v in rows[name].items() if k != "history"}), flush=True)
     record = {
-        "what": f"semantic segmentation from a cold start, {args.data}"
+        "what": f"semantic segmentation from scratch, {args.data}"
         + (f", {args.backbone}" if alone else ""),
         "command": f"python benchmarks/segmentation.py {args.data} --epochs {epochs}"
         + (f" --backbone {args.backbone} --accelerator {args.accelerator}" if alone else ""),
@@ -173,7 +175,7 @@ def run(recipe, out: Path, kind: type[nn.Module] | None, accelerator: str) -> di
 
 
 class SmpFPN(Segmenter):
-    """segmentation-models-pytorch's FPN behind the calls that the training loop makes."""
+    """segmentation-models-pytorch's FPN with the interface that the training loop calls."""
 
     def __init__(self, num_classes: int) -> None:
         nn.Module.__init__(self)
@@ -202,13 +204,13 @@ def write_nuclei(root: Path, source: str | None) -> Path:
     image, mask = (np.asarray(Image.open(file)) for file in _stardist_files(source))
     low, high = np.percentile(image, (0.1, 99.9))
     grey = ((image - low) / (high - low)).clip(0, 1) * 255
-    parts = {
+    splits = {
         "train": np.s_[:384, :256],
         "val": np.s_[384:, :256],
         "test": np.s_[:, 256:],
     }
-    for part, at in parts.items():
-        _write(grey[at], mask[at] > 0, root, part, "nuclei")
+    for split, at in splits.items():
+        _write(grey[at], mask[at] > 0, root, split, "nuclei")
     (root / "classes.txt").write_text("background\nnucleus\n")
     return root
 
@@ -221,14 +223,14 @@ def _stardist_files(source: str | None) -> list:
     if source is None:
         spec = importlib.util.find_spec("stardist")
         if spec is None:
-            raise SystemExit("stardist is not here: name its wheel with --nuclei")
+            raise SystemExit("stardist is not installed; name its wheel with --nuclei")
         source = str(Path(spec.origin).parent)
     return [Path(source).parent / name for name in names]
 
 
 def write_colin27(root: Path) -> Path:
     if not MRICRON.is_dir():
-        raise SystemExit(f"{MRICRON} is not here: install Debian's mricron-data")
+        raise SystemExit(f"{MRICRON} does not exist; install Debian's package mricron-data")
     head, regions = (_volume(MRICRON / f"{name}.nii.gz") for name in ("ch2", "aal"))
     table = np.zeros(256, dtype=np.uint8)
     for line in (MRICRON / "aal.nii.txt").read_text().split("\n"):
@@ -240,15 +242,15 @@ def write_colin27(root: Path) -> Path:
     labels = table[regions]
     used = np.flatnonzero(labels.any(axis=(0, 1)))
     for z in range(used[0], used[-1] + 1):
-        part = _part(z)
-        if part:
-            # Axis order x, y, z, from the left, the back and below: shown with the front on top.
-            _write(head[:, ::-1, z].T, labels[:, ::-1, z].T, root, part, f"slice_{z:03d}")
+        split = _split(z)
+        if split:
+            # The axes x, y, z start at the left, the back and below; the front is shown on top.
+            _write(head[:, ::-1, z].T, labels[:, ::-1, z].T, root, split, f"slice_{z:03d}")
     (root / "classes.txt").write_text("\n".join(["background", *REGIONS]) + "\n")
     return root
 
 
-def _part(z: int) -> str | None:
+def _split(z: int) -> str | None:
     held = {1: "val", 3: "test"}  # of every five slabs
     own, below, above = (held.get(at // SLAB % 5) for at in (z, z - GAP, z + GAP))
     return own or (None if below or above else "train")
@@ -264,9 +266,9 @@ def _volume(path: Path) -> np.ndarray:
     return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape, order="F")
 
 
-def _write(image: np.ndarray, labels: np.ndarray, root: Path, part: str, stem: str) -> None:
+def _write(image: np.ndarray, labels: np.ndarray, root: Path, split: str, stem: str) -> None:
     for folder, pixels in (("images", image), ("masks", labels)):
-        path = root / folder / part / f"{stem}.png"
+        path = root / folder / split / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ascontiguousarray(pixels).astype(np.uint8)).save(path)
 

@@ -1,4 +1,4 @@
-"""Draw what benchmarks/results/segmentation_*.json holds: learning curves, and cost over size.
+"""Draw the learning curves and costs in benchmarks/results/segmentation_*.json.
 
 Run: python benchmarks/segmentation_pictures.py
 """
@@ -41,13 +41,13 @@ def curves(rows: dict[str, dict]) -> Figure:
 
 
 def scaling(rows: list[dict]) -> Figure:
-    """Return processor time and peak memory over pixels, next to straight proportion."""
+    """Return CPU seconds and peak memory over pixels, next to a proportional line."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     ways = ("logits", "logits, kept", "labels, kept", "windows, kept")
     for axis, key, title in zip(
         figure.subplots(1, 2),
         ("seconds", "peak_gb"),
-        ("processor time, s", "peak memory of the process, GB"),
+        ("CPU seconds", "peak memory of the process, GB"),
         strict=True,
     ):
         for way in ways:
@@ -56,7 +56,7 @@ def scaling(rows: list[dict]) -> Figure:
             if key == "seconds" and way == "labels, kept":
                 start, most = points[0], points[-1][0]
                 straight = [start[1], start[1] * most / start[0]]
-                axis.plot([start[0], most], straight, "--", color="grey", label="straight")
+                axis.plot([start[0], most], straight, "--", color="grey", label="proportional")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("megapixels", fontsize=8)
         axis.set_ylim(0)

@@ -1,13 +1,13 @@
 """Time and peak memory of RMT-S + Semantic FPN on one image, over image sizes.
 
-Each size runs in a process of its own, so that the peak resident memory is that size's (Python and
-the libraries, about 0.5 GB, included). Time is the processor time of the process, which other work
-on the machine disturbs less than the clock: the median over the repeats, behind a first call to
-warm up, on one CPU thread in float32. Each size is measured in four ways:
+Each size runs in a process of its own, so that the peak resident memory is that size's (including
+about 0.5 GB of Python and the libraries). Time is CPU time of the process, which other work on the
+machine disturbs less than wall time: the median over the repeats after a warm-up call, on one CPU
+thread in float32. Each size is measured in four ways:
 
 * ``logits``: ``model(image)``, logits at image size;
 * ``logits, kept``: the same after ``rmt.keep_memory()``;
-* ``labels, kept``: from the photo to its label map, as ``rmt predict --short 0`` does;
+* ``labels, kept``: from the photo to its label map, as ``rmt predict --min-size 0`` does;
 * ``windows, kept``: the same in windows of 512 pixels side by side.
 
 Run: python benchmarks/segmentation_scaling.py [--repeats 3]
@@ -99,7 +99,7 @@ def measure(height: int, width: int, *, repeats: int, way: str) -> dict:
     from rmt.segmentation.recipe import Inference
 
     if way.endswith("kept"):
-        assert rmt.keep_memory(), "this C library has no such switch"
+        assert rmt.keep_memory(), "this C library cannot keep memory"
     window = WINDOW if way.startswith("windows") else 0
     options = Inference(min_size=0, window=window, stride=window)
     torch.manual_seed(0)

@@ -2,9 +2,10 @@
 
     python benchmarks/training_memory.py [--batch 8] [--repeats 3] [--device cpu]
 
-Each form runs in a process of its own, so that its peak is its own; the time is the median step's.
-On a CPU the time is that of the process, not of the wall, since other work may share the cores, and
-memory is kept as the command `rmt` does (`rmt.keep_memory`), but for the first form.
+Each variant runs in a process of its own, so that the peak is its own; the time is the median over
+the steps. On a CPU, the time is CPU time of the process and not wall time, because other work may
+share the cores; and memory is kept as the command `rmt` keeps it (`rmt.keep_memory`), except in the
+first variant.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-FORMS = {
+VARIANTS = {
     "float32, memory not kept": {"keep": False},
     "float32": {},
     "float32, compiled": {"compile": True},
@@ -29,18 +30,18 @@ FORMS = {
 }
 
 
-def measure(form: dict, args: argparse.Namespace) -> dict[str, float]:
+def measure(variant: dict, args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     import rmt
 
-    if form.get("keep", True):
+    if variant.get("keep", True):
         rmt.keep_memory()
     device = torch.device(args.device)
     torch.manual_seed(0)
     model = rmt.create_model(args.model).to(device).train()
-    model.set_grad_checkpointing(form.get("checkpointing", False))
-    network = torch.compile(model) if form.get("compile") else model
+    model.set_grad_checkpointing(variant.get("checkpointing", False))
+    network = torch.compile(model) if variant.get("compile") else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     images = torch.randn(args.batch, 3, 224, 224, device=device)
     labels = torch.randint(1000, (args.batch,), device=device)
@@ -49,7 +50,9 @@ def measure(form: dict, args: argparse.Namespace) -> dict[str, float]:
     seconds = []
     for _ in range(args.repeats + 1):  # the first one warms up
         started = clock()
-        with torch.autocast(device.type, torch.bfloat16, enabled=form.get("precision") == "bf16"):
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=variant.get("precision") == "bf16"
+        ):
             loss = torch.nn.functional.cross_entropy(network(images).float(), labels)
         loss.backward()
         optimizer.step()
@@ -70,16 +73,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.form:
-        print(json.dumps(measure(FORMS[args.form], args)))
+    if args.variant:
+        print(json.dumps(measure(VARIANTS[args.variant], args)))
         return
     rows = []
-    for form in FORMS:
-        command = [sys.executable, __file__, *sys.argv[1:], "--form", form]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows.append({"form": form, **json.loads(answer.splitlines()[-1])})
+    for variant in VARIANTS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append({"variant": variant, **json.loads(printed.splitlines()[-1])})
         print(rows[-1], flush=True)
     import torch
 

@@ -1,6 +1,7 @@
-"""Draw README's picture: what the heads of RMT may see from one place of a photograph.
+"""Draw the picture in README.md: how far four heads of RMT-S see from one token of a photo.
 
-The decay is part of the architecture, not learned, so the picture needs no weights:
+The decay is part of the architecture and not learned, so the picture needs no weights:
+
     python examples/decay_picture.py docs/images/decay.png
 """
 
@@ -13,7 +14,7 @@ from skimage.data import chelsea
 import rmt
 from rmt.tools.explain import decay_map
 
-ROWS, COLUMNS, AT = 38, 57, (14, 30)  # a stride-8 map of the photograph; between the cat's eyes
+ROWS, COLUMNS, AT = 38, 57, (14, 30)  # a stride-8 map of the photo; between the cat's eyes
 
 
 def main(path: str) -> None:

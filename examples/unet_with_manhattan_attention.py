@@ -1,8 +1,8 @@
 """Manhattan attention inside a network that is not RMT: a small U-Net that removes noise.
 
-`rmt.ManhattanAttention` keeps the shape of a channels-last map, so it fits wherever a block of
-your own does. The U-Net learns from crops of one photo and is judged on another; with scikit-image
-for the photos, on one CPU core in well under a minute:
+`rmt.ManhattanAttention` keeps the shape of a channels-last map, so it can replace any block that
+does. The U-Net is trained on crops of one photo and evaluated on another one. It needs scikit-image
+for the photos, and well under a minute on one CPU core:
 
     python examples/unet_with_manhattan_attention.py
 """
@@ -22,7 +22,7 @@ BATCH = 8
 
 
 class AttentionBlock(nn.Module):
-    """x + attention(norm(x)) on a map (B, C, H, W), as in any transformer."""
+    """x + attention(norm(x)) on a map (B, C, H, W), as in a transformer block."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def convolutions(dim: int, out_dim: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Three levels; attention on the two coarser ones. It predicts the noise to subtract."""
+    """Three levels, with attention on the two coarser ones; it predicts and subtracts the noise."""
 
     def __init__(self, dims: tuple[int, int, int] = (16, 32, 64)) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class UNet(nn.Module):
         self.up1 = nn.Sequential(convolutions(coarse + middle, middle), AttentionBlock(middle))
         self.up2 = convolutions(middle + fine, fine)
         self.leave = nn.Conv2d(fine, 3, 1)
-        nn.init.zeros_(self.leave.weight)  # so that it starts from the image as it is
+        nn.init.zeros_(self.leave.weight)  # so that it starts as the identity
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def photo(array) -> Tensor:
 
 
 def crops(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut a batch of random squares."""
+    """Return a batch of random crops, (BATCH, 3, SIDE, SIDE)."""
     height, width = image.shape[2:]
     tops = torch.randint(height - SIDE, (BATCH,), generator=generator).tolist()
     lefts = torch.randint(width - SIDE, (BATCH,), generator=generator).tolist()

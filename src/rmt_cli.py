@@ -7,6 +7,7 @@ wait for them: each verb imports what it runs.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not getattr(args, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         from rmt.allocator import keep_memory
 
@@ -109,7 +113,15 @@ def _train(verbs: Any) -> None:
     parser.set_defaults(takes_overrides=True)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=(True, "auto"),
+        metavar="auto",
+        help="continue the run in --out; auto: start it if there is none yet",
+    )
     parser.add_argument("--list", action="store_true", help="list the shipped recipes")
     parser.add_argument("--print_config", action="store_true", help="show every key and stop")
     parser.add_argument(
@@ -154,23 +166,25 @@ def _eval(verbs: Any) -> None:
 def _predict(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from rmt.tools.predict import describe, predict_files
+        from rmt.tools.records import RecordWriter
 
         options = {name: getattr(args, name) for name in own if name in args}
-        records = []
-        for record in predict_files(
-            args.images, args.checkpoint, out=args.out, device=args.device, **options
-        ):
-            print(describe(record), flush=True)
-            records.append(record)
-        _write(args.json, records)
-        return int(any("error" in record for record in records))
+        failed = False
+        with RecordWriter(args.json) as writer:
+            for record in predict_files(
+                args.images, args.checkpoint, out=args.out, device=args.device, **options
+            ):
+                writer.write(record)
+                print(describe(record), flush=True)
+                failed = failed or "error" in record
+        return int(failed)
 
     parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern")
     _checkpoint_option(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--out", type=Path, help="folder for pictures")
-    _json_option(parser)
+    _json_option(parser, "write the records to this file, as an array or, in .jsonl, by lines")
     own = _options_of_tasks(parser)
 
 
@@ -255,9 +269,8 @@ def _label(verbs: Any) -> None:
     )
     parser.add_argument("teacher", help="a timm model with the classes of the data")
     parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
-    kinds = ("auto", "folder", "csv", "tar", "webdataset", "parquet")
     parser.add_argument(
-        "--data.format", dest="kind", choices=kinds, default="auto", help="as of a recipe"
+        "--data.format", dest="kind", metavar="FORMAT", default="auto", help="as of a recipe"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
     parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
@@ -272,18 +285,19 @@ def _label(verbs: Any) -> None:
 
 def _annotations(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.detection.formats import convert
+        from rmt.detection.convert import convert
 
         for folder in convert(args.source, args.destination, to=args.to, read_as=args.read_as):
             print(folder)
 
-    formats = ("coco", "voc", "yolo")
     parser = _verb(verbs, "convert-dataset", run, "Write a data set of boxes in another format.")
     parser.epilog = "COCO keeps everything, YOLO boxes and single polygons, VOC boxes."
     parser.add_argument("source", help="folder of a COCO, VOC or YOLO data set")
     parser.add_argument("destination", help="new folder; the images are copied into it")
-    parser.add_argument("--to", required=True, choices=formats, help="format to write")
-    parser.add_argument("--from", dest="read_as", choices=formats, default="auto", help="to read")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="to write: coco, voc, ...")
+    parser.add_argument(
+        "--from", dest="read_as", metavar="FORMAT", default="auto", help="to read (default: auto)"
+    )
 
 
 def _demo(verbs: Any) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
 from rmt.files import digest_of_file, digest_of_samples, identity, write_atomically
 
 

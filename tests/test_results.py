@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rmt import recipes
-from rmt.classification import RECIPE
+from rmt.classification.recipe import ClassificationRecipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,7 +25,7 @@ def results() -> ModuleType:
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    recipe = recipes.as_dict(recipes.resolve(RECIPE, recipes.read("imagenet/rmt_s")))
+    recipe = recipes.as_dict(recipes.resolve(ClassificationRecipe, recipes.read("imagenet/rmt_s")))
     return {
         "checkpoint": {"path": "my weights.pth", "weights": "ema", "sha256": "ab" * 32},
         "data": {"root": "imagenet", "images": 50000, "sha256": "cd" * 32},

@@ -7,7 +7,7 @@ loading weights brings neither data sets nor plotting libraries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,7 +80,8 @@ class Training(Generic[R, M]):
     """What training and evaluating need of a task.
 
     Attributes:
-        open_data: opens the recipe's data set.
+        open_data: opens a recipe's data set; ``classes``, the names of a trained model's classes,
+            lets the data lack images of some.
         criterion: losses of a model to train.
         metrics: of a model on the samples that are evaluated; True adds each class.
         check: raises ``ValueError`` for what only a run would notice in a recipe.
@@ -89,7 +90,7 @@ class Training(Generic[R, M]):
         same_classes: says whether two lists name the same classes by other words.
     """
 
-    open_data: Callable[[R], DataModule[R, Any]]
+    open_data: Callable[..., DataModule[R, Any]]
     criterion: Callable[[R, M], Criterion]
     metrics: Callable[[R, M, Any, bool], Metrics]
     check: Callable[[R], None]
@@ -140,7 +141,7 @@ class Task(Generic[R, M, O]):
 
     name: str
     recipe: type[R]
-    from_config: Callable[[Mapping[str, Any]], M]
+    from_config: Callable[[dict[str, Any]], M]
     new_model: Callable[[R, Sequence[str]], M]
     default_recipe: Callable[[M], dict[str, Any]]
     monitor: str
@@ -154,7 +155,7 @@ class Task(Generic[R, M, O]):
 @cache
 def _classification_training() -> Training[ClassificationRecipe, RMT]:
     from rmt.classification.datamodule import ClassificationData
-    from rmt.classification.imagenet_sets import same_imagenet
+    from rmt.classification.datasets.imagenet import same_imagenet
     from rmt.classification.knn import evaluate_knn
     from rmt.classification.losses import ClassificationLoss, check_recipe
     from rmt.classification.metrics import ClassificationMetrics

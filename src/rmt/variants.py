@@ -1,8 +1,8 @@
-"""The paper's architecture table: every RMT variant as one frozen record.
+"""The architecture table: every RMT variant as one frozen record, each row written whole.
 
-Sources: arXiv 2309.11523 v6, tables 1 and 6; the release of June 2024 for what its
-published weights need (RMT-T attends fully in stage 3 too, decay ranges, LayerScale).
-This module imports nothing heavy, so it can be read and listed without torch.
+Sources: arXiv 2309.11523 v6, tables 1 and 6; the release of June 2024 for what its published
+weights need (full attention in stage 3 of RMT-T, decay ranges, LayerScale). This module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -34,27 +34,30 @@ class Published:
 
 @dataclass(frozen=True)
 class Variant:
-    """Architecture of one RMT; per-stage tuples have one entry a stage.
+    """The architecture of one RMT; tuples have one entry per stage.
+
+    The defaults, from ``stem`` to ``head_hidden``, are the release's: the same for RMT-T, S, B
+    and L.
 
     Attributes:
         name: the registered model that this is, or that it was derived from.
-        depths: blocks.
-        dims: channels.
-        heads: attention heads; key width is ``dims / heads``.
-        mlp_ratios: hidden width of the feed-forward over channels.
-        decay_max: ``b`` of eq. 8, the exponent range of the decay rates runs from 2 to b.
-        full_attention: True for full MaSA, False for the row-column decomposition (eq. 6).
-        layer_scale: True where both residual branches carry LayerScale (initial value 1e-6).
+        depths: number of blocks.
+        dims: number of channels.
+        heads: number of attention heads; the key width is ``dims / heads``.
+        mlp_ratios: hidden width of the feed-forward divided by the number of channels.
+        decay_max: b of eq. 8; the exponents of the decay rates run from 2 to b.
+        full_attention: True for full MaSA (eq. 5), False for the decomposed form (eq. 6).
+        layer_scale: True where both residual branches have LayerScale (initial value 1e-6).
         drop_path_rate: stochastic depth at the last block in training.
-        stem: ``"conv"`` (four 3×3 convolutions, stride 4) or ``"patch"`` (one strided one).
-        patch_size: stride of the patch stem; the conv stem has stride 4.
+        stem: ``"conv"`` (four 3×3 convolutions, stride 4) or ``"patch"`` (one strided convolution).
+        patch_size: stride of the patch stem, in pixels; the convolutional stem always has 4.
         downsample: ``"conv"`` (3×3, stride 2, batch norm) or ``"merge"`` (Swin's patch merging).
         decay: False replaces MaSA by plain softmax attention (ablation of Table 6).
         lce: 5×5 depth-wise convolution of the values (eq. 7).
         cpe: 3×3 depth-wise positional convolution at the start of each block.
         mlp_conv: 3×3 depth-wise convolution inside the feed-forward (release only).
         head_hidden: width between backbone and classifier; 0 for LayerNorm and a linear layer.
-        published: the paper's row, or None for a variant of our own.
+        published: the paper's row; None for a variant of this project.
     """
 
     name: str
@@ -91,7 +94,7 @@ class Variant:
             if heads < 1 or dim % heads or (dim // heads) % 2:
                 raise ValueError(
                     f"{dim} channels on {heads} heads: the key width must be a whole even number "
-                    "(the rotation turns pairs of channels)"
+                    "(channels are rotated in pairs)"
                 )
 
     @property
@@ -115,43 +118,50 @@ RMT_T = Variant(
 )
 
 
-RMT_S = replace(
-    RMT_T,
+RMT_S = Variant(
     name="rmt_s",
     depths=(3, 4, 18, 4),
+    dims=(64, 128, 256, 512),
+    heads=(4, 4, 8, 16),
     mlp_ratios=(4, 4, 3, 3),
+    decay_max=(6, 6, 8, 8),
     full_attention=(False, False, False, True),
+    layer_scale=(False, False, False, False),
     drop_path_rate=0.15,
-    published=Published(27, 4.5, 84.1, 84.8, 27),
+    published=Published(27, 4.5, 84.1, top1_token_labels=84.8, params_token_labels=27),
 )
 
 
-RMT_B = replace(
-    RMT_S,
+RMT_B = Variant(
     name="rmt_b",
     depths=(4, 8, 25, 8),
     dims=(80, 160, 320, 512),
     heads=(5, 5, 10, 16),
+    mlp_ratios=(4, 4, 3, 3),
     decay_max=(7, 7, 8, 8),
+    full_attention=(False, False, False, True),
     layer_scale=(False, False, True, True),
     drop_path_rate=0.4,
-    published=Published(54, 9.7, 85.0, 85.6, 55),
+    published=Published(54, 9.7, 85.0, top1_token_labels=85.6, params_token_labels=55),
 )
 
 
-RMT_L = replace(
-    RMT_B,
+RMT_L = Variant(
     name="rmt_l",
+    depths=(4, 8, 25, 8),
     dims=(112, 224, 448, 640),
     heads=(7, 7, 14, 20),
+    mlp_ratios=(4, 4, 3, 3),
     decay_max=(8, 8, 8, 8),
+    full_attention=(False, False, False, True),
+    layer_scale=(False, False, True, True),
     drop_path_rate=0.5,
-    published=Published(95, 18.2, 85.5, 86.1, 96),
+    published=Published(95, 18.2, 85.5, top1_token_labels=86.1, params_token_labels=96),
 )
 
 
-# The strict comparison of Table 6: DeiT's and Swin's bodies with MaSA in place of their
-# attention. Never released; what had to be inferred, and why so, is in docs/inferred.md.
+# The strict comparison of Table 6: DeiT and Swin with MaSA in place of their own attention. These
+# were never released; what had to be inferred, and from what, is in docs/inferred.md.
 RMT_DEIT_S = Variant(
     name="rmt_deit_s",
     depths=(12,),
@@ -170,8 +180,7 @@ RMT_DEIT_S = Variant(
 )
 
 
-RMT_SWIN_T = replace(
-    RMT_DEIT_S,
+RMT_SWIN_T = Variant(
     name="rmt_swin_t",
     depths=(2, 2, 6, 2),
     dims=(96, 192, 384, 768),
@@ -181,32 +190,46 @@ RMT_SWIN_T = replace(
     full_attention=(False, False, False, True),
     layer_scale=(False, False, False, False),
     drop_path_rate=0.2,
+    stem="patch",
     patch_size=4,
     downsample="merge",
+    cpe=False,
+    head_hidden=0,
     published=Published(29, 4.7, 83.6),
 )
 
 
-RMT_SWIN_S = replace(
-    RMT_SWIN_T,
+RMT_SWIN_S = Variant(
     name="rmt_swin_s",
     depths=(2, 2, 18, 2),
+    dims=(96, 192, 384, 768),
+    heads=(3, 6, 12, 24),
+    mlp_ratios=(4, 4, 4, 4),
+    decay_max=(8, 8, 8, 8),
+    full_attention=(False, False, False, True),
+    layer_scale=(False, False, False, False),
     drop_path_rate=0.3,
+    stem="patch",
+    patch_size=4,
+    downsample="merge",
+    cpe=False,
+    head_hidden=0,
     published=Published(50, 9.1, 84.5),
 )
 
 
-# Ours, not the paper's: small enough to train on two CPU cores in minutes.
-RMT_NANO = replace(
-    RMT_S,
+# Not in the paper: small enough to train on two CPU cores in minutes.
+RMT_NANO = Variant(
     name="rmt_nano",
     depths=(1, 1, 2, 1),
     dims=(32, 64, 96, 128),
     heads=(2, 2, 3, 4),
     mlp_ratios=(3, 3, 3, 3),
+    decay_max=(6, 6, 8, 8),
+    full_attention=(False, False, False, True),
+    layer_scale=(False, False, False, False),
     drop_path_rate=0.05,
     head_hidden=256,
-    published=None,
 )
 
 
@@ -240,7 +263,7 @@ def get_variant(name: str, **overrides: Any) -> Variant:
             raise ValueError(
                 f"unknown option {field!r} of {name}{did_you_mean(field, VARIANT_FIELDS)}"
             )
-    # Lists (from JSON or YAML) become the tuples of the record.
+    # JSON and YAML have lists where the record has tuples.
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()
     }

@@ -12,18 +12,14 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 import rmt
-from rmt.classification.imagenet_sets import (
-    ALEXNET_ERRORS,
-    class_folders,
-    corruptions,
-    mean_corruption_error,
-    real_labels,
-    same_imagenet,
-    wordnet_ids,
-)
+from rmt.classification.datasets import open_splits
+from rmt.classification.datasets.imagenet import AcceptedClasses, same_imagenet, wordnet_ids
+from rmt.classification.datasets.imagenet_c import ALEXNET_ERRORS, mean_corruption_error
+from rmt.classification.metrics import ClassificationMetrics, TopOneByGroup
+from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
-from rmt.classification.task import ClassificationTask, TopOneByGroup
-from rmt.training.fit import evaluate, load_recipe
+from rmt.data.splits import Splits
+from rmt.training.fit import evaluate
 
 
 def picture(path: Path) -> None:
@@ -52,7 +48,13 @@ def model() -> rmt.RMT:
     return model
 
 
-def judge(model: rmt.RMT, root: Path, kind: str) -> dict[str, float]:
+def opened(root: Path, kind: str) -> Splits:
+    splits = open_splits(Data(root=str(root), format=kind))
+    assert splits.train is None
+    return splits
+
+
+def evaluated(model: rmt.RMT, root: Path, kind: str) -> dict[str, float]:
     words = {"data.root": root, "data.format": kind, "data.num_workers": 0, "data.input_size": 32}
     words |= {"trainer.devices": 1, "trainer.accelerator": "cpu"}
     return evaluate(model, overrides=[f"--{key}={value}" for key, value in words.items()])
@@ -68,18 +70,17 @@ def test_the_classes_are_imagenets() -> None:
 def test_numbered_folders_are_classes(tmp_path: Path, model: rmt.RMT) -> None:
     for number in (0, 7, 10, 999):  # as -V2 does; sorted as text, 10 comes before 7
         picture(tmp_path / str(number) / "a.jpeg")
-    samples = class_folders(tmp_path).val
+    samples = opened(tmp_path, "imagenet").val
     assert list(samples.labels) == [0, 10, 7, 999]
-    assert samples.allowed == (0, 7, 10, 999)
-    assert len(class_folders(tmp_path).train) == 0
-    assert judge(model, tmp_path, "imagenet")["images"] == 4
+    assert samples.rule.allowed == (0, 7, 10, 999)
+    assert evaluated(model, tmp_path, "imagenet")["images"] == 4
 
 
 def test_only_the_classes_of_a_smaller_set_are_answers(tmp_path: Path, model: rmt.RMT) -> None:
     names = wordnet_ids()
     for label in (3, 5, 9):  # as -A and -R: 7, the best answer, is no class here
         picture(tmp_path / names[label] / "a.jpg")
-    found = judge(model, tmp_path, "imagenet")
+    found = evaluated(model, tmp_path, "imagenet")
     assert found["top1"] == pytest.approx(100 / 3)
     assert found["images"] == 3
 
@@ -89,23 +90,23 @@ def test_any_right_class_is_a_hit(tmp_path: Path, model: rmt.RMT) -> None:
     (tmp_path / "real.json").write_text(json.dumps(right))
     for number in range(1, 6):
         picture(tmp_path / "n0" / f"ILSVRC2012_val_{number:08}.JPEG")
-    assert len(real_labels(tmp_path).val) == 4
-    found = judge(model, tmp_path, "imagenet-real")
+    assert len(opened(tmp_path, "imagenet-real").val) == 4
+    found = evaluated(model, tmp_path, "imagenet-real")
     assert (found["top1"], found["images"]) == (50, 4)
 
 
 def test_what_is_no_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
-    with pytest.raises(ValueError, match=r"no class of ImageNet.*cats"):
-        class_folders(tmp_path)
+    with pytest.raises(ValueError, match=r"not classes of ImageNet.*cats"):
+        opened(tmp_path, "imagenet")
     with pytest.raises(ValueError, match=r"no .*real\.json"):
-        real_labels(tmp_path)
+        opened(tmp_path, "imagenet-real")
     (tmp_path / "real.json").write_text("[[1]]")
     with pytest.raises(ValueError, match="no validation image"):
-        real_labels(tmp_path)
+        opened(tmp_path, "imagenet-real")
     (tmp_path / "cats").rmdir()
     with pytest.raises(ValueError, match="no class folder"):
-        class_folders(tmp_path)
+        opened(tmp_path, "imagenet")
 
 
 def test_mean_corruption_error_by_hand() -> None:
@@ -117,7 +118,7 @@ def test_mean_corruption_error_by_hand() -> None:
 
 @pytest.fixture
 def corrupted(tmp_path: Path) -> Path:
-    """Write two images a class of classes 5 and 7 for each corruption and severity."""
+    """Write two images of each of the classes 5 and 7 for each corruption and severity."""
     names = wordnet_ids()
     for i, name in enumerate(ALEXNET_ERRORS):
         group = tmp_path / "noise" if i % 2 else tmp_path  # unpacked either way
@@ -130,7 +131,7 @@ def corrupted(tmp_path: Path) -> Path:
 
 def test_corruptions_in_one_pass(corrupted: Path, model: rmt.RMT) -> None:
     """The model says 7 to all: half right. Where 5s are unreadable, it is right more often."""
-    samples = corruptions(corrupted).val
+    samples = opened(corrupted, "imagenet-c").val
     assert len(samples) == 15 * 5 * 4
     assert samples.name(4 * 5 * 7 + 3) == str(  # the eighth corruption, its first severity
         corrupted / "noise" / "snow" / "1" / wordnet_ids()[7] / "b.JPEG"
@@ -157,10 +158,10 @@ def test_corruptions_must_be_whole(corrupted: Path) -> None:
     lost = corrupted / "noise" / "snow" / "3" / wordnet_ids()[5] / "a.JPEG"
     lost.unlink()
     with pytest.raises(ValueError, match=r"snow/3 and .*hold different images: 1 .*a\.JPEG"):
-        corruptions(corrupted)
+        opened(corrupted, "imagenet-c")
     shutil.rmtree(corrupted / "noise" / "snow" / "3")
     with pytest.raises(ValueError, match=r"has no snow/3; mCE needs 15 corruptions"):
-        corruptions(corrupted)
+        opened(corrupted, "imagenet-c")
 
 
 def test_groups_are_counted_apart() -> None:
@@ -172,12 +173,12 @@ def test_groups_are_counted_apart() -> None:
 
 def test_the_best_placed_right_class_counts() -> None:
     """Right are 5 and 7; the answers in order are 0, 1, 2, 3, 7: no hit, but one of the best 5."""
-    samples = Samples([Path("x")], [5], tuple(map(str, range(10))), accepted=(frozenset({5, 7}),))
-    recipe = load_recipe("small/digits", ["--ema.decay=0"])
-    task = ClassificationTask(recipe, samples.classes, judged=samples)
+    rule = AcceptedClasses(accepted=((5, 7),))
+    samples = Samples([Path("x")], [5], tuple(map(str, range(10))), rule=rule)
+    metrics = ClassificationMetrics(rmt.create_model("rmt_nano", 10), samples)
     order = torch.tensor([[9.0, 8, 7, 6, 0, 0, 0, 5, 0, 0]])
-    task.score("raw", nn.Identity(), (order, torch.tensor([5]), torch.tensor([0])))
-    found = task.metrics("raw")
+    metrics.update(nn.Identity(), (order, torch.tensor([5]), torch.tensor([0])))
+    found = metrics.compute()
     assert (found["top1"], found["top5"]) == (0, 100)
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt.classification import parquet
+from rmt.classification.datasets import open_splits, parquet
+from rmt.classification.datasets.members import Member, members
 from rmt.classification.recipe import Data
-from rmt.classification.samples import Samples, Splits
-from rmt.classification.shards import Member, members
-from rmt.classification.sources import open_splits
+from rmt.classification.samples import Samples
 from rmt.classification.token_labels import LabelMaps
 from rmt.data.bad_samples import EvalReader, TrainReader
 from rmt.data.loaders import SeededSamples, make_loader
 from rmt.data.samplers import EvalBatches, TrainBatches
+from rmt.data.splits import Splits
 from rmt.training.fit import fit, load_recipe
 
 CLASSES = ("cat", "dog", "train")  # a class may be called so
@@ -187,7 +187,7 @@ def test_label_maps_lie_as_for_folders(tmp_path: Path, kind: str, write: Write) 
 def test_every_image_once_by_two_devices_of_two_processes(
     tmp_path: Path, kind: str, write: Write
 ) -> None:
-    """Exact judging without padding, and exact resuming, whatever the images lie in."""
+    """Exact evaluation without padding, and exact resuming, whatever the images lie in."""
     train = opened(write(tmp_path)).train
     train.image(0)  # what the parent opened, no child may use
     seen = []
@@ -196,7 +196,7 @@ def test_every_image_once_by_two_devices_of_two_processes(
         dataset = SeededSamples(
             train, EvalReader(train.read, count=len(train), max_bad_samples=9), seed=0
         )
-        loader = make_loader(dataset, batches, workers=2, collate=list)
+        loader = make_loader(dataset, batches, num_workers=2, collate=list)
         seen += [picture.tobytes() for batch in loader for picture, _ in batch]
     assert sorted(seen) == sorted(content(train))
     # Where processes are not forked, the samples are sent to them.
@@ -211,7 +211,9 @@ def test_resuming_is_exact(tmp_path: Path, kind: str, write: Write) -> None:
         batches = TrainBatches(len(train), 4, seed=1)
         batches.resume(0, done)
         read = TrainReader(train.read, lambda *pair: pair, count=len(train), max_bad_samples=0)
-        loader = make_loader(SeededSamples(train, read, seed=1), batches, workers=0, collate=list)
+        loader = make_loader(
+            SeededSamples(train, read, seed=1), batches, num_workers=0, collate=list
+        )
         return [[picture.tobytes() for picture, _ in batch] for batch in loader]
 
     assert epoch(2) == epoch(0)[2:]
@@ -237,7 +239,7 @@ def test_a_truncated_jpeg_inside(
     (message,) = caplog.messages
     assert message.startswith(f"skipped: {train.name(at)} is damaged")
     assert train.items[at].file.name in message
-    read.unreadable.most = 0
+    read.bad.most = 0
     with pytest.raises(ValueError, match=r"max_bad_samples=0 .*dog_2.* is damaged"):
         read(at)
 
@@ -263,12 +265,12 @@ def test_a_run_is_the_one_from_folders(tmp_path: Path) -> None:
     results += [run(write(tmp_path / write.__name__)) for write in (shards, tar_of_tars, parquets)]
     assert len(results[0]["history"]) == 2
     assert results[1] == results[2] == results[0]
-    # The two Parquet files hold every other image: another order, the same images judged.
+    # The two Parquet files hold every other image: another order, the same images evaluated.
     assert results[3]["test"]["images"] == results[0]["test"]["images"] == 6
 
 
 class TestTar:
-    def test_judging_class_folders_beside(self, tmp_path: Path) -> None:
+    def test_class_folders_to_evaluate_beside(self, tmp_path: Path) -> None:
         """ImageNet's training tars, and its validation images sorted into folders."""
         tar_of_a_class(tmp_path)
         expected = content(opened(tmp_path).val)
@@ -295,8 +297,8 @@ class TestTar:
     def test_one_file(self, tmp_path: Path) -> None:
         tar_with_folders(tmp_path)
         assert len(opened(tmp_path / "train.tar", val_fraction=0.5).train) == 9
-        judged = opened(tmp_path / "val.tar")
-        assert (len(judged.train), len(judged.val)) == (0, 6)
+        evaluated = opened(tmp_path / "val.tar")
+        assert (evaluated.train, len(evaluated.val)) == (None, 6)
 
     def test_the_index_follows_the_file(self, tmp_path: Path) -> None:
         path = tar(tmp_path / "train.tar", [("a/1.jpg", b"1"), ("b/2.jpg", b"22")])
@@ -317,12 +319,12 @@ class TestTar:
         whole = path.read_bytes()
         for damaged in (whole[:7000], b"", b"nonsense" * 200):
             path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=r"train\.tar is no whole, uncompressed tar"):
+            with pytest.raises(ValueError, match=r"train\.tar is not a whole, uncompressed tar"):
                 list(members(path))
         path.write_bytes(whole)
         with tarfile.open(path, "w:gz") as archive:
             archive.add(__file__)
-        with pytest.raises(ValueError, match=r"train\.tar is no whole, uncompressed tar"):
+        with pytest.raises(ValueError, match=r"train\.tar is not a whole, uncompressed tar"):
             opened(tmp_path, "tar")
         with pytest.raises(ValueError, match=r"holds no \*\.tar"):
             opened(tmp_path / "..", "webdataset")
@@ -330,10 +332,10 @@ class TestTar:
         with pytest.raises(ValueError, match=r"one class only \('train'\)"):
             opened(tmp_path, "tar")
         tar(tmp_path / "other.tar", [])
-        with pytest.raises(ValueError, match=r"which part other\.tar belongs to"):
+        with pytest.raises(ValueError, match=r"which split other\.tar belongs to"):
             opened(tmp_path, "tar")
 
-    def test_a_class_of_the_judged_part_only(self, tmp_path: Path) -> None:
+    def test_a_class_of_the_validation_split_only(self, tmp_path: Path) -> None:
         tar(tmp_path / "train.tar", [("a/1.jpg", b"x"), ("b/2.jpg", b"x")])
         tar(tmp_path / "val.tar", [("c/3.jpg", b"x")])
         with pytest.raises(ValueError, match=r"val\.tar: c/3\.jpg is of class 'c'"):
@@ -449,7 +451,7 @@ class TestParquet:
         with pytest.raises(ValueError, match=r"x\.parquet has the columns \['a', 'b'\]"):
             opened(tmp_path)
         path.write_bytes(b"x")
-        with pytest.raises(ValueError, match=r"x\.parquet is no whole Parquet file"):
+        with pytest.raises(ValueError, match=r"x\.parquet is not a whole Parquet file"):
             opened(tmp_path)
 
     def test_damaged_rows(self, tmp_path: Path) -> None:
@@ -468,7 +470,7 @@ class TestParquet:
 
 
 def test_pyarrow_is_not_imported_without_need() -> None:
-    code = "import sys, rmt.classification.sources; print('pyarrow' in sys.modules)"
+    code = "import sys, rmt.classification.datasets; print('pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -15,7 +15,7 @@ from torchvision.transforms import functional as TF
 
 from rmt.classification.losses import ClassificationLoss
 from rmt.classification.models import new_model
-from rmt.classification.sources import Samples
+from rmt.classification.samples import Samples
 from rmt.classification.teacher import Teacher, write_maps
 from rmt.classification.token_labels import LabelMaps, dense_labels
 from rmt.training.fit import load_recipe

@@ -20,11 +20,11 @@ from timm.data.random_erasing import RandomErasing
 import rmt
 import rmt_cli
 from rmt.classification.datamodule import with_map
+from rmt.classification.datasets import open_splits
 from rmt.classification.losses import ClassificationLoss, check_recipe, teacher_of
 from rmt.classification.models import new_model
 from rmt.classification.recipe import Augment, ClassificationRecipe, Data, TokenLabels
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
 from rmt.classification.teacher import Teacher, label_folder, write_maps
 from rmt.classification.token_labels import (
     CutTransform,

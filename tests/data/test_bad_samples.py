@@ -57,15 +57,15 @@ def test_none_at_all() -> None:
         reader(*range(COUNT), max_bad_samples=COUNT)(0)
 
 
-def test_a_mistake_in_varying_is_no_damaged_file() -> None:
-    def vary(index: int) -> None:
+def test_a_mistake_in_augmenting_is_not_a_damaged_file() -> None:
+    def augment(index: int) -> None:
         raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match=r"^a mistake$"):
-        TrainReader(Read(), vary, count=COUNT, max_bad_samples=100)(0)
+        TrainReader(Read(), augment, count=COUNT, max_bad_samples=100)(0)
 
 
-def test_judging_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_evaluation_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
     read = EvalReader(Read(2), count=COUNT, max_bad_samples=1)
     assert readable([read(i) for i in range(4)]) == [(0,), (1,), (3,)]
     assert caplog.messages == ["left out of the evaluation: file 2"]
@@ -82,14 +82,16 @@ def test_loading_processes_count_together(limit: int) -> None:
     batches = TrainBatches(COUNT, 1, seed=0)
     order = [index for ((_, index, _),) in batches]
     read = reader(order[0], order[1], max_bad_samples=limit)
-    loader = make_loader(SeededSamples(range(COUNT), read, seed=0), batches, num_workers=2, collate=list)
+    loader = make_loader(
+        SeededSamples(range(COUNT), read, seed=0), batches, num_workers=2, collate=list
+    )
     if limit == 1:
         with pytest.raises(ValueError, match=r"data\.max_bad_samples=1"):
             list(loader)
     else:
         for _ in range(2):
             assert len(list(loader)) == COUNT
-        assert read.unreadable.flags.sum() == 2
+        assert read.bad.flags.sum() == 2
 
 
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])

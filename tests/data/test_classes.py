@@ -26,7 +26,7 @@ def test_another_order_is_mapped_or_refused() -> None:
 
 def test_other_names_are_refused_in_any_order() -> None:
     for any_order in (True, False):
-        with pytest.raises(ValueError, match="other classes than the data has: .* first 'cat'"):
+        with pytest.raises(ValueError, match=r"other classes than the data has: .* first 'cat'"):
             check_classes(("cat", "b", "c"), NAMES, num_classes=3, any_order=any_order)
 
 

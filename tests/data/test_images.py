@@ -1,14 +1,16 @@
-"""Every kind of picture that people have is read as the same RGB, or refused by name."""
+"""Every kind of image that people have is read as the same RGB, or refused by name."""
 
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rmt.data.images import find_images, images_in, read_image
+from rmt.data.folders import find_images, images_in
+from rmt.data.images import image_size, read_image, read_image_like
 from rmt.tools.predict import as_picture
 
 HEIGHT, WIDTH = 12, 18
@@ -29,13 +31,27 @@ def difference(ours: Image.Image, expected: Image.Image) -> float:
     return np.abs(np.asarray(ours, float) - np.asarray(expected.convert("RGB"), float)).max()
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "jpg", "webp"])
+#: Suffix -> how to write it, and how much is lost.
+FORMATS: dict[str, tuple[dict[str, Any], int]] = {
+    "png": ({}, 0),
+    "bmp": ({}, 0),
+    "tif": ({}, 0),
+    "ppm": ({}, 0),
+    "jpg": (JPEG, 3),
+    "jfif": (JPEG | {"format": "JPEG"}, 3),
+    "webp": ({"lossless": True}, 0),
+    "avif": ({"quality": 100}, 12),
+    "jp2": ({"irreversible": False}, 0),
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_formats(picture: Image.Image, suffix: str, tmp_path: Path) -> None:
-    options = {"jpg": JPEG, "webp": {"lossless": True}}
-    picture.save(tmp_path / f"x.{suffix}", **options.get(suffix, {}))
-    assert difference(read_image(tmp_path / f"x.{suffix}"), picture) <= (
-        3 if suffix == "jpg" else 0
-    )
+    options, lost = FORMATS[suffix]
+    picture.save(tmp_path / f"x.{suffix}", **options)
+    assert difference(read_image(tmp_path / f"x.{suffix}"), picture) <= lost
+    assert images_in(tmp_path) == [tmp_path / f"x.{suffix}"]
+    assert image_size(tmp_path / f"x.{suffix}") == picture.size
 
 
 def test_the_suffix_does_not_matter(picture: Image.Image, tmp_path: Path) -> None:
@@ -113,8 +129,15 @@ def test_exif_rotation(picture: Image.Image, orientation: int, suffix: str, tmp_
     stored = picture.transpose(undo[orientation]) if orientation > 1 else picture
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / f"x.{suffix}", exif=exif, **JPEG)
-    assert difference(read_image(tmp_path / f"x.{suffix}"), picture) <= 4
+    path = tmp_path / f"x.{suffix}"
+    stored.save(path, exif=exif, **JPEG)
+    assert difference(read_image(path), picture) <= 4
+    assert image_size(path) == picture.size
+    # Annotations in the frame of the stored pixels come with its size.
+    assert difference(read_image_like(path, picture.size), picture) <= 4
+    if orientation > 4:
+        assert difference(read_image_like(path, picture.size[::-1]), stored) <= 4
+    assert difference(read_image_like(path, (1, 1)), picture) <= 4
 
 
 def test_first_frame_of_an_animation(picture: Image.Image, tmp_path: Path) -> None:
@@ -153,7 +176,7 @@ def bad(picture: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "words"),
     [
         ("zero.jpg", r"is empty \(0 bytes\)"),
-        ("text.png", "is no image that Pillow can read"),
+        ("text.png", "is not an image that Pillow can read"),
         ("bomb.png", "is a decompression bomb.*MAX_IMAGE_PIXELS"),
         *((f"truncated_{s}.{s}", "is") for s in ("jpg", "png", "tif", "gif", "webp", "bmp")),
     ],
@@ -251,7 +274,7 @@ def test_arrays(picture: Image.Image) -> None:
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_no_picture(array: np.ndarray) -> None:
+def test_arrays_that_are_not_images(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected an array of uint8, \(H, W\) or \(H, W, 3\)"):
         as_picture(array)
 
@@ -283,7 +306,7 @@ def test_a_picture_whose_file_ends_early(tmp_path: Path) -> None:
         pytest.raises(ValueError, match=r"a\.jpg is damaged"),
     ):
         as_picture(lazy)
-    with pytest.raises(ValueError, match="a list is no picture"):
+    with pytest.raises(ValueError, match="a list is not an image"):
         as_picture([1, 2])
 
 

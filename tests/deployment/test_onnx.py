@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rmt.deployment.onnx import export_parts, export_retinanet, load_parts
-from rmt.detection import HEADS, Detector
-from rmt.detection.detector import Detections
+from rmt.detection import Detector, create_detector
+from rmt.detection.detector import SCORE_THRESHOLD, Detections
 
 # torch calls its own old name while it exports.
 pytestmark = pytest.mark.filterwarnings("ignore:.create_unbacked_symint. is deprecated")
@@ -18,8 +18,8 @@ CLASSES = 8
 
 
 def crowded(head: str, *, limit: int) -> Detector:
-    """Return a fresh detector that finds up to ``limit`` objects of all classes anywhere."""
-    model = HEADS[head]("rmt_nano", num_classes=CLASSES, min_size=96, max_size=128).eval()
+    """Return an untrained detector that finds up to ``limit`` objects of all classes anywhere."""
+    model = create_detector(head, "rmt_nano", num_classes=CLASSES, min_size=96, max_size=128).eval()
     model.max_detections = limit
     for layer in [model.head] if head == "retinanet" else [model.rpn, *model.box_heads]:
         spread(layer.cls)
@@ -78,7 +78,7 @@ def test_retinanet_is_one_graph(canvas: tuple[int, int], tmp_path: Path) -> None
     batch = model.batch([whole], resize=False)
     boxes, scores = model.candidates(model.maps(batch), batch.sizes)
     assert boxes.shape[1] > 1000  # of the finest level not all anchors are candidates
-    assert (scores > model.score_threshold).sum() > 10_000
+    assert (scores > SCORE_THRESHOLD).sum() > 10_000
     (expected,) = model([whole], resize=False)
     assert len(expected["scores"]) > 500
     assert set(expected["labels"].tolist()) == set(range(CLASSES))
@@ -93,9 +93,9 @@ def test_retinanet_is_one_graph(canvas: tuple[int, int], tmp_path: Path) -> None
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_graph_that_finds_nothing(tmp_path: Path) -> None:
-    model = HEADS["retinanet"]("rmt_nano", num_classes=3).train()
-    model.score_threshold = 0.9
-    path = export_retinanet(model, tmp_path / "retinanet.onnx", size=(64, 64))
+    model = create_detector("retinanet", "rmt_nano", num_classes=3).train()
+    path = tmp_path / "retinanet.onnx"
+    export_retinanet(model, path, size=(64, 64), score_threshold=0.9)
     assert model.training
     found = in_graph(onnxruntime.InferenceSession(path), image=np.zeros((1, 3, 64, 64), "float32"))
     assert found["boxes"].shape == (0, 4)
@@ -117,14 +117,13 @@ def test_two_stages_run_in_parts(head: str, tmp_path: Path) -> None:
         assert len(expected["scores"]) == 150
         assert set(expected["labels"].tolist()) == set(range(CLASSES))
         assert_same(found, expected)
-    runner.score_threshold = 1.0
-    (nothing,) = runner(images[:1])
+    (nothing,) = runner(images[:1], score_threshold=1.0)
     assert nothing["masks"].shape == (0, 96, 128)
     with pytest.raises(ValueError, match=r"canvas is \(96, 96\), the exported one \(96, 128\)"):
         runner([torch.rand(3, 50, 50)])
 
 
 def test_odd_sizes_are_refused(tmp_path: Path) -> None:
-    model = HEADS["retinanet"]("rmt_nano", num_classes=3)
+    model = create_detector("retinanet", "rmt_nano", num_classes=3)
     with pytest.raises(ValueError, match="multiples of 32"):
         export_retinanet(model, tmp_path / "x.onnx", size=(100, 128))

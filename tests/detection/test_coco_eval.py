@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 import rmt_cli
-from rmt.detection import coco, create_detector
+from rmt.detection import create_detector
+from rmt.detection.annotations import assemble
 from rmt.detection.coco_eval import NAMES, average_precision, by_class
+from rmt.detection.rle import to_mask, to_rle
 from rmt.detection.toy import toy
 
 CLASSES = ("ant", "bee", "cat")
@@ -32,8 +34,8 @@ def scene(seed: int, *, images: int = 12) -> tuple[dict[str, Any], list[dict[str
             w, h = rng.uniform(8, width - x), rng.uniform(8, height - y)
             label, crowd = int(rng.integers(3)), int(rng.random() < 0.15)
             polygon = [x, y, x + w, y, x + w, y + h, x + w / 3, y + h]
-            mask = coco.to_mask([polygon], height, width)[None]
-            shape = coco.to_rle(mask)[0] if crowd else [polygon]
+            mask = to_mask([polygon], height, width)[None]
+            shape = to_rle(mask)[0] if crowd else [polygon]
             objects.append(
                 {"image_id": i, "label": label, "bbox": [x, y, w, h], "iscrowd": crowd,
                  "segmentation": shape}
@@ -42,12 +44,12 @@ def scene(seed: int, *, images: int = 12) -> tuple[dict[str, Any], list[dict[str
                 nx, ny, nw, nh = np.array([x, y, w, h]) + rng.normal(0, 0.08 * min(w, h), 4)
                 nw, nh = max(nw, 1.0), max(nh, 1.0)
                 own = [nx, ny, nx + nw, ny, nx + nw, ny + nh, nx + nw / 3, ny + nh]
-                code = coco.to_rle(coco.to_mask([own], height, width)[None])[0]
+                code = to_rle(to_mask([own], height, width)[None])[0]
                 found.append(
                     {"image_id": i, "category_id": 1 + (label if rng.random() < 0.8 else 0),
                      "bbox": [nx, ny, nw, nh], "score": float(rng.random()), "segmentation": code}
                 )  # fmt: skip
-    return coco.assemble(described, objects, CLASSES), found
+    return assemble(described, objects, CLASSES), found
 
 
 def pycocotools(truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> list[float]:

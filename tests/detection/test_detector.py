@@ -1,11 +1,15 @@
 """What any detector must do, whatever its head: shapes, batches, empty targets, bad input."""
 
+import copy
+import inspect
+from dataclasses import fields
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rmt.detection import HEADS, Detector, create_detector, from_config
-from rmt.detection.matcher import Sampler
+from rmt.detection.detector import DetectorOptions
 from rmt.weights.load import load
 
 CLASSES = 3
@@ -15,12 +19,15 @@ CLASSES = 3
 def detector(request: pytest.FixtureRequest) -> Detector:
     torch.manual_seed(0)
     model = create_detector(
-        request.param, "rmt_nano", num_classes=CLASSES, min_size=64, max_size=128
+        request.param,
+        "rmt_nano",
+        num_classes=CLASSES,
+        min_size=64,
+        max_size=128,
+        roi_samples_per_image=64,  # quicker, and enough here
     )
-    if hasattr(model, "rpn"):  # fewer regions: quicker, and as good here
+    if hasattr(model, "rpn"):
         model.rpn.limits = (40, 20)
-        model.sampler = Sampler(64, 0.25)
-    model.score_threshold = 0.0
     model.max_detections = 15
     return model.eval()
 
@@ -54,7 +61,7 @@ def assert_trains(detector: Detector, images: list[Tensor], targets: list[dict])
 @torch.no_grad()
 def test_detections_lie_in_each_image(detector: Detector) -> None:
     images = [torch.rand(3, 50, 70), torch.rand(3, 90, 40)]
-    for image, found in zip(images, detector(images), strict=True):
+    for image, found in zip(images, detector(images, score_threshold=0.0), strict=True):
         height, width = image.shape[1:]
         count = len(found["scores"])
         assert 0 < count <= 15
@@ -74,8 +81,8 @@ def test_detections_lie_in_each_image(detector: Detector) -> None:
 @torch.no_grad()
 def test_a_list_gives_what_its_images_give(detector: Detector) -> None:
     images = [torch.rand(3, 50, 70), torch.rand(3, 90, 40), torch.rand(3, 50, 70)]
-    for together, image in zip(detector(images), images, strict=True):
-        (alone,) = detector([image])
+    for together, image in zip(detector(images, score_threshold=0.0), images, strict=True):
+        (alone,) = detector([image], score_threshold=0.0)
         torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(together["scores"], alone["scores"], rtol=1e-4, atol=1e-5)
 
@@ -108,15 +115,16 @@ def test_targets_train(detector: Detector, boxes: list) -> None:
 @torch.no_grad()
 def test_a_tensor_is_a_list_of_equal_sizes(detector: Detector) -> None:
     images = torch.rand(2, 3, 40, 40)
-    for one, two in zip(detector(images), detector(list(images)), strict=True):
+    as_tensor = detector(images, score_threshold=0.0)
+    as_list = detector(list(images), score_threshold=0.0)
+    for one, two in zip(as_tensor, as_list, strict=True):
+        assert len(one["boxes"])
         assert torch.equal(one["boxes"], two["boxes"])
 
 
 @torch.no_grad()
 def test_nothing_found(detector: Detector) -> None:
-    detector.score_threshold = 1.0
-    (found,) = detector([torch.rand(3, 30, 40)])
-    detector.score_threshold = 0.0
+    (found,) = detector([torch.rand(3, 30, 40)], score_threshold=1.0)
     assert found["boxes"].shape == (0, 4)
     if detector.has_masks:
         assert found["masks"].shape == (0, 30, 40)
@@ -125,7 +133,7 @@ def test_nothing_found(detector: Detector) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (200, 3)])
 def test_images_of_any_size(detector: Detector, size: tuple[int, int]) -> None:
-    (found,) = detector([torch.rand(3, *size)])
+    (found,) = detector([torch.rand(3, *size)], score_threshold=0.0)
     assert torch.isfinite(found["boxes"]).all()
 
 
@@ -159,7 +167,7 @@ GOOD = torch.rand(3, 32, 32)
     ("images", "words"),
     [
         ([], "at least one image"),
-        (GOOD, "put a single one in a list"),
+        (GOOD, r"pass a single one as \[image\]"),
         ([GOOD, torch.rand(1, 32, 32)], r"image 1 has shape \(1, 32, 32\)"),
         ([torch.zeros(3, 8, 8, dtype=torch.uint8)], "divide by 255"),
         ([torch.rand(3, 8, 8) * 255], "expected 0..1"),
@@ -196,8 +204,31 @@ def test_bad_arguments() -> None:
         create_detector("mask-rcnn", "rmt_nano")
     with pytest.raises(ValueError, match="num_classes is 0"):
         create_detector("retinanet", "rmt_nano", num_classes=0)
-    with pytest.raises(ValueError, match="min not above max"):
+    with pytest.raises(ValueError, match="roi_samples_per_image is 0"):
+        create_detector("mask_rcnn", "rmt_nano", roi_samples_per_image=0)
+    with pytest.raises(ValueError, match="min_size is 900 and max_size 100"):
         create_detector("retinanet", "rmt_nano", min_size=900, max_size=100)
+
+
+def test_the_function_and_the_record_have_the_same_defaults() -> None:
+    of_function = inspect.signature(create_detector).parameters
+    for field in fields(DetectorOptions):
+        default = {} if field.name == "backbone_options" else field.default
+        assert (of_function[field.name].default or {}) == (default or {}), field.name
+
+
+def test_the_number_of_samples_is_not_written_to_files(detector: Detector) -> None:
+    args = detector.config["model_args"]
+    assert set(args) == {"backbone", "min_size", "max_size", "drop_path_rate", "backbone_options"}
+    if detector.has_masks:
+        assert detector.sampler.number == 64
+        assert from_config(detector.config).sampler.number == 512
+
+
+def test_a_download_is_not_repeated_from_files() -> None:
+    options = {"pretrained": False, "lce": False}
+    model = create_detector("retinanet", "rmt_nano", backbone_options=options)
+    assert model.config["model_args"]["backbone_options"] == {"lce": False}
 
 
 def test_another_backbone() -> None:
@@ -217,11 +248,57 @@ def test_dense_part_compiles(detector: Detector, backend: str) -> None:
     torch.testing.assert_close(compiled(pixels), dense(pixels), rtol=1e-4, atol=1e-5)
 
 
+def assert_same_losses(compiled: Detector, eager: Detector, size: tuple[int, int]) -> None:
+    images, targets = [torch.rand(3, *size)], [target([[4, 4, 40, 40]], [2], size)]
+    torch.manual_seed(0)
+    expected = eager(images, targets)
+    torch.manual_seed(0)
+    for name, value in compiled(images, targets).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    sum(compiled(images, targets).values()).backward()
+
+
+def test_training_with_a_compiled_backbone(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph of the backbone serves all image sizes; here without the code generator."""
+    compile_module = nn.Module.compile
+
+    def compile_eagerly(module: nn.Module, *, dynamic: bool, options: dict) -> None:
+        assert options == {"strict_output_strides": True}
+        compile_module(module, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
+    torch.compiler.reset()
+    compiled = copy.deepcopy(detector)
+    assert compiled.compiled() is compiled
+    assert_same_losses(compiled, detector, (64, 96))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert_same_losses(compiled, detector, (48, 64))
+
+
+@pytest.mark.slow
+def test_training_with_the_real_code_generator() -> None:
+    torch.compiler.reset()
+    small = {"depths": (1, 1, 1, 1), "full_attention": (True,) * 4, "lce": False, "mlp_conv": False}
+    eager = create_detector(
+        "retinanet",
+        "rmt_nano",
+        num_classes=CLASSES,
+        min_size=64,
+        max_size=128,
+        drop_path_rate=0.0,
+        backbone_options=small,
+    )
+    compiled = copy.deepcopy(eager).compiled()
+    assert_same_losses(compiled, eager, (64, 96))
+
+
 def test_half_precision_under_autocast(detector: Detector) -> None:
     images, targets = [torch.rand(3, 64, 64)], [target([[4, 4, 40, 40]], [2], (64, 64))]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = detector(images, targets)
         with torch.no_grad():
-            (found,) = detector(images)
+            (found,) = detector(images, score_threshold=0.0)
     assert all(torch.isfinite(value) for value in losses.values())
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from rmt.detection.coco import to_rle
 from rmt.detection.predict import colour_of, draw_detections
+from rmt.detection.rle import to_rle
 
 
 def test_overlapping_masks_are_drawn_by_the_best() -> None:

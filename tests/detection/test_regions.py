@@ -9,7 +9,7 @@ from torch import Tensor
 
 from golden_detection import golden_target
 from golden_rule import GOLDEN
-from rmt.detection.masks import paste, targets_of
+from rmt.detection.masks import mask_targets, paste
 from rmt.detection.roi import levels_of, roi_features, to_rois
 
 
@@ -57,7 +57,7 @@ def test_a_box_beyond_the_image_leaves_what_is_inside() -> None:
 
 def test_mask_targets(micro: dict[str, Tensor]) -> None:
     target = golden_target()["masks"]
-    ours = targets_of(target, micro["mask_target.props"], micro["mask_target.gt_inds"])
+    ours = mask_targets(target, micro["mask_target.props"], micro["mask_target.gt_inds"])
     assert torch.equal(ours.byte(), micro["mask_target.out"])
 
 

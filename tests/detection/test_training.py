@@ -10,10 +10,10 @@ import pytest
 from rmt import recipes
 from rmt.data.images import read_image
 from rmt.detection import HEADS, Detector
-from rmt.detection.coco import to_mask
+from rmt.detection.datasets import open_splits
 from rmt.detection.metrics import categories_of
 from rmt.detection.recipe import Data
-from rmt.detection.sources import open_splits
+from rmt.detection.rle import to_mask
 from rmt.detection.toy import SHAPES, toy
 from rmt.tools import report
 from rmt.tools.predict import Predictor, predict_files

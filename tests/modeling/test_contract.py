@@ -18,7 +18,7 @@ import rmt
 from rmt.variants import VARIANTS
 
 # id -> arguments of create_model.
-FORMS = {name: {"name": name} for name in rmt.list_models(own=True)}
+FORMS = {name: {"name": name} for name in rmt.list_models()}
 FORMS |= {
     f"{name}_starred": {"name": name, "token_labels": True}
     for name, variant in VARIANTS.items()

@@ -40,7 +40,7 @@ def test_equals_fvcore(options: dict, unchecked_annotations: None) -> None:
     model = rmt.create_model("rmt_nano", num_classes=10, **options).eval()
     for module in model.modules():
         if isinstance(module, rmt.ManhattanAttention):
-            module.backend = "plain"  # fvcore sees nothing in a fused call
+            module.backend = "plain"  # fvcore counts nothing for a fused call
     for size in ((64, 96), (57, 31)):
         analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *size))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -91,5 +91,5 @@ def test_rows(table: dict[str, dict]) -> None:
 
 def test_text(table: dict[str, dict]) -> None:
     text = flops.format_table(table)
-    for words in ("rmt_s_tl", "27,480,240", "4.470", "4.800", "84.8", "not of the paper", "1024^3"):
+    for words in ("rmt_s_tl", "27,480,240", "4.470", "4.800", "84.8", "not in the paper", "1024^3"):
         assert words in text

@@ -87,9 +87,8 @@ def test_bodies_of_timm(backbone: str) -> None:
 
 def test_detector() -> None:
     model = settled(create_detector("retinanet", "rmt_nano", num_classes=5, min_size=64))
-    model.score_threshold = 0.0
     model.double()
     images = [torch.rand(3, 64, 80, dtype=torch.float64)]
-    (wanted,), (got,) = model(images), model.fuse()(images)
+    (wanted,), (got,) = (m(images, score_threshold=0.0) for m in (model, model.fuse()))
     torch.testing.assert_close(got["boxes"], wanted["boxes"], rtol=1e-6, atol=1e-6)
     assert torch.equal(got["labels"], wanted["labels"])

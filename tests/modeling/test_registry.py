@@ -7,7 +7,8 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 import rmt
-from rmt.variants import OWN_VARIANTS, PAPER_VARIANTS, VARIANTS, variant_overrides
+from rmt.modeling.rmt import OPTION_NAMES, RMTOptions
+from rmt.variants import OWN_VARIANTS, PAPER_VARIANTS, variant_overrides
 
 TAGGED = [f"{name}.in1k" for name in PAPER_VARIANTS] + [
     f"{name}.token_label_in1k" for name in ("rmt_s", "rmt_b", "rmt_l")
@@ -21,11 +22,10 @@ def meta_model(name: str, **options) -> rmt.RMT:
 
 def test_lists() -> None:
     paper = ["rmt_t", "rmt_s", "rmt_b", "rmt_l", "rmt_deit_s", "rmt_swin_t", "rmt_swin_s"]
-    assert rmt.list_models() == paper
-    assert rmt.list_models(own=True) == [*paper, "rmt_nano"]
-    assert set(timm.list_models("rmt_*")) == set(VARIANTS)
-    assert all(timm.is_model(name) for name in VARIANTS)
-    assert not set(paper) & set(OWN_VARIANTS)
+    assert list(PAPER_VARIANTS) == paper
+    assert rmt.list_models() == [*paper, "rmt_nano"] == [*paper, *OWN_VARIANTS]
+    assert set(timm.list_models("rmt_*")) == set(rmt.list_models())
+    assert all(timm.is_model(name) for name in rmt.list_models())
 
 
 @pytest.mark.parametrize("name", [*TAGGED, *OWN_VARIANTS])
@@ -74,6 +74,25 @@ def test_a_variant_without_published_star_may_be_starred_too() -> None:
 def test_variant_fields_are_options() -> None:
     model = rmt.create_model("rmt_nano", lce=False, depths=[1, 1, 1, 1], device="meta")
     assert variant_overrides(model.variant) == {"lce": False, "depths": (1, 1, 1, 1)}
+
+
+def test_the_configuration_holds_every_option() -> None:
+    options = {
+        "in_chans": 1,
+        "global_pool": "",
+        "drop_rate": 0.1,
+        "drop_path_rate": 0.2,
+        "token_labels": True,
+        "aux_width": 256,
+    }
+    assert tuple(options) == OPTION_NAMES
+    model = rmt.create_model("rmt_nano", 5, lce=False, device="meta", **options)
+    assert model.options == RMTOptions(**options)
+    assert model.config["model_args"] == options | {"lce": False}
+    again = rmt.RMT.from_config(model.config)
+    assert (again.options, again.variant) == (model.options, model.variant)
+    model.reset_classifier(3, global_pool="avg")
+    assert model.config["model_args"] == options | {"lce": False, "global_pool": "avg"}
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ SIZES = {
 }
 HEADS, WIDTH, VALUE_WIDTH = 3, 8, 6
 RATES = log_decay_rates(HEADS, 6.0)
-# (backend, decomposed) of all that can run: a new backend is picked up by itself.
+# (backend, decomposed) of all that can run; a new backend is picked up by itself.
 KERNELS = [
     (name, decomposed)
-    for name, module in BACKENDS.items()
+    for name, kernel in BACKENDS.items()
     if name != "reference"
     for decomposed in (True, False)
-    if module.why_not(*[torch.empty(1, 1, 1, HEADS, WIDTH)] * 3, decomposed=decomposed) is None
+    if kernel.why_not(*[torch.empty(1, 1, 1, HEADS, WIDTH)] * 3, decomposed=decomposed) is None
 ]
 
 
@@ -153,8 +153,8 @@ def test_properties_of_the_definition(height: int, width: int, decomposed: bool)
     assert torch.allclose(attend(q, k, 2 * v - 1), 2 * out - 1)
     assert torch.allclose(attend(q[1:], k[1:], v[1:]), out[1:])
     if not decomposed:
-        turned = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        assert torch.allclose(turned.transpose(1, 2), out)
+        transposed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        assert torch.allclose(transposed.transpose(1, 2), out)
 
 
 def test_the_two_forms_agree_on_a_line() -> None:

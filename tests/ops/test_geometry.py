@@ -80,8 +80,8 @@ def test_rotation_keeps_lengths_and_depends_on_differences(
 ) -> None:
     angles = rotation_angles(8)
     q, k = torch.randn(2, 8, dtype=torch.float64)
-    turned = rotate(q.expand(1, height, width, 1, 8), angles)
-    assert torch.allclose(turned.norm(dim=-1), q.norm().expand(1, height, width, 1))
+    rotated = rotate(q.expand(1, height, width, 1, 8), angles)
+    assert torch.allclose(rotated.norm(dim=-1), q.norm().expand(1, height, width, 1))
     # The product of a query and a key sees the difference of flattened positions alone.
     q_line, k_line = (rotate(x.expand(1, 1, 32, 1, 8), angles).view(32, 8) for x in (q, k))
     products = q_line @ k_line.T
@@ -107,9 +107,9 @@ def test_rotation_in_complex_and_in_real_numbers() -> None:
     assert torch.allclose(eager, traced(x), rtol=1e-12)
     assert torch.allclose(gradient, torch.autograd.grad(traced(x), x, upstream)[0], rtol=1e-12)
     for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
-        turned = rotate(x.to(dtype), angles)
-        assert turned.dtype == dtype
-        assert torch.allclose(turned.double(), eager, atol=limit)
+        rotated = rotate(x.to(dtype), angles)
+        assert rotated.dtype == dtype
+        assert torch.allclose(rotated.double(), eager, atol=limit)
     # Complex numbers do not begin at every place in memory.
     odd = torch.cat([x, x], dim=-1)[..., 1:9]
     assert torch.allclose(rotate(odd, angles), traced(odd), rtol=1e-12)

@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 
 import rmt
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import ClassificationRecipe, Data
-from rmt.classification.sources import open_splits
 from rmt.recipes import FOLDER, as_dict, list_recipes, read, resolve
 from rmt.task import get_task
 from rmt.tools import report

@@ -1,12 +1,15 @@
 """A segmenter as a module: any head on any backbone, sizes, losses, saving, bad arguments."""
 
+import inspect
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from rmt.segmentation import Segmenter, create_segmenter
-from rmt.segmentation.segmenter import pixel_loss
+from rmt.segmentation.segmenter import SegmenterOptions, pixel_loss
 from rmt.segmentation.upernet import UperNetHead
 
 
@@ -176,7 +179,7 @@ def test_exports_with_dynamic_sizes(model: Segmenter) -> None:
         ({"backbone": "rmt_nan"}, "rmt_nan"),
         ({"backbone": "vit_tiny_patch16_224"}, "stride"),
         ({"num_classes": 1}, "at least 2"),
-        ({"num_classes": 256}, "num_classes is 256; at most 255"),
+        ({"num_classes": 256}, "num_classes is 256; it must be at most 255"),
         ({"backbone_options": {"lec": False}}, "did you mean 'lce'"),
     ],
 )
@@ -184,6 +187,13 @@ def test_mistakes_in_construction(arguments: dict, words: str) -> None:
     correct = {"head": "semantic_fpn", "backbone": "rmt_nano", "num_classes": 4}
     with pytest.raises(ValueError, match=words):
         create_segmenter(**(correct | arguments))
+
+
+def test_the_function_and_the_record_have_the_same_defaults() -> None:
+    of_function = inspect.signature(create_segmenter).parameters
+    for field in fields(SegmenterOptions):
+        default = {} if field.name == "backbone_options" else field.default
+        assert (of_function[field.name].default or {}) == (default or {}), field.name
 
 
 def test_labels_of_another_size(model: Segmenter) -> None:
@@ -198,7 +208,7 @@ def test_labels_of_another_size(model: Segmenter) -> None:
 def test_labels_that_are_no_class(model: Segmenter, value: int, kind: torch.dtype) -> None:
     labels = torch.zeros(1, 8, 8, dtype=kind)
     labels[0, 3, 4] = value
-    with pytest.raises(ValueError, match=f"hold the value {value}; expected a class, 0 to 4"):
+    with pytest.raises(ValueError, match=f"contain {value}; expected a class, 0 to 4"):
         model(torch.randn(1, 3, 8, 8), labels)
 
 

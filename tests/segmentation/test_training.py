@@ -140,7 +140,7 @@ def test_predictor_options(run: tuple[Path, dict[str, Any]]) -> None:
     assert plain["labels"].shape == (50, 70)
     options = {"window": 32, "stride": 16, "scales": (0.75, 1.0), "flip": True}
     assert Predictor.from_checkpoint(run[0], **options)(image)["labels"].shape == (50, 70)
-    with pytest.raises(ValueError, match="'widow' is not an option .*did you mean 'window'"):
+    with pytest.raises(ValueError, match=r"'widow' is not an option .*did you mean 'window'"):
         Predictor.from_checkpoint(run[0], widow=32)
 
 

@@ -5,28 +5,136 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import rmt.detection.toy
+import rmt.segmentation.toy
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
 from rmt.data.samplers import EvalBatches, TrainBatches
-from rmt.training.fit import LAST
+from rmt.detection import create_detector
+from rmt.training.fit import LAST, evaluate
 
-RECIPE = """
-task: classification
-model: {name: rmt_nano, drop_path_rate: 0.0}
-data: {input_size: 32, batch_size: 4, num_workers: 0, crop_pct: 1.0}
-augment: {erasing: 0.5, label_smoothing: 0.0}
-optimizer: {lr: 1.0e-3, reference_batch_size: 8}
-schedule: {epochs: 1, warmup_epochs: 0.5, by_epoch: false}
-ema: {decay: 0.9}
-trainer: {accelerator: cpu, threads: 1, precision: 64-true, log_every: 1, devices: 2}
+RUN = """
+schedule: {{epochs: 1, by_epoch: false{warmup}}}
+trainer: {{accelerator: cpu, threads: 1, log_every: 1, devices: 2, strategy: ddp}}
 """
+CLASSIFICATION = """
+task: classification
+model: {{name: rmt_nano, drop_path_rate: 0.0}}
+data: {{root: {root}, input_size: 32, batch_size: 4, num_workers: 0, crop_pct: 1.0}}
+augment: {{erasing: 0.5, label_smoothing: 0.0}}
+optimizer: {{lr: 1.0e-3, reference_batch_size: 8}}
+ema: {{decay: 0.9}}
+"""
+SEGMENTATION = """
+task: segmentation
+model: {{head: {head}, backbone: rmt_nano, channels: 16, drop_path_rate: 0.0}}
+data: {{root: {root}, crop: 48, batch_size: 2, num_workers: 0}}
+inference: {{min_size: 0}}
+optimizer: {{lr: 1.0e-4}}
+"""
+DETECTION = """
+task: detection
+model: {{head: {head}, backbone: rmt_nano, checkpoint: {start}, min_size: 64, max_size: 96,
+  roi_samples_per_image: 16, drop_path_rate: 0.0}}
+data: {{root: {root}, batch_size: 1, num_workers: 0, keep_empty: true}}
+optimizer: {{lr: 1.0e-4}}
+"""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A model to train on two processes, and how one process does the same.
+
+    Attributes:
+        recipe: template of the recipe.
+        write: writes the data.
+        images: in the validation split.
+        alone: what makes one process take the same steps.
+        steps: in the first epoch, on two processes.
+        in_turn: one process takes the batches of the two in turn; else their losses are averaged.
+    """
+
+    recipe: str
+    write: Callable[[Path], object]
+    images: int
+    alone: tuple[str, ...] = ()
+    steps: int = 0
+    in_turn: bool = False
+
+
+def write_digits(root: Path) -> None:
+    """Write real handwritten digits, 80 for training and 27 for validation."""
+    digits = open_splits(Data(format="digits")).train
+    for i in range(107):
+        to = root / ("train" if i < 80 else "val") / digits.classes[digits.labels[i]]
+        to.mkdir(parents=True, exist_ok=True)
+        digits.image(i).convert("RGB").resize((40, 40)).save(to / f"{i}.png")
+
+
+def write_masks(root: Path) -> None:
+    rmt.segmentation.toy.toy(root, images=8)
+
+
+BODIES = {
+    "rmt_nano": Body(CLASSIFICATION, write_digits, 27, ("--data.batch_size=8",), 10),
+    # Each process's loss is a mean over its own pixels; the toy set leaves none unlabelled.
+    "semantic_fpn": Body(SEGMENTATION, write_masks, 8, ("--data.batch_size=4",), 2),
+    "upernet": Body(SEGMENTATION, write_masks, 8, ("--data.batch_size=4",), 2),
+    # Each image's losses are divided by its own anchors, so a step is a mean over batches.
+    "retinanet": Body(
+        DETECTION,
+        rmt.detection.toy.toy,
+        6,
+        ("--trainer.accumulate_grad_batches=2", "--trainer.strategy=auto"),
+        3,
+        in_turn=True,
+    ),
+    # It draws its regions at random, other ones in another process.
+    "mask_rcnn": Body(DETECTION, rmt.detection.toy.toy, 6),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write data, recipe and script of each body."""
+    made = {}
+    for head, body in BODIES.items():
+        made[head] = root = tmp_path_factory.mktemp(head)
+        body.write(root / "data")
+        if body.recipe == DETECTION:
+            detector_that_finds(head).save_pretrained(root / "start")
+        text = body.recipe + RUN
+        warmup = ", warmup_epochs: 0.5" if body.recipe == CLASSIFICATION else ""
+        words = {"head": head, "start": root / "start", "root": root / "data", "warmup": warmup}
+        (root / "recipe.yaml").write_text(text.format(**words))
+        (root / "script.py").write_text(SCRIPT)
+    return made
+
+
+def detector_that_finds(head: str) -> nn.Module:
+    """Return a detector that finds many things from the start."""
+    torch.manual_seed(0)
+    model = create_detector(head, "rmt_nano", num_classes=2)
+    for layer in [model.head] if head == "retinanet" else [model.rpn, *model.box_heads]:
+        nn.init.normal_(layer.cls.weight, std=0.1)
+        nn.init.zeros_(layer.cls.bias)
+    return model
+
+
+@pytest.fixture
+def folder(folders: dict[str, Path], head: str) -> Path:
+    return folders[head]
+
 
 # Batches of another size have other statistics. Joint ones are the business of synchronised batch
 # norm, which torch has for accelerators only; so here the norms keep their running statistics.
@@ -64,21 +172,6 @@ with open(f"{out}/losses.{rank}.json", "w") as file:
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write real handwritten digits, 80 for training and 27 to judge, a recipe and the script."""
-    root = tmp_path_factory.mktemp("data")
-    digits = open_splits(Data(format="digits")).train
-    for i in range(107):
-        to = root / "images" / ("train" if i < 80 else "val") / digits.classes[digits.labels[i]]
-        to.mkdir(parents=True, exist_ok=True)
-        digits.image(i).convert("RGB").resize((40, 40)).save(to / f"{i}.png")
-    images = root / "images"
-    (root / "recipe.yaml").write_text(RECIPE.replace("{input", f"{{root: {images}, input"))
-    (root / "script.py").write_text(SCRIPT)
-    return root
-
-
 def run(folder: Path, name: str, *words: str, stop: int = 0, status: int = 0) -> Path:
     out = folder / name
     command = [sys.executable, folder / "script.py", out, stop, folder / "recipe.yaml", *words]
@@ -108,55 +201,84 @@ def tensors(out: Path) -> dict[str, torch.Tensor]:
     return torch.load(out / LAST, weights_only=True)["state_dict"]
 
 
+def losses(out: Path, rank: int = 0) -> list[float]:
+    return json.loads((out / f"losses.{rank}.json").read_text())
+
+
+def metrics(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("strategy", "precision", "loss_within", "weights_within"),
-    [("ddp", "64-true", 1e-12, 1e-9), ("fsdp2", "32-true", 1e-5, 1e-4)],  # no float64 in FSDP2
+    ("head", "strategy", "precision", "loss_within", "weights_within"),
+    [
+        *((head, "ddp", "64-true", 1e-12, 1e-9) for head, body in BODIES.items() if body.alone),
+        ("rmt_nano", "fsdp2", "32-true", 1e-5, 1e-4),  # FSDP2 has no float64
+    ],
 )
-def test_two_processes_equal_one_with_twice_the_batch(
-    folder: Path, strategy: str, precision: str, loss_within: float, weights_within: float
+def test_two_processes_equal_one(
+    head: str,
+    strategy: str,
+    precision: str,
+    loss_within: float,
+    weights_within: float,
+    folder: Path,
 ) -> None:
-    words = (f"--trainer.precision={precision}",)
-    one = run(folder, f"one-{strategy}", "--trainer.devices=1", "--data.batch_size=8", *words)
+    body = BODIES[head]
+    words = (f"--trainer.precision={precision}", "no-dropout")
+    one = run(folder, f"one-{strategy}", "--trainer.devices=1", *words, *body.alone)
     two = run(folder, f"two-{strategy}", f"--trainer.strategy={strategy}", *words)
-    losses = [json.loads((out / f"losses.{i}.json").read_text()) for out, i in
-              ((one, 0), (two, 0), (two, 1))]  # fmt: skip
-    assert len(losses[0]) == 10
-    assert np.mean(losses[1:], axis=0) == pytest.approx(losses[0], rel=loss_within)
+    assert len(losses(two)) == body.steps
+    each = [losses(two, rank) for rank in (0, 1)]
+    expected = np.ravel(each, order="F") if body.in_turn else np.mean(each, axis=0)
+    assert losses(one)[: len(expected)] == pytest.approx(expected.tolist(), rel=loss_within)
     first, second = tensors(one), tensors(two)
     assert first.keys() == second.keys()
     for key, value in first.items():
         assert second[key].dtype == value.dtype
-        assert torch.allclose(second[key].double(), value.double(), rtol=0, atol=weights_within), (
-            key
-        )
-    results = [json.loads((out / "metrics.json").read_text()) for out in (one, two)]
-    assert results[0]["test"]["images"] == results[1]["test"]["images"] == 27  # none twice
-    assert results[0]["test"] == pytest.approx(results[1]["test"])
+        within = {"rtol": 0, "atol": weights_within}
+        assert torch.allclose(second[key].double(), value.double(), **within), key
+    assert metrics(one)["test"]["images"] == body.images  # none twice
+    assert metrics(two)["test"] == pytest.approx(metrics(one)["test"], rel=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("strategy", "precision"), [("ddp", "64-true"), ("fsdp2", "32-true")])
-def test_two_processes_resume_exactly(folder: Path, strategy: str, precision: str) -> None:
-    words = (f"--trainer.strategy={strategy}", f"--trainer.precision={precision}")
-    words += ("--schedule.epochs=2",)
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
+def test_one_process_evaluates_as_two_did(head: str, folder: Path) -> None:
+    """Average precision is gathered from both; here is something to find."""
+    # So small a rate that the weights still find something.
+    found = metrics(run(folder, "evaluated", "--optimizer.lr=1e-6"))["test"]
+    assert found["images"] == 6
+    assert found["box_AP50"] > 0
+    assert evaluate(folder / "evaluated", overrides=["--trainer.accelerator=cpu"]) == found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("head", BODIES)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_resume_exactly(head: str, strategy: str, folder: Path) -> None:
+    wide = ["--trainer.precision=64-true"] if (head, strategy) == ("rmt_nano", "ddp") else []
+    words = ("--schedule.epochs=2", f"--trainer.strategy={strategy}", *wide)
+    stop = {"rmt_nano": 13, "semantic_fpn": 3, "upernet": 3}.get(head, 4)
     whole = run(folder, f"whole-{strategy}", *words)
-    run(folder, f"parts-{strategy}", *words, stop=13, status=143)
+    run(folder, f"parts-{strategy}", *words, stop=stop, status=143)
     parts = run(folder, f"parts-{strategy}", *words, "resume")
     first, second = tensors(whole), tensors(parts)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    results = [json.loads((out / "metrics.json").read_text()) for out in (whole, parts)]
-    assert results[0]["history"] == results[1]["history"]
-    assert results[0]["test"] == results[1]["test"]
+    assert metrics(whole)["history"] == metrics(parts)["history"]
+    assert metrics(whole)["test"] == metrics(parts)["test"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_launchers_of_a_cluster_do_the_same(folder: Path) -> None:
+def test_launchers_of_a_cluster_do_the_same(folders: dict[str, Path]) -> None:
     """What docs/imagenet.md tells to type: torchrun, and srun's variables for each process."""
+    folder = folders["rmt_nano"]
     train = [sys.executable, "-m", "rmt_cli", "train", folder / "recipe.yaml"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
@@ -213,7 +335,7 @@ def test_copies_of_an_image_fall_to_different_processes() -> None:
     assert sum(map(len, shares[0])) == 512 // 3 // 4 * 4
 
 
-def test_each_test_image_is_judged_once() -> None:
+def test_each_test_image_is_evaluated_once() -> None:
     for world in (1, 2, 5):
         seen = [
             index

@@ -57,7 +57,8 @@ def test_rows_as_the_command_writes_them(row: str, params: int, tmp_path: Path) 
 
 
 def test_devices_and_machines_multiply() -> None:
-    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch_size 32 --trainer.global_batch_size 0"
+    words = "--trainer.devices 8 --trainer.num_nodes 2 --data.batch_size 32"
+    words += " --trainer.global_batch_size 0"
     found = dry_run("imagenet/rmt_t", words.split())
     assert (found["devices"], found["batch"]) == (16, 512)
     assert found["peak_lr"] == 5e-4
@@ -113,10 +114,13 @@ class TestData:
 
     def test_classification(self, photos: Path) -> None:
         found = self.tried("folder", photos)
-        assert found["data"] == {"classes": ["cat", "dog"], "train": 2, "per_epoch": 2, "val": 2}
         assert "2 classes (cat, dog), 2 train / 2 val images" in show(found)
+        assert found["data"].pop("description").startswith("class folders, 2 classes (cat, dog)")
+        assert found["data"] == {"classes": ["cat", "dog"], "train": 2, "per_epoch": 2, "val": 2}
         assert not any("classes" in own or "images" in own for own in found["assumed"])
-        (photos / "train" / "cat" / "1.png").write_bytes(b"none")
+        (photos / "train" / "cat" / "1.png").write_bytes(b"none")  # a run leaves it out
+        assert "1 left out: 1 unreadable sample" in show(self.tried("folder", photos))
+        (photos / "train" / "dog" / "1.png").write_bytes(b"none")
         with pytest.raises(ValueError, match=r"first sample of the 'train' split .*cat/1\.png"):
             self.tried("folder", photos)
 
@@ -128,10 +132,11 @@ class TestData:
     def test_segmentation(self, masks: Path) -> None:
         found = self.tried("segmentation", masks, "--data.repeats=3")
         assert (found["data"]["train"], found["data"]["per_epoch"]) == (2, 6)
-        for part, file in (("val", "val_0.png"), ("train", "train_0.png")):
+        for split in ("val", "train"):
             wrong = np.full((48, 64), 7, dtype=np.uint8)
-            Image.fromarray(wrong).save(masks / "masks" / part / file)
-            message = rf"first sample of the '{part}' split .*{file} has the value 7"
+            for i in range(2):
+                Image.fromarray(wrong).save(masks / "masks" / split / f"{split}_{i}.png")
+            message = rf"first sample of the '{split}' split .*{split}_0.png has the value 7"
             with pytest.raises(ValueError, match=message):
                 self.tried("segmentation", masks)
 
@@ -147,6 +152,10 @@ class TestData:
     def test_the_command(self, masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["train", "small/segmentation", "--data.root", str(masks)]
         (masks / "masks" / "train" / "train_0.png").unlink()
+        assert rmt_cli.main([*words, "--dry-run"]) == 0
+        found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data ")]
+        assert "1 train / 2 val images, 1 left out: 1 image without mask" in found[0]
+        (masks / "masks" / "train" / "train_1.png").unlink()
         assert rmt_cli.main([*words, "--dry-run"]) == 2
-        assert "1 of 2 images have no mask" in capsys.readouterr().err
+        assert "none of the 2 images" in capsys.readouterr().err
         assert rmt_cli.main([*words, "--print_config"]) == 0  # asks for no data

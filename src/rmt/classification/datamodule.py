@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import CutTransform, LabelMaps
 from rmt.classification.transforms import eval_transform, train_transform
 from rmt.data.bad_samples import EvalReader, TrainReader, readable
@@ -25,8 +25,10 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
     Evaluation batches have a third part, the indices of the images, (B,).
     """
 
-    def __init__(self, recipe: ClassificationRecipe) -> None:
-        super().__init__(recipe, open_splits(recipe.data))
+    def __init__(
+        self, recipe: ClassificationRecipe, *, classes: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(recipe, open_splits(recipe.data, classes))
 
     def train_batches(self, samples: Samples, *, rank: int, world: int) -> TrainBatches:
         """Return the order of the training images, with repeated augmentation."""
@@ -70,23 +72,23 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
 
 
 def with_label(
-    picture: Image.Image, label: int, *, transform: Callable[[Image.Image], Tensor]
+    image: Image.Image, label: int, *, transform: Callable[[Image.Image], Tensor]
 ) -> tuple[Tensor, int]:
     """Return an augmented training image and its label."""
-    return transform(picture), label
+    return transform(image), label
 
 
 def with_map(
-    picture: Image.Image, label: int, label_map: Tensor, *, transform: CutTransform
+    image: Image.Image, label: int, label_map: Tensor, *, transform: CutTransform
 ) -> tuple[Tensor, int, Tensor, Tensor, Tensor]:
     """Return an augmented training image, its label, its label map, and where it was cut."""
-    image, cut = transform(picture)
-    return image, label, label_map, cut.box, cut.mirrored
+    pixels, cut = transform(image)
+    return pixels, label, label_map, cut.box, cut.mirrored
 
 
 def with_index(
     index: int, *, samples: Samples, transform: Callable[[Image.Image], Tensor]
 ) -> tuple[Tensor, int, int]:
     """Return a test image, its label and its index."""
-    picture, label = samples.read(index)
-    return transform(picture), label, index
+    image, label = samples.read(index)
+    return transform(image), label, index

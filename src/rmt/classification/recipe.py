@@ -28,11 +28,6 @@ class Data(DataConfig):
     """Where the images are, how they are split and at which size they are shown.
 
     Attributes:
-        format: ``folder`` (class folders), ``csv`` (columns path, label and optionally split),
-            ``tar`` (one tar file per class, or class folders in it), ``webdataset``, ``parquet``
-            (as Hugging Face writes it), ``digits``, ``fashion-mnist``, ``imagenet``,
-            ``imagenet-real`` and ``imagenet-c`` (test sets as their authors ship them, for ``rmt
-            eval``), or ``auto`` to detect it from ``root``.
         root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
         download: let torchvision download Fashion-MNIST into ``root``.
         input_size: side of the square input in pixels.
@@ -44,7 +39,6 @@ class Data(DataConfig):
             the devices; the epoch keeps its length.
     """
 
-    format: str = "auto"
     download: bool = False
     batch_size: int = number(64, 1)
     input_size: int = number(224, 1, 16384)

@@ -1,9 +1,8 @@
-"""Labelled images, and the parts of a data set: to train on, to choose the weights, to judge."""
+"""Labelled images, and the rule that says which predictions are right."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -14,15 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmt.data.images import decode_image, read_image
-from rmt.data.splits import Splits
 from rmt.files import digest_of_samples, identity
-
-#: What folders and files call the parts.
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,52 +121,3 @@ class Samples:
             labels=[self.labels[i] for i in indices],
             rule=self.rule.take(indices),
         )
-
-
-def eval_only(samples: Samples) -> Splits[Samples]:
-    """Return splits without training images."""
-    return Splits(None, samples, samples)
-
-
-def splits_of(parts: Mapping[str, Samples], val_fraction: float, *, where: Path) -> Splits[Samples]:
-    """Return the parts that a data set brings, a missing ``val`` held out of ``train``.
-
-    Without ``train`` there is something to judge only.
-
-    Raises:
-        ValueError: if there is one class only, or too little to hold anything out.
-    """
-    train, val, test = (parts.get(part) for part in PARTS)
-    judged = val or test
-    if train is None:
-        if judged is None:
-            raise ValueError(f"{where} holds no images")
-        return Splits(None, judged, test)
-    if len(set(train.labels)) < 2:
-        name = train.classes[train.labels[0]]
-        raise ValueError(f"{where} has one class only ({name!r}); a classifier needs two or more")
-    return Splits(train, val, test) if val else replace(split(train, val_fraction), test=test)
-
-
-def split(samples: Samples, val_fraction: float) -> Splits[Samples]:
-    """Hold out a share of each class, the same images each time; 1 holds out all to be judged."""
-    if val_fraction == 1:
-        return Splits(None, samples)
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1")
-    from sklearn.model_selection import train_test_split
-
-    count = Counter(samples.labels)
-    label = min(count, key=count.__getitem__)
-    if count[label] < 2:
-        raise ValueError(
-            f"class {samples.classes[label]!r} has one image only, which cannot be split into "
-            "train and val"
-        )
-    train, val = train_test_split(
-        range(len(samples)),
-        test_size=max(val_fraction, len(set(samples.labels)) / len(samples)),
-        stratify=samples.labels,
-        random_state=0,
-    )
-    return Splits(samples.take(sorted(train)), samples.take(sorted(val)))

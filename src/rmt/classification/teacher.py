@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -15,9 +15,9 @@ from timm.models import load_state_dict
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
-from rmt.classification.sources import open_splits
 from rmt.classification.token_labels import map_name, refuse_shared_maps
 from rmt.files import write_atomically
 from rmt.messages import did_you_mean
@@ -154,7 +154,7 @@ def label_folder(
     data: str | Path,
     folder: str | Path,
     *,
-    kind: Literal["auto", "folder", "csv", "tar", "webdataset", "parquet"] = "auto",
+    kind: str = "auto",
     weights: str | Path = "",
     img_size: int | None = None,
     device: str = "cpu",

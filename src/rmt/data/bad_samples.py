@@ -1,4 +1,4 @@
-"""What happens to a sample that cannot be read: training replaces it, judging leaves it out."""
+"""What happens to a sample that cannot be read: training replaces it, evaluation leaves it out."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ UNREADABLE = (ValueError, FileNotFoundError)
 
 
 class BadSamples:
-    """A count of the samples that cannot be read, each once, however often it comes up.
+    """The samples that cannot be read, each counted and named once, however often it comes up.
 
-    The count is common to all loading processes of a device, which share it in memory; several
-    devices count each for itself, and a resumed run begins anew.
+    All loading processes of a device share the count; each device has its own, and a resumed run
+    starts at none.
 
     Args:
-        count: of the samples.
+        count: number of samples.
         most: unreadable samples tolerated, ``data.max_bad_samples``.
     """
 
     def __init__(self, count: int, most: int) -> None:
         self.most = most
-        # A flag a sample rather than a number: a process may set one that is set already.
+        # One flag per sample, not a number: several processes may find the same one.
         self.flags = torch.zeros(count, dtype=torch.bool).share_memory_()
 
     def add(self, at: int, error: Exception, *, what: str) -> None:
-        """Name a sample in the log and say what becomes of it.
+        """Name a sample in the log, and say what happens to it.
 
         Raises:
             ValueError: if these are more than ``most``.
@@ -49,29 +49,30 @@ class BadSamples:
 
 
 class TrainReader:
-    """Read and vary training examples; for an unreadable sample the next readable one stands in.
+    """Read and augment training examples; for an unreadable one the next readable one is taken.
 
     Args:
-        read: ``read(index)`` -> the parts of a sample; what it raises of :data:`UNREADABLE` counts.
-        vary: the parts of a sample -> one training example; what it raises is an error of the run.
-        count: of the samples. Indices beyond it begin anew, for samples shown several times.
+        read: ``read(index)`` -> image, label and the like; raises one of :data:`UNREADABLE` if it
+            cannot.
+        augment: turns them into one training example; what it raises ends the run.
+        count: number of samples. Larger indices start over, for samples shown several times.
         max_bad_samples: unreadable samples tolerated.
     """
 
     def __init__(
         self,
         read: Callable[[int], tuple],
-        vary: Callable[..., Any],
+        augment: Callable[..., Any],
         *,
         count: int,
         max_bad_samples: int,
     ) -> None:
-        self.read, self.vary, self.count = read, vary, count
+        self.read, self.augment, self.count = read, augment, count
         self.bad = BadSamples(count, max_bad_samples)
 
     def strict(self, index: int) -> Any:
         """Return the training example of this very sample; raises what reading raises."""
-        return self.vary(*self.read(index))
+        return self.augment(*self.read(index))
 
     def __call__(self, index: int) -> Any:
         """Return a training example.
@@ -86,16 +87,16 @@ class TrainReader:
             except UNREADABLE as error:
                 self.bad.add(at, error, what="skipped")
             else:
-                return self.vary(*found)
+                return self.augment(*found)
         raise ValueError("no training sample can be read; each is named above")
 
 
 class EvalReader:
-    """Read examples to be judged; an unreadable one is named in the log and left out.
+    """Read examples to evaluate; an unreadable one is named in the log and left out.
 
     Args:
         read: ``read(index)`` -> one example; raises one of :data:`UNREADABLE` if it cannot.
-        count: of the samples.
+        count: number of samples.
         max_bad_samples: unreadable samples tolerated.
     """
 

@@ -1,10 +1,28 @@
-"""Whether a model's classes are those of the data: one check for all tasks."""
+"""Which classes a data set has, and whether they are those of a model: once for all tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Names = Sequence[str]
+
+
+def class_list(found: Iterable[str], known: Names | None = None) -> tuple[str, ...]:
+    """Return the class names of data that do not list them.
+
+    Args:
+        found: the names that occur, in order.
+        known: names that a model was trained with. If they hold all that occur, they are the list:
+            a data set to evaluate may lack a class.
+    """
+    names = tuple(found)
+    return tuple(known) if known is not None and set(names) <= set(known) else names
+
+
+def few(names: Iterable[str], most: int = 10) -> str:
+    """Return some names for a message."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 
 
 def check_classes(
@@ -31,9 +49,9 @@ def check_classes(
     """
     if num_classes != len(data):
         raise ValueError(
-            f"the model has {num_classes} classes and the data {len(data)} "
-            f"({', '.join(data[:5])}{', ...' if len(data) > 5 else ''}); evaluate it on data with "
-            "the classes it was trained for, or fine-tune it with --model.checkpoint"
+            f"the model has {num_classes} classes and the data {len(data)} ({few(data, 5)}); "
+            "evaluate it on data with the classes it was trained for, or fine-tune it with "
+            "--model.checkpoint"
         )
     # mmseg writes "bed " with a trailing blank.
     names = [name.strip() for name in model or data]

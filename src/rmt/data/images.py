@@ -1,20 +1,30 @@
-"""Image files to RGB pictures: every mode that people have, and a clear word about the rest."""
+"""Image files to RGB: every mode that people have, and a clear message about the rest."""
 
 from __future__ import annotations
 
-import glob
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_ORIENTATION = 0x0112  # EXIF; above 4 width and height change places
+
+
+def register_plugins() -> set[str]:
+    """Let Pillow use the plugin for HEIC photos if there is one; return all suffixes it reads."""
+    try:
+        from pillow_heif import register_heif_opener  # pyrefly: ignore[missing-import]
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    formats = Image.registered_extensions()
+    # The JPEG reader takes MPO, the two frames of a stereo camera.
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN or name == "MPO"}
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -24,8 +34,8 @@ def read_image(path: str | Path) -> Image.Image:
     transparency is laid over white; of an animation the first frame is taken.
 
     Raises:
-        ValueError: if the file is empty, truncated, no image, or would unpack to more pixels than
-            Pillow's limit against decompression bombs (179 million).
+        ValueError: if the file is empty, truncated, not an image, or would unpack to more pixels
+            than Pillow's limit against decompression bombs (179 million).
         FileNotFoundError: if there is none.
     """
     path = Path(path)
@@ -36,25 +46,66 @@ def read_image(path: str | Path) -> Image.Image:
     return decode_image(path, name=str(path))
 
 
-def decode_image(source: Path | BytesIO, *, name: str) -> Image.Image:
-    """Decode the content of an image file as :func:`read_image` does; ``name`` is for messages.
+def read_image_like(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Read an image file as :func:`read_image` does, in the frame that its annotations lie in.
+
+    Some tools annotate photos as their pixels are stored, without the EXIF rotation: an image that
+    has the annotations' (width, height) only so is not rotated. It may have another size still.
+    """
+    image = read_image(path)
+    if image.size == size or image.size != size[::-1]:
+        return image
+    stored = decode_image(path, name=str(path), upright=False)
+    return stored if stored.size == size else image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of an upright image, from the head of its file where that suffices.
 
     Raises:
-        ValueError: if it is truncated, no image, or a decompression bomb.
+        ValueError: if it cannot be read.
+    """
+    try:
+        with _named(str(path)), warnings.catch_warnings(), _opened(path) as image:
+            warnings.simplefilter("ignore")
+            turned = image.getexif().get(_ORIENTATION, 1) > 4
+            return image.size[::-1] if turned else image.size
+    except ValueError:
+        return read_image(path).size  # says what is wrong
+
+
+def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> Image.Image:
+    """Decode the content of an image file as :func:`read_image` does.
+
+    Args:
+        source: path of the file, or its content.
+        name: for messages.
+        upright: whether to apply the EXIF rotation.
+
+    Raises:
+        ValueError: if it is truncated, not an image, or a decompression bomb.
     """
     with _named(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
-        with Image.open(source) as image:
-            return to_rgb(image)
+        with _opened(source) as image:
+            return to_rgb(image, upright=upright)
+
+
+def _opened(source: Path | BytesIO) -> Image.Image:
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        register_plugins()  # in this process nothing may have listed a folder yet
+        return Image.open(source)
 
 
 def decoded(image: Image.Image) -> Image.Image:
-    """Return a picture as :func:`to_rgb` does, though its file may only be read now.
+    """Return an image as :func:`to_rgb` does, though its file may only be read now.
 
     Raises:
         ValueError: if that fails.
     """
-    with _named(str(getattr(image, "filename", "") or "the picture")):
+    with _named(str(getattr(image, "filename", "") or "the image")):
         return to_rgb(image)
 
 
@@ -64,7 +115,7 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is no image that Pillow can read") from error
+        raise ValueError(f"{name} is not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is a decompression bomb: {error}; raise PIL.Image.MAX_IMAGE_PIXELS if the "
@@ -76,9 +127,10 @@ def _named(name: str) -> Iterator[None]:
         raise ValueError(f"{name} is damaged: {type(error).__name__}: {error}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to upright 8-bit RGB."""
-    image = ImageOps.exif_transpose(image)
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB, ``upright`` if its EXIF says how it lay."""
+    if upright:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _grey(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -97,58 +149,3 @@ def _grey(image: Image.Image) -> Image.Image:
         ends = (1, 255, 65535) if image.mode == "F" else (255, 65535)
         top = next((end for end in ends if grey.max() <= end), grey.max())
     return Image.fromarray((grey * (255 / top)).clip(0, 255).round().astype(np.uint8))
-
-
-def find_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Return the image files that files, folders (searched deep) and glob patterns name, in order.
-
-    A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
-    files do not. A name of what is not there stays in the list, for a report in its place.
-
-    Raises:
-        ValueError: if a folder or pattern holds no image, or none of the files is there.
-    """
-    found: list[Path] = []
-    for source in sources:
-        path = local_path(source)
-        if path.is_dir():
-            inside = images_in(path)
-            if not inside:
-                raise ValueError(f"folder {str(path)!r} holds no image ({', '.join(SUFFIXES)})")
-            found += inside
-        elif path.exists() or not glob.has_magic(str(source)):
-            found.append(path)
-        else:
-            matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
-            matches = [path for path in matches if path.is_file()]
-            if not matches:
-                raise ValueError(f"no file, folder or pattern {str(source)!r} matches a file")
-            found += matches
-    if not any(path.exists() for path in found):
-        raise ValueError(f"there is no file or folder {str(found[0])!r}" if found else "no image")
-    return found
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the files below a folder that are named as images and not hidden, sorted."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_dir()
-    )
-
-
-def local_path(name: str | Path) -> Path:
-    """Return the path that a name is, or a ``file://`` address.
-
-    Raises:
-        ValueError: for an address on the network.
-    """
-    address = urlsplit(str(name))
-    if address.scheme in ("http", "https", "ftp"):
-        raise ValueError(f"{name} is on the network; download it, and name the file")
-    if address.scheme == "file":
-        return Path(url2pathname(address.path))
-    return Path(name)

@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar, Generic, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -23,6 +26,11 @@ from rmt.data.splits import S, Splits
 from rmt.recipes.schema import Recipe
 
 R = TypeVar("R", bound=Recipe)
+_TRIES = 5  # samples of which one must be readable for a split to be tried
+
+
+#: Loading processes of all loaders.
+_WORKERS: WeakSet[BaseProcess] = WeakSet()
 
 
 class SeededSamples(Dataset):
@@ -52,6 +60,12 @@ class ResumableLoader(DataLoader):
     Its position is not stored here, where prefetching makes it run ahead: the batch sampler gets
     it from the loop's own count of finished batches.
     """
+
+    def __iter__(self) -> Any:
+        """Return DataLoader's iterator; its processes are remembered for :func:`kill_workers`."""
+        iterator = super().__iter__()
+        _WORKERS.update(getattr(iterator, "_workers", ()))
+        return iterator
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: see the class."""
@@ -103,6 +117,10 @@ class DataModule(ABC, Generic[R, S]):
         """Class names, which all splits share."""
         return self.splits.classes
 
+    def describe(self) -> str:
+        """Return what was found, in one sentence: format, classes, images, what is left out."""
+        return f"data: {self.splits.describe()}"
+
     def train_loader(self, *, rank: int = 0, world: int = 1) -> ResumableLoader:
         """Return the training loader of one process; its batch sampler is a ``TrainBatches``.
 
@@ -120,6 +138,7 @@ class DataModule(ABC, Generic[R, S]):
             self.train_batches(samples, rank=rank, world=world),
             num_workers=data.num_workers,
             collate=self.train_collate,
+            timeout=data.loader_timeout,
         )
 
     def eval_loader(self, samples: S, *, rank: int = 0, world: int = 1) -> ResumableLoader:
@@ -131,27 +150,41 @@ class DataModule(ABC, Generic[R, S]):
             EvalBatches(len(samples), size, rank=rank, world=world),
             num_workers=data.num_workers,
             collate=self.eval_collate,
+            timeout=data.loader_timeout,
         )
 
     def check_first_samples(self) -> int:
         """Load the first sample of each split as a run would; return training batches per epoch.
 
+        One that cannot be used is left out, as a run does, if one of the next few can be.
+
         Raises:
-            ValueError: naming the split and what is wrong. A run may leave out such a sample, up
-                to ``data.max_bad_samples``.
+            ValueError: naming the split, and what is wrong with its first sample.
         """
         train = self.train_loader()
-        val, test = (self.eval_loader(s) for s in (self.splits.val, self.splits.evaluated))
-        for split, loader in (("train", train), ("val", val), ("test", test)):
-            samples: Any = loader.dataset  # SeededSamples over a reader
-            try:
-                with seeded(self.recipe.seed, 0, 0, 0):
-                    loader.collate_fn([samples.load.strict(0)])
-            except (ValueError, OSError, RuntimeError) as error:
-                raise ValueError(
-                    f"the first sample of the {split!r} split cannot be used: {error}"
-                ) from error
+        self._check_first("train", train)
+        for split, samples in (("val", self.splits.val), ("test", self.splits.test)):
+            if samples is not None:
+                self._check_first(split, self.eval_loader(samples))
         return len(train)
+
+    def _check_first(self, split: str, loader: ResumableLoader) -> None:
+        samples: Any = loader.dataset  # SeededSamples over a reader
+        errors: list[Exception] = []
+        for index in range(min(_TRIES, len(samples))):
+            try:
+                with seeded(self.recipe.seed, 0, index, 0):
+                    loader.collate_fn([samples.load.strict(index)])
+            except (ValueError, OSError, RuntimeError) as error:
+                errors.append(error)
+            else:
+                for error in errors:
+                    kind = "unreadable sample|unreadable samples"
+                    self.splits.findings.fault(kind, str(error))
+                return
+        raise ValueError(
+            f"the first sample of the {split!r} split cannot be used: {errors[0]}"
+        ) from errors[0]
 
 
 def make_loader(
@@ -160,8 +193,17 @@ def make_loader(
     *,
     num_workers: int,
     collate: Callable[[list], Any],
+    timeout: float = 0,
 ) -> ResumableLoader:
-    """Return a loader over ``batches``; -1 workers take the spare cores, at most 16."""
+    """Return a loader over ``batches``.
+
+    Args:
+        dataset: of examples by sample key.
+        batches: the keys of each batch.
+        num_workers: loading processes; -1 takes the spare cores, at most 16.
+        collate: joins the examples of a batch.
+        timeout: seconds to wait for a batch of a loading process; 0 waits for ever.
+    """
     if num_workers < 0:
         num_workers = min(16, max(0, (os.cpu_count() or 1) - 1))
     return ResumableLoader(
@@ -172,7 +214,41 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=_ignore_signals,
+        timeout=timeout if num_workers else 0,
     )
+
+
+@contextmanager
+def loading_faults_named() -> Iterator[None]:
+    """Say in plain words that a loading process was killed or hangs, and end the others.
+
+    Raises:
+        OSError: if one of them does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not text.startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        kill_workers()
+        if "timed out" in text:
+            raise OSError(
+                f"no batch came from the loading processes for {text.split('after')[-1].strip()}: "
+                "does the disk or network answer? Raise data.loader_timeout, or set "
+                "data.num_workers to 0 to see where reading stops"
+            ) from error
+        raise OSError(
+            f"a loading process has died ({text.strip().rstrip('.')}); as a rule the machine has "
+            "run out of memory: lower data.num_workers or data.batch_size"
+        ) from error
+
+
+def kill_workers() -> None:
+    """End all loading processes at once: they ignore gentler signals, and one may hang."""
+    for worker in list(_WORKERS):
+        if worker.is_alive():
+            worker.kill()
 
 
 def _ignore_signals(worker: int) -> None:

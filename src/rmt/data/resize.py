@@ -14,7 +14,7 @@ _ONE = 2**11
 
 
 def keep_ratio(height: int, width: int, *, min_size: int, max_size: int) -> tuple[int, int]:
-    """Return the largest size (h, w) of the same shape within ``min_size`` (short side) and ``max_size``.
+    """Return the largest (h, w) of this shape with sides up to ``min_size`` and ``max_size``.
 
     Sizes are rounded half up, as the release's pipelines do (torchvision rounds down).
     """

@@ -1,9 +1,9 @@
-"""Detectors as ONNX files: RetinaNet as one graph, the others as parts with a runner.
+"""Detectors as ONNX files: RetinaNet as one graph, the others as several with a runner.
 
-A two-stage detector's regions have no number that a graph could know beforehand, so its dense part
-and its heads are exported and the steps between them (proposals, RoIAlign, suppression, pasting)
-run here, on torch: :func:`load_parts` returns a detector like any other, whose networks are
-onnxruntime sessions.
+The number of regions of a two-stage detector differs from image to image. So its dense part and its
+heads are exported as graphs, and the steps between them (proposals, RoIAlign, suppression, pasting)
+run in torch: :func:`load_parts` returns a detector like any other, whose networks are onnxruntime
+sessions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rmt.detection import from_config
 from rmt.detection.boxes import multiclass_nms
+from rmt.detection.detector import SCORE_THRESHOLD
 from rmt.detection.rcnn import RCNN
 from rmt.detection.retinanet import RetinaNet
 from rmt.detection.roi import BOX_SIZE, MASK_SIZE
@@ -28,22 +29,24 @@ _INPUT, _DENSE, _CONFIG = "image", "dense.onnx", "config.json"
 
 
 class OneGraph(nn.Module):
-    """RetinaNet from a resized image to detections, suppression included, traceable as a whole.
+    """RetinaNet from a resized image to detections, including suppression, traceable as a whole.
 
     Args:
         detector: in eval mode.
+        score_threshold: detections must score above it.
     """
 
-    def __init__(self, detector: RetinaNet) -> None:
+    def __init__(self, detector: RetinaNet, *, score_threshold: float = SCORE_THRESHOLD) -> None:
         super().__init__()
         self.detector = detector
+        self.score_threshold = score_threshold
 
     def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect objects in one image.
 
         Args:
             image: (1, 3, H, W), RGB floats in 0..1, H and W multiples of 32.
-            size: (2,), height and width of what is no padding, which is right and below.
+            size: (2,), height and width without the padding on the right and at the bottom.
 
         Returns:
             Boxes (n, 4) in pixels of ``image``, scores (n,) and labels (n,), best first.
@@ -57,50 +60,61 @@ class OneGraph(nn.Module):
         return multiclass_nms(
             boxes[0],
             scores[0],
-            threshold=model.score_threshold,
+            threshold=self.score_threshold,
             iou=model.iou_threshold,
             limit=model.max_detections,
         )
 
 
-def export_retinanet(detector: RetinaNet, path: str | Path, *, size: tuple[int, int]) -> Path:
-    """Write RetinaNet for images of one size as a single ONNX file with the suppression inside.
+def export_retinanet(
+    detector: RetinaNet,
+    path: str | Path,
+    *,
+    size: tuple[int, int],
+    score_threshold: float = SCORE_THRESHOLD,
+) -> Path:
+    """Write RetinaNet for images of one size as a single ONNX file that includes the suppression.
 
-    Its inputs and outputs are those of :class:`OneGraph`, named ``image``, ``size``, ``boxes``,
-    ``scores`` and ``labels``; without ``size`` the whole image counts. Thresholds and the limit of
-    detections are the detector's.
+    Inputs and outputs are those of :class:`OneGraph`, named ``image``, ``size``, ``boxes``,
+    ``scores`` and ``labels``; without ``size`` the image is taken to have no padding. The IoU
+    threshold and the limit of detections are the detector's.
 
     Args:
         detector: of one stage.
         path: ends in ``.onnx``.
         size: height and width of the canvas that images are padded to, multiples of 32.
+        score_threshold: detections must score above it.
+
+    Returns:
+        ``path``.
 
     Raises:
-        ValueError: if a side is no multiple of 32.
+        ValueError: if a side is not a multiple of 32.
     """
     _check_size(size)
     whole = torch.tensor(size)
     names = (["image", "size"], ["boxes", "scores", "labels"])
     with _evaluating(detector):
-        program = _export(OneGraph(detector), [torch.rand(1, 3, *size), whole], names=names)
+        graph = OneGraph(detector, score_threshold=score_threshold)
+        program = _export(graph, [torch.rand(1, 3, *size), whole], names=names)
     _set_default(program, "size", whole)
     program.save(path)
     return Path(path)
 
 
 def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -> Path:
-    """Write a two-stage detector as ``dense.onnx``, heads of each stage, and ``config.json``.
+    """Write a two-stage detector as ``dense.onnx``, the heads of each stage, and ``config.json``.
 
     Args:
-        detector: of two stages or more.
-        folder: made if absent.
+        detector: with regions.
+        folder: created if it does not exist.
         size: height and width of the canvas that images are padded to, multiples of 32.
 
     Returns:
         ``folder``, for :func:`load_parts`.
 
     Raises:
-        ValueError: if a side is no multiple of 32.
+        ValueError: if a side is not a multiple of 32.
     """
     _check_size(size)
     folder = Path(folder)
@@ -121,15 +135,15 @@ def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -
 def load_parts(folder: str | Path) -> RCNN:
     """Return a detector whose networks are the ONNX files of :func:`export_parts`.
 
-    It is called like any other, for inference, with images of any sizes whose canvas is the
-    exported one; another raises ``ValueError``.
+    It is called like any other, for inference only. An image whose canvas is not the exported one
+    raises ``ValueError``.
     """
     folder = Path(folder)
     described = json.loads((folder / _CONFIG).read_text())
     with torch.device("meta"):
         built = from_config(described["config"])
     assert isinstance(built, RCNN)
-    model: Any = built  # sessions take the places of its networks
+    model: Any = built  # its networks are replaced by sessions
     canvas = tuple(described["canvas"])
     model.backbone, model.neck = _Pixels(), DenseSession(folder / _DENSE, canvas)
     model.rpn.forward = lambda maps: (maps.logits, maps.deltas)
@@ -165,7 +179,7 @@ class DenseSession(Session):
 
     Args:
         path: of the file.
-        canvas: the only height and width that it takes.
+        canvas: height and width of its input.
     """
 
     def __init__(self, path: Path, canvas: tuple[int, int]) -> None:
@@ -177,14 +191,14 @@ class DenseSession(Session):
         if tuple(x.shape[2:]) != self.canvas:
             raise ValueError(
                 f"the image's canvas is {tuple(x.shape[2:])}, the exported one {self.canvas}; "
-                "export another, or resize the image"
+                "export for that canvas, or resize the image"
             )
         images = [super(DenseSession, self).forward(image) for image in x.split(1)]
         return Maps([torch.cat(own) for own in zip(*images, strict=True)])
 
 
 class Maps(list):
-    """The pyramid's maps, with the proposal network's answer to them."""
+    """The maps of the pyramid, with the output of the proposal network as attributes."""
 
     def __init__(self, outputs: Sequence[Tensor]) -> None:
         super().__init__(outputs[:5])
@@ -192,7 +206,7 @@ class Maps(list):
 
 
 class _Pixels(nn.Module):
-    """In place of the backbone, which is part of the dense graph."""
+    """In place of the backbone, which is part of the dense graph: pixels pass through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +217,7 @@ class _Pixels(nn.Module):
 
 
 class _Dense(nn.Module):
-    """Normalised pixels to the pyramid's maps, and the proposal network's logits and deltas."""
+    """Normalised pixels to the maps of the pyramid, and logits and deltas of the RPN."""
 
     def __init__(self, detector: RCNN) -> None:
         super().__init__()
@@ -216,7 +230,7 @@ class _Dense(nn.Module):
 
 
 def _heads(detector: RCNN) -> list[tuple[nn.ModuleList, int, str]]:
-    """Return the heads of all stages, the side of what they read, and their files' names."""
+    """Return the heads of all stages, the size of their input, and the names of their files."""
     return [
         (detector.box_heads, BOX_SIZE, "box_head_{}.onnx"),
         (detector.mask_heads, MASK_SIZE, "mask_head_{}.onnx"),
@@ -244,7 +258,7 @@ def _export(
 
 
 def _set_default(program: torch.onnx.ONNXProgram, name: str, value: Tensor) -> None:
-    """Give an input of a graph a value, so that a caller may leave it out."""
+    """Give an input of a graph a default value, so that a caller may leave it out."""
     from onnxscript import ir
 
     given = next(own for own in program.model.graph.inputs if own.name == name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rmt.detection.detector import Detector
-from rmt.detection.matcher import Sampler
+from rmt.detection.detector import Detector, DetectorOptions
 from rmt.detection.rcnn import CascadeMaskRCNN, MaskRCNN
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.retinanet import RetinaNet
@@ -28,43 +27,48 @@ def create_detector(
     max_size: int = 1333,
     drop_path_rate: float | None = None,
     backbone_options: Mapping[str, Any] | None = None,
+    roi_samples_per_image: int = 512,
 ) -> Detector:
-    """Make an object detector with fresh weights.
+    """Create an object detector, randomly initialised.
 
     Args:
         head: ``"retinanet"`` (arXiv 1708.02002), ``"mask_rcnn"`` (arXiv 1703.06870) or
             ``"cascade_mask_rcnn"`` (arXiv 1712.00726).
         backbone: an RMT variant, or any timm model with maps of stride 4, 8, 16 and 32.
-        num_classes: K, without background; labels run from 0 to K - 1.
-        min_size: images are resized to this short side,
-        max_size: or less, so that the long side stays within this.
+        num_classes: K, without background; labels are 0 to K - 1.
+        min_size: length of the short side of resized images, in pixels.
+        max_size: largest length of the long side; the short side is made shorter for it.
         drop_path_rate: stochastic depth of the backbone; None takes its own.
         backbone_options: further arguments of the backbone's factory.
+        roi_samples_per_image: RoIs per image that the box and mask heads are trained on, at most a
+            quarter of them with objects. RetinaNet does not sample. Not written to files.
 
     Returns:
         A module: ``d(images)`` gives a list of dicts with ``boxes``, ``scores``, ``labels`` and for
         the mask heads ``masks``; ``d(images, targets)`` a dict of losses.
 
     Raises:
-        ValueError: for an unknown head or backbone, naming the nearest, or a bad number.
+        ValueError: for an unknown head or backbone (the nearest is named), or an impossible number.
     """
     if head not in HEADS:
         raise ValueError(f"unknown detection head {head!r}{did_you_mean(head, HEADS)}")
-    return HEADS[head](
-        backbone,
+    options = DetectorOptions(
+        backbone=backbone,
         num_classes=num_classes,
         min_size=min_size,
         max_size=max_size,
         drop_path_rate=drop_path_rate,
-        backbone_options=backbone_options,
+        backbone_options=backbone_options or {},
+        roi_samples_per_image=roi_samples_per_image,
     )
+    return HEADS[head](options)
 
 
-def from_config(config: Mapping[str, Any]) -> Detector:
-    """Build the detector that a ``config`` of one describes, with fresh weights.
+def from_config(config: dict[str, Any]) -> Detector:
+    """Build the detector that a saved ``config`` describes, randomly initialised.
 
     Raises:
-        ValueError: if its architecture is no head of this version.
+        ValueError: if this version does not know its architecture.
     """
     head = config["architecture"]
     if head not in HEADS:
@@ -93,8 +97,7 @@ def new_model(recipe: DetectionRecipe, classes: Sequence[str]) -> Detector:
         min_size=wanted.min_size,
         max_size=wanted.max_size,
         drop_path_rate=wanted.drop_path_rate,
+        roi_samples_per_image=wanted.roi_samples_per_image,
     )
-    if isinstance(model, MaskRCNN | CascadeMaskRCNN):
-        model.sampler = Sampler(wanted.roi_samples_per_image, model.sampler.positive_fraction)
     model.info["label_names"] = list(classes)
     return model

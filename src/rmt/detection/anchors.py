@@ -1,7 +1,8 @@
-"""Anchors: reference boxes on a regular grid, and which of them an image may use.
+"""Anchors: reference boxes on a regular grid, and which of them an image is trained on.
 
-The centre of cell (i, j) is (j·stride, i·stride), without half a stride of offset, and base boxes
-are not rounded (torchvision rounds them to whole pixels). Values are float32 in any model.
+As in the release, the centre of cell (i, j) is (j·stride, i·stride), without an offset of half a
+stride, and the base boxes are not rounded (torchvision rounds them to whole pixels). Anchors are
+float32, whatever the dtype of the model.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ class AnchorGrid:
     """The anchors of all pyramid levels.
 
     Attributes:
-        strides: pixels between neighbouring cells of each level; also the base size.
+        strides: pixels between neighbouring cells of each level, which is also the base size.
         scales: factors on the base size.
-        ratios: height over width.
+        ratios: height divided by width.
     """
 
     strides: tuple[int, ...]
@@ -29,11 +30,11 @@ class AnchorGrid:
 
     @property
     def per_cell(self) -> int:
-        """Return how many anchors a cell has: channel a·K + k of a head is anchor a, class k."""
+        """Return A, the anchors per cell; channel a·K + k of a head is anchor a, class k."""
         return len(self.scales) * len(self.ratios)
 
     def base(self, stride: int, device: torch.device | None = None) -> Tensor:
-        """Return the anchors of the cell at the origin, (A, 4): ratio by ratio, then scales."""
+        """Return the anchors of the cell at the origin, (A, 4): ratios, then scales of each."""
         ratios = torch.tensor(self.ratios, device=device).sqrt()
         scales = torch.tensor(self.scales, device=device)
         width = (stride * (1 / ratios)[:, None] * scales).flatten() * 0.5
@@ -41,10 +42,10 @@ class AnchorGrid:
         return torch.stack([-width, -height, width, height], dim=1)
 
     def __call__(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return each level's anchors, (H·W·A, 4): rows, columns, then the cell's own.
+        """Return the anchors of each level, (H·W·A, 4): by row, column, then anchor of the cell.
 
         Args:
-            maps: one tensor (B, C, H, W) a level; only size and device are read.
+            maps: one tensor (B, C, H, W) per level; only size and device are used.
         """
         return [self._level(map_, stride) for map_, stride in zip(maps, self.strides, strict=True)]
 
@@ -64,13 +65,13 @@ class AnchorGrid:
         size: tuple[int, int],
         inside: bool,
     ) -> Tensor:
-        """Return which anchors of all levels an image takes part with in training.
+        """Return which anchors of all levels an image is trained on, (N,), bool.
 
         Args:
             maps: as in a call.
-            padded: the image's own padded height and width; the batch's may be larger.
+            padded: height and width of the image with its own padding; the batch's may be larger.
             size: height and width without padding.
-            inside: leave out anchors that reach over the border of ``size``.
+            inside: leave out anchors that cross the border of ``size``.
         """
         flags = []
         for map_, stride in zip(maps, self.strides, strict=True):
@@ -86,6 +87,6 @@ class AnchorGrid:
 
 
 def by_anchor(map_: Tensor, per_cell: int) -> Tensor:
-    """Return a head's map (B, A·K, H, W) as a row of K values for each anchor, (B, H·W·A, K)."""
+    """Return a map of a head, (B, A·K, H, W), as K values for each anchor, (B, H·W·A, K)."""
     batch, channels = map_.shape[:2]
     return map_.permute(0, 2, 3, 1).reshape(batch, -1, channels // per_cell)

@@ -1,7 +1,7 @@
 """Boxes as functions of tensors: coding, clipping, overlap, non-maximum suppression.
 
-Boxes are (..., 4) as x1, y1, x2, y2 in pixels, widths without "+ 1". Where torchvision's own
-detectors differ from the release's numerics, the docstring says how.
+Boxes are (..., 4) as x1, y1, x2, y2 in pixels; the width is x2 - x1. Where the release computes
+something else than torchvision's own detectors, the docstring says so.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, nms
 
-# A predicted box is at most 62.5 times as large as its anchor, and at least 1/62.5.
+# A predicted side is at most 62.5 times as long as that of the anchor, and at least 1/62.5.
 _MAX_LOG_RATIO = abs(math.log(16 / 1000))
-# From this many boxes on, suppression runs class by class: the cost grows with the square.
+# From this many boxes, suppression runs class by class: its cost grows with their square.
 _ONE_CALL = 10_000
 
 
 def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
-    """Return the deltas (dx, dy, dw, dh) that turn ``boxes`` into ``targets``.
+    """Return the deltas (dx, dy, dw, dh) from ``boxes`` to ``targets``, (N, 4).
 
-    Always float32, as the release codes its training targets.
+    Always in float32, as the release encodes its training targets.
 
     Args:
         boxes: (N, 4), anchors or proposals.
         targets: (N, 4).
-        stds: deltas are divided by them.
+        stds: the deltas are divided by them.
     """
     boxes, targets = boxes.float(), targets.float()
-    size, wanted = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
+    size, target_size = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
     shift = ((targets[:, :2] + targets[:, 2:]) * 0.5 - (boxes[:, :2] + boxes[:, 2:]) * 0.5) / size
-    return torch.cat([shift, (wanted / size).log()], dim=1) / boxes.new_tensor(stds)
+    return torch.cat([shift, (target_size / size).log()], dim=1) / boxes.new_tensor(stds)
 
 
 def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
-    """Return ``boxes`` moved and scaled by ``deltas``; the inverse of :func:`encode`.
+    """Return ``boxes`` shifted and scaled by ``deltas``, (..., 4); the inverse of :func:`encode`.
 
-    The log ratios are clamped on both sides (torchvision: from above only), centres are not.
+    The log ratios are clamped on both sides (torchvision: from above only), the shifts are not.
 
     Args:
         boxes: (..., 4), broadcast against ``deltas``.
         deltas: (..., 4).
-        stds: deltas are multiplied by them.
+        stds: the deltas are multiplied by them.
     """
     deltas = deltas * deltas.new_tensor(stds)
     size = boxes[..., 2:] - boxes[..., :2]
@@ -53,7 +53,7 @@ def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float] = (1, 1, 1, 1)) 
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Return boxes cut to their images; a box outside becomes one without area and stays.
+    """Return boxes clipped to their images; a box outside keeps its place, without area.
 
     Args:
         boxes: (..., 4).
@@ -64,14 +64,14 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the IoU of each pair, (N, M); 0 where neither box has an area."""
+    """Return the IoU of each pair of boxes, (N, M); 0 if neither has an area."""
     return box_iou(boxes, others).nan_to_num(nan=0.0)
 
 
 def giou_loss(boxes: Tensor, targets: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return 1 - GIoU of each pair (arXiv 1902.09630), (N,).
+    """Return 1 - GIoU (arXiv 1902.09630) of boxes (N, 4) and their targets, (N,).
 
-    Denominators are at least ``eps`` (torchvision adds it to them instead).
+    Denominators are at least ``eps``; torchvision adds it to them instead.
     """
     shared = _area(boxes[:, :2].maximum(targets[:, :2]), boxes[:, 2:].minimum(targets[:, 2:]))
     hull = _area(boxes[:, :2].minimum(targets[:, :2]), boxes[:, 2:].maximum(targets[:, 2:]))
@@ -81,18 +81,19 @@ def giou_loss(boxes: Tensor, targets: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float) -> Tensor:
-    """Return the indices that survive suppression within each class, best score first.
+    """Return the indices that non-maximum suppression keeps, per class, best score first.
 
-    A box goes if its IoU with a better one is above ``iou`` (strictly). Classes are kept apart by
-    moving each to a region of its own, in the boxes' dtype, as in the release.
+    A box is suppressed if its IoU with a better one of its class is above ``iou``. Classes are kept
+    apart by shifting the boxes of each to a region of its own, in the dtype of the boxes, as in
+    the release.
 
     Args:
         boxes: (N, 4).
         scores: (N,).
-        classes: (N,), any integers: labels, or pyramid levels.
+        classes: (N,), any integers, such as labels or pyramid levels.
         iou: threshold.
     """
-    if torch.compiler.is_compiling():  # a graph cannot ask how many boxes there are
+    if torch.compiler.is_compiling():  # a graph cannot branch on the number of boxes
         largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
     elif len(boxes):
         largest = boxes.max()
@@ -111,15 +112,15 @@ def multiclass_nms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the best boxes over all classes: (n, 4), their scores (n,) and labels (n,).
 
-    Each pair of box and class whose score is above ``threshold`` (strictly) is a candidate of its
-    own; no other filter applies, boxes without area included.
+    Each pair of a box and a class with a score above ``threshold`` is one candidate. There is no
+    other filter: boxes without area are candidates too.
 
     Args:
-        boxes: (N, 4), or (N, K, 4) where each class has its own.
+        boxes: (N, 4), or (N, K, 4) if each class has its own.
         scores: (N, K).
-        threshold: least score.
+        threshold: candidates must score above it.
         iou: threshold of the suppression.
-        limit: most boxes to return.
+        limit: largest number of boxes to return.
     """
     rows, labels = (scores > threshold).nonzero(as_tuple=True)
     boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, labels]

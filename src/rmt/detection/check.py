@@ -1,4 +1,4 @@
-"""What a caller may hand to a detector; everything else is named and refused."""
+"""Checks of the images and targets that a caller passes to a detector."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def check_images(images: Sequence[Tensor] | Tensor) -> list[Tensor]:
     """Return the images as a list, each a (3, h, w) tensor of floats in 0..1.
 
     Raises:
-        ValueError: naming the image by its place, with its shape, dtype or largest value.
+        ValueError: naming the index of the image, with its shape, dtype or range of values.
     """
     if isinstance(images, Tensor) and images.ndim == 3:
-        raise ValueError("a detector takes a list of images; put a single one in a list: [image]")
+        raise ValueError("a detector takes a list of images; pass a single one as [image]")
     if not len(images):
         raise ValueError("a detector needs at least one image, got an empty list")
     for i, image in enumerate(images):
@@ -27,8 +27,8 @@ def check_images(images: Sequence[Tensor] | Tensor) -> list[Tensor]:
             raise ValueError(f"image {i} is {image.dtype}; divide by 255 to get floats in 0..1")
         if image.max() > 1 or image.min() < 0 or image.isnan().any():
             raise ValueError(
-                f"image {i} has values from {image.min():.3g} to {image.max():.3g}; expected 0..1, "
-                "not normalised"
+                f"image {i} has values from {image.min():.3g} to {image.max():.3g}; expected 0..1: "
+                "the detector normalises images itself"
             )
     return list(images)
 
@@ -36,24 +36,24 @@ def check_images(images: Sequence[Tensor] | Tensor) -> list[Tensor]:
 def check_targets(
     images: Sequence[Tensor], targets: Sequence[Target], *, num_classes: int, masks: bool
 ) -> None:
-    """Raise unless there is a fitting target for each image.
+    """Raise an error unless there is one target per image, and each is as the detector needs it.
 
     Args:
         images: already checked.
-        targets: one mapping an image.
-        num_classes: labels run from 0 to one less.
+        targets: one mapping per image.
+        num_classes: K; labels are 0 to K - 1.
         masks: whether masks are needed.
 
     Raises:
-        ValueError: naming the image by its place and the entry that is wrong.
+        ValueError: naming the index of the target and the entry that is wrong.
     """
     if len(images) != len(targets):
-        raise ValueError(f"{len(images)} images but {len(targets)} targets; each needs one")
+        raise ValueError(f"{len(images)} images but {len(targets)} targets; give one per image")
     wanted = ("boxes", "labels", "masks") if masks else ("boxes", "labels")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         for name in wanted:
             if name not in target:
-                raise ValueError(f"target {i} has no {name!r}; it has {sorted(target)}")
+                raise ValueError(f"target {i} has no {name!r}, only {sorted(target)}")
         boxes, labels = target["boxes"], target["labels"]
         if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             raise ValueError(
@@ -69,7 +69,7 @@ def check_targets(
             continue
         if not torch.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
             raise ValueError(
-                f"target {i} has a box without area or with NaN; boxes are x1, y1, x2, y2 in "
+                f"target {i} has a box without area or with NaN; expected x1, y1, x2, y2 in "
                 "pixels with x1 < x2 and y1 < y2"
             )
         if labels.is_floating_point() or not 0 <= labels.min() <= labels.max() < num_classes:
@@ -80,14 +80,14 @@ def check_targets(
 
 
 def check_areas(targets: Sequence[Target], scaled: Sequence[Target]) -> None:
-    """Raise unless each box has an area inside its image: of one without, the loss is no number.
+    """Raise an error unless each box has an area inside its image: otherwise the loss is NaN.
 
     Args:
         targets: as they were given.
-        scaled: the same, cut to the images that the network sees.
+        scaled: the same after resizing, clipped to the images.
 
     Raises:
-        ValueError: naming the image by its place and the box.
+        ValueError: naming the index of the target, and the box.
     """
     for i, (target, cut) in enumerate(zip(targets, scaled, strict=True)):
         empty = (cut["boxes"][:, 2:] <= cut["boxes"][:, :2]).any(dim=1)
@@ -95,5 +95,5 @@ def check_areas(targets: Sequence[Target], scaled: Sequence[Target]) -> None:
             number = int(empty.nonzero()[0])
             raise ValueError(
                 f"target {i}: box {number}, {target['boxes'][number].tolist()}, has no area inside "
-                "its image; leave such objects out"
+                "its image; remove such objects"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,8 +14,9 @@ from rmt.data.loaders import DataModule
 from rmt.data.samplers import GroupedBatches, TrainBatches
 from rmt.detection import HEADS
 from rmt.detection.augment import Example, TrainTransform
+from rmt.detection.datasets import open_splits
 from rmt.detection.recipe import DetectionRecipe
-from rmt.detection.sources import Samples, open_splits
+from rmt.detection.samples import Samples
 
 
 class DetectionData(DataModule[DetectionRecipe, Samples]):
@@ -27,8 +28,8 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
 
     eval_batch_size = 1  # as the release evaluates them: the output depends on the padded size
 
-    def __init__(self, recipe: DetectionRecipe) -> None:
-        super().__init__(recipe, open_splits(recipe.data))
+    def __init__(self, recipe: DetectionRecipe, *, classes: Sequence[str] | None = None) -> None:
+        super().__init__(recipe, open_splits(recipe.data, classes))
 
     def train_batches(self, samples: Samples, *, rank: int, world: int) -> TrainBatches:
         """Return the order of the training images, grouped by orientation if the recipe says so."""
@@ -45,8 +46,8 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
         transform = TrainTransform(self.recipe.model, self.recipe.augment)
         masks = HEADS[self.recipe.model.head].has_masks
         return TrainReader(
-            partial(numbered, samples),
-            partial(augmented, samples=samples, transform=transform, masks=masks),
+            partial(with_target, samples, masks=masks),
+            partial(augmented, transform=transform),
             count=len(samples),
             max_bad_samples=self.recipe.data.max_bad_samples,
         )
@@ -64,24 +65,27 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
         return EvalReader(partial(with_id, samples), count=len(samples), max_bad_samples=limit)
 
 
-def numbered(samples: Samples, index: int) -> tuple[Tensor, int]:
-    """Return an image as (3, H, W), uint8, and its index."""
-    return torch.from_numpy(np.array(samples.image(index))).permute(2, 0, 1), index
+def pixels(samples: Samples, index: int) -> Tensor:
+    """Return an image as (3, H, W), uint8."""
+    return torch.from_numpy(np.array(samples.image(index))).permute(2, 0, 1)
 
 
-def augmented(
-    image: Tensor, index: int, *, samples: Samples, transform: Callable, masks: bool
-) -> Example:
-    """Return an image, floats in 0..1, and its target, augmented together."""
+def with_target(samples: Samples, index: int, *, masks: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return an image as (3, H, W), uint8, and its objects."""
+    image = pixels(samples, index)
     target = samples.target(index, masks=masks)
-    image, target = transform(image, {key: torch.from_numpy(v) for key, v in target.items()})
+    return image, {key: torch.from_numpy(value) for key, value in target.items()}
+
+
+def augmented(image: Tensor, target: dict[str, Tensor], *, transform: Callable) -> Example:
+    """Return an image, floats in 0..1, and its target, augmented together."""
+    image, target = transform(image, target)
     return image.float() / 255, target
 
 
 def with_id(samples: Samples, index: int) -> tuple[Tensor, int]:
     """Return an image (3, H, W), floats in 0..1, and its id."""
-    image, _ = numbered(samples, index)
-    return image.float() / 255, samples.ids[index]
+    return pixels(samples, index).float() / 255, samples.ids[index]
 
 
 def portrait(samples: Samples) -> list[bool]:

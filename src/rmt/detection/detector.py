@@ -1,84 +1,104 @@
-"""What all detectors share: the way from images to detections or to losses."""
+"""What all detectors share: from images to detections or to losses."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from torch import Tensor, nn
 
 from rmt.detection.check import check_areas, check_images, check_targets
 from rmt.detection.transform import Batch, Target, Transform
-from rmt.modeling.necks import Backbone
+from rmt.modeling.necks import Backbone, without_download
 from rmt.modeling.pretrained import Pretrained
+
+#: Detections must score above it, as in the release.
+SCORE_THRESHOLD = 0.05
 
 Detections = dict[str, Tensor]
 
 
-class Detector(Pretrained, nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions:
+    """How a detector is built; see :func:`rmt.detection.create_detector` for their meaning.
+
+    Raises:
+        ValueError: for a number of classes or of RoI samples below 1.
+    """
+
+    backbone: str = "rmt_s"
+    num_classes: int = 80
+    min_size: int = 800
+    max_size: int = 1333
+    drop_path_rate: float | None = None
+    backbone_options: Mapping[str, Any] = field(default_factory=dict)
+    roi_samples_per_image: int = 512
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes is {self.num_classes}; a detector needs at least one")
+        if self.roi_samples_per_image < 1:
+            raise ValueError(
+                f"roi_samples_per_image is {self.roi_samples_per_image}; it must be at least 1"
+            )
+
+
+class Detector(Pretrained):
     """A backbone and a transform; a subclass adds neck and heads.
 
-    See :func:`rmt.detection.create_detector` for the arguments.
+    Args:
+        options: see :func:`rmt.detection.create_detector`.
 
     Attributes:
-        score_threshold: detections at or below it are dropped (0.05, as in the release).
-        iou_threshold: overlap at which the better of two boxes of a class remains.
-        max_detections: most detections of an image.
+        options: as given.
+        iou_threshold: of two boxes of a class that overlap more, only the better one is kept.
+        max_detections: largest number of detections per image.
+
+    Raises:
+        ValueError: for an unknown backbone, or sizes that do not fit together.
     """
 
     task = "detection"
-    #: What a subclass is called in ``create_detector`` and in saved files.
+    #: Name of a subclass in ``create_detector`` and in saved files.
     architecture: str
     has_masks: bool
     backbone: Backbone
     neck: nn.Module
 
-    def __init__(
-        self,
-        backbone: str,
-        *,
-        num_classes: int,
-        min_size: int,
-        max_size: int,
-        drop_path_rate: float | None,
-        backbone_options: Mapping[str, Any] | None,
-    ) -> None:
+    def __init__(self, options: DetectorOptions) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one")
-        options = dict(backbone_options or {})
-        self.num_classes = num_classes
+        self.options = options
+        self.num_classes = options.num_classes
         self.info: dict[str, Any] = {}
-        self.score_threshold = 0.05
         self.iou_threshold = 0.5
         self.max_detections = 100
-        self._args = {
-            "backbone": backbone,
-            "min_size": min_size,
-            "max_size": max_size,
-            "drop_path_rate": drop_path_rate,
-            "backbone_options": options,
-        }
-        self.transform = Transform(min_size, max_size)
-        self.backbone = Backbone(backbone, drop_path_rate=drop_path_rate, **options)
+        self.transform = Transform(options.min_size, options.max_size)
+        self.backbone = Backbone(
+            options.backbone, drop_path_rate=options.drop_path_rate, **options.backbone_options
+        )
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs to build this model again."""
-        options = self._args["backbone_options"]
-        # Weights come from the file, never from a second download.
-        kept = {key: value for key, value in options.items() if key != "pretrained"}
+        """Return what ``from_config`` needs to build this model again.
+
+        The number of RoI samples is not in it: it belongs to a training, and the recipe that
+        travels with the weights states it.
+        """
+        args: dict[str, Any] = asdict(self.options)
+        args["backbone_options"] = without_download(self.options.backbone_options)
+        del args["num_classes"], args["roi_samples_per_image"]
         return {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
-            "model_args": self._args | {"backbone_options": kept},
+            "model_args": args,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Build the model that :attr:`config` describes, with fresh weights."""
-        return cls(num_classes=config["num_classes"], **config["model_args"])
+        """Build the model that :attr:`config` describes, randomly initialised."""
+        return cls(DetectorOptions(num_classes=config["num_classes"], **config["model_args"]))
 
     def forward(
         self,
@@ -86,27 +106,29 @@ class Detector(Pretrained, nn.Module):
         targets: Sequence[Target] | None = None,
         *,
         resize: bool = True,
+        score_threshold: float = SCORE_THRESHOLD,
     ) -> list[Detections] | dict[str, Tensor]:
-        """Detect objects, or with targets return the training losses.
+        """Detect objects; with targets, compute the training losses instead.
 
         Args:
             images: each (3, h, w), RGB floats in 0..1, of any size; or one (B, 3, h, w).
             targets: for each image ``boxes`` (N, 4), x1, y1, x2, y2 in its pixels, ``labels`` (N,)
-                from 0, and for the mask heads ``masks`` (N, h, w). N may be 0. Boxes are cut to
-                their image, and each must have an area in it.
-            resize: False where a data pipeline has already chosen the images' sizes.
+                from 0, and for the mask heads ``masks`` (N, h, w). N may be 0. Boxes are clipped
+                to their image, and each must have an area inside it.
+            resize: False if a data pipeline has already resized the images.
+            score_threshold: detections must score above it.
 
         Returns:
             For each image ``boxes`` (n, 4) in its own pixels, ``scores`` (n,), best first,
-            ``labels`` (n,) and for the mask heads ``masks`` (n, h, w), bool. With targets a dict
-            of scalar losses that add up to the total, in training and evaluation mode alike.
+            ``labels`` (n,), and for the mask heads ``masks`` (n, h, w), bool. With targets a dict
+            of scalar losses, whose sum is the total loss, in training and evaluation mode alike.
 
         Raises:
-            ValueError: if an image or a target is of a wrong kind; it says which and why.
+            ValueError: for an image or a target that is not as described, naming it.
         """
         images = check_images(images)
         if targets is None:
-            return self._by_canvas(images, resize)
+            return self._by_canvas(images, resize=resize, score_threshold=score_threshold)
         check_targets(images, targets, num_classes=self.num_classes, masks=self.has_masks)
         batch = self.batch(images, resize=resize)
         scaled = self.transform.targets(targets, batch)
@@ -114,40 +136,48 @@ class Detector(Pretrained, nn.Module):
         return self.losses(self.maps(batch), batch, scaled)
 
     def batch(self, images: Sequence[Tensor], *, resize: bool = True) -> Batch:
-        """Put images on one canvas, on the model's device and in its dtype."""
+        """Resize images and pad them to one canvas, on the model's device and in its dtype."""
         weight = next(self.backbone.parameters())
         return self.transform.batch(images, like=weight, resize=resize)
 
     def maps(self, batch: Batch) -> list[Tensor]:
-        """Return the pyramid's maps (B, 256, Hᵢ, Wᵢ), finest first."""
+        """Return the maps of the feature pyramid, (B, 256, Hᵢ, Wᵢ), finest first."""
         return self.neck(self.backbone(batch.pixels))
 
     @abstractmethod
-    def detect(self, maps: list[Tensor], batch: Batch) -> list[Detections]:
-        """Return each image's detections in the pixels of the image as it was given."""
+    def detect(
+        self, maps: list[Tensor], batch: Batch, *, score_threshold: float = SCORE_THRESHOLD
+    ) -> list[Detections]:
+        """Return the detections of each image, in the pixels of the original image."""
 
     @abstractmethod
     def losses(
         self, maps: list[Tensor], batch: Batch, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Return the losses; ``targets`` are in the batch's pixels, masks padded like the image."""
+        """Return the losses; ``targets`` are in the batch's pixels, masks padded as the images."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the backbone's blocks in the backward pass: less memory, equal output."""
-        body: Any = self.backbone.body  # RMT or a network of timm: both have it
+        """Recompute the backbone's blocks in the backward pass: less memory, the same results."""
+        body: Any = self.backbone.body  # both RMT and the models of timm have this method
         body.set_grad_checkpointing(enable)
 
-    def fuse(self) -> Self:
-        """Return the exact inference form: see :func:`rmt.modeling.fuse.fuse`."""
-        from rmt.modeling.fuse import fuse
+    def compiled(self) -> Self:
+        """Compile the backbone in place, for all image sizes, and return this model.
 
-        return fuse(self)
+        The rest runs eagerly: the number of regions differs from batch to batch, so a graph of the
+        whole model would be compiled again and again.
+        """
+        # Without this option, torch 2.14 fails on strides of open sizes (pytorch issue 185510).
+        self.backbone.compile(dynamic=True, options={"strict_output_strides": True})
+        return self
 
-    def _by_canvas(self, images: Sequence[Tensor], resize: bool) -> list[Detections]:
-        """Detect on images of one padded size at a time.
+    def _by_canvas(
+        self, images: Sequence[Tensor], *, resize: bool, score_threshold: float
+    ) -> list[Detections]:
+        """Detect on the images of one padded size at a time.
 
-        RMT's output depends on the size of the canvas, so an image must not get a larger one
-        because of its neighbours: a list gives what its images give one by one.
+        RMT's output depends on the size of the canvas, so the canvas of an image must not depend
+        on the other images: a list gives the same detections as its images one by one.
         """
         canvases: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(images):
@@ -156,5 +186,6 @@ class Detector(Pretrained, nn.Module):
         found: dict[int, Detections] = {}
         for members in canvases.values():
             batch = self.batch([images[i] for i in members], resize=resize)
-            found.update(zip(members, self.detect(self.maps(batch), batch), strict=True))
+            detections = self.detect(self.maps(batch), batch, score_threshold=score_threshold)
+            found.update(zip(members, detections, strict=True))
         return [found[i] for i in range(len(images))]

@@ -1,4 +1,4 @@
-"""First values of a head's layers."""
+"""Initialisation of the layers of necks and heads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def start(layers: Iterable[nn.Module], draw: Callable[[Tensor], Any]) -> None:
-    """Fill each layer's weight with ``draw``, a function of ``nn.init``, and its bias with 0."""
+def init_layers(layers: Iterable[nn.Module], init: Callable[[Tensor], Any]) -> None:
+    """Initialise the weight of each layer by ``init``, a function of ``nn.init``; biases are 0."""
     for layer in layers:
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear), layer
-        draw(layer.weight)
+        init(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""Masks between the 28×28 grid of a box and the pixels of an image."""
+"""Masks: from the 28×28 grid of a box to the pixels of an image, and back as targets."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _THRESHOLD = 0.5
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return each mask laid into its box on an image, (N, h, w), bool.
+    """Return each mask pasted into its box on an image, (N, h, w), bool.
 
-    The grid is sampled bilinearly at the pixels' centres, zero outside, and cut at 0.5
-    (torchvision rounds boxes to whole pixels instead). Only the pixels around the box are
-    computed, so a box without area leaves at most a thin stripe.
+    The grid is sampled bilinearly at the centres of the pixels, with zeros outside, and thresholded
+    at 0.5; torchvision rounds boxes to whole pixels instead. Only the pixels around the box are
+    computed, so a box without area gives at most a thin stripe.
 
     Args:
         masks: (N, 28, 28), probabilities.
         boxes: (N, 4), in pixels of the image.
-        size: its height and width.
+        size: height and width of the image.
     """
     height, width = size
-    boxes = boxes.float()  # in any model, as the release
+    boxes = boxes.float()  # whatever the dtype of the model, as in the release
     out = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     if not len(boxes):
         return out
@@ -41,13 +41,13 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def targets_of(masks: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
-    """Return what the mask head should say in each box, (N, 28, 28) of 0 and 1.
+def mask_targets(masks: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
+    """Return the targets of the mask head for each box, (N, 28, 28), 0 or 1.
 
     Args:
         masks: (G, H, W), 0 or 1, of all objects of an image.
-        boxes: (N, 4).
-        index: (N,), which object each box learns.
+        boxes: (N, 4), in the same pixels.
+        index: (N,), the object that each box is assigned to.
     """
     used, row = index.unique(return_inverse=True)
     rois = torch.cat([row[:, None].to(boxes.dtype), boxes], dim=1)
@@ -56,7 +56,7 @@ def targets_of(masks: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
 
 
 def _place(start: int, stop: int, low: Tensor, high: Tensor) -> Tensor:
-    """Return where pixels start..stop lie between ``low`` (-1) and ``high`` (1)."""
+    """Return the centres of pixels start..stop, as coordinates that are -1 at low, 1 at high."""
     centre = torch.arange(start, stop, device=low.device, dtype=torch.float32) + 0.5
     at = ((centre - low) / (high - low) * 2 - 1).float()
     return at.where(at.isfinite(), 0.0)

@@ -1,4 +1,4 @@
-"""Which box learns from which object: assignment by IoU, and random sampling."""
+"""Which box is trained on which object: assignment by IoU, and random sampling."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from torch import Tensor
 
 from rmt.detection.boxes import overlaps
 
-#: Marks in an assignment; other values are indices of objects.
+#: Values in an assignment that are not indices of objects.
 BACKGROUND, IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class Matcher:
-    """Assignment by intersection over union.
+    """Assignment of boxes to objects by intersection over union (IoU).
 
     Attributes:
-        positive: least IoU with an object to learn it.
-        negative: a box below it with all objects learns background; in between it is ignored.
-        min_pos_iou: an object's best boxes learn it, if their IoU is at least this (0 lets every
-            object have one); None for no such rule.
+        positive: a box is assigned to the object with the largest IoU if that is at least this.
+        negative: a box is background if all its IoUs are below this; between the two thresholds it
+            is ignored.
+        min_pos_iou: the best boxes of an object are assigned to it even below ``positive``, if
+            their IoU is at least this (with 0, each object gets a box); None for no such rule.
     """
 
     positive: float
@@ -29,11 +30,11 @@ class Matcher:
     min_pos_iou: float | None = None
 
     def __call__(self, boxes: Tensor, objects: Tensor) -> Tensor:
-        """Return for each box the index of its object, ``BACKGROUND`` or ``IGNORED``.
+        """Return for each box the index of its object, ``BACKGROUND`` or ``IGNORED``, (N,).
 
         Args:
             boxes: (N, 4).
-            objects: (G, 4); none makes every box background.
+            objects: (G, 4); without objects, all boxes are background.
         """
         if not len(objects) or not len(boxes):
             return torch.full((len(boxes),), BACKGROUND, device=boxes.device)
@@ -44,28 +45,32 @@ class Matcher:
         match = torch.where(best >= self.positive, index, match)
         if self.min_pos_iou is None:
             return match
-        # All boxes that reach an object's maximum exactly; of several objects the last one wins.
+        # All boxes whose IoU equals an object's maximum; of several such objects the last one wins.
         top = iou.max(dim=1, keepdim=True).values
-        reached = (iou == top) & (top >= self.min_pos_iou)
+        is_best = (iou == top) & (top >= self.min_pos_iou)
         number = torch.arange(1, len(objects) + 1, device=boxes.device)[:, None]
-        rescued = (reached * number).amax(dim=0) - 1
-        return torch.where(rescued >= 0, rescued, match)
+        last = (is_best * number).amax(dim=0) - 1
+        return torch.where(last >= 0, last, match)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A random choice of boxes to compute the loss on.
+    """A random choice of the boxes that the loss is computed on.
 
     Attributes:
-        number: how many; None takes every box that is not ignored.
-        positive_fraction: at most this part learns objects; background fills the rest.
+        number: of boxes; None takes every box that is not ignored.
+        positive_fraction: largest share of boxes with objects; background fills the rest.
     """
 
     number: int | None
     positive_fraction: float
 
     def __call__(self, match: Tensor) -> tuple[Tensor, Tensor]:
-        """Return indices of boxes with objects and of background, each ascending."""
+        """Return the indices of boxes with objects and of background boxes, each ascending.
+
+        Args:
+            match: (N,), an assignment of :class:`Matcher`.
+        """
         positive = (match >= 0).nonzero()[:, 0]
         negative = (match == BACKGROUND).nonzero()[:, 0]
         if self.number is None:

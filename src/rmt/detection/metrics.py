@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rmt.data.classes import check_classes
-from rmt.detection.coco import to_rle
 from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
-from rmt.detection.sources import Samples
+from rmt.detection.rle import to_rle
+from rmt.detection.samples import Samples
 
 Found = list[dict[str, Any]]
 T = TypeVar("T")

@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rmt.data.bad_samples import UNREADABLE, spread_readable
-from rmt.detection.coco import to_mask, to_rle
 from rmt.detection.coco_eval import average_precision, by_class
+from rmt.detection.datasets import open_splits
 from rmt.detection.detector import Detector
 from rmt.detection.metrics import as_coco, categories_of, of_kind
 from rmt.detection.predict import Options, draw_detections, label_names, predictor
 from rmt.detection.recipe import DetectionRecipe
-from rmt.detection.sources import Samples, open_splits
+from rmt.detection.rle import to_mask, to_rle
+from rmt.detection.samples import Samples
 
 _MOST_ROWS, _MOST_CLASSES, _MOST_IMAGES = 4, 10, 500
 

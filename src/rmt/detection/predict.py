@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from rmt.detection.coco import to_mask, to_rle
-from rmt.detection.detector import Detector
+from rmt.detection.detector import SCORE_THRESHOLD, Detector
+from rmt.detection.rle import to_mask, to_rle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Options:
         score: detections must score above it, 0 to 1.
     """
 
-    score: float = 0.05
+    score: float = SCORE_THRESHOLD
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:

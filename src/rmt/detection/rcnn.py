@@ -1,22 +1,21 @@
 """Mask R-CNN (arXiv 1703.06870) and Cascade Mask R-CNN (arXiv 1712.00726).
 
-Both are a row of stages that classify, move and mask the proposals: one stage, or three of rising
-quality.
+Both send proposals through stages that classify, refine and mask them: one stage in Mask R-CNN, and
+three with rising IoU thresholds in Cascade Mask R-CNN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.detection.boxes import clip, decode, encode, giou_loss, multiclass_nms
-from rmt.detection.detector import Detections, Detector
-from rmt.detection.masks import paste, targets_of
+from rmt.detection.detector import SCORE_THRESHOLD, Detections, Detector, DetectorOptions
+from rmt.detection.masks import mask_targets, paste
 from rmt.detection.matcher import Matcher, Sampler
 from rmt.detection.pyramid import RCNNPyramid
 from rmt.detection.roi import BOX_SIZE, MASK_SIZE, BoxHead, MaskHead, roi_features, to_rois
@@ -24,18 +23,20 @@ from rmt.detection.rpn import RPN
 from rmt.detection.transform import Batch, Target
 from rmt.modeling.necks import full_precision
 
-# GIoU counts ten times where it takes the place of L1 on deltas.
+# Weight of the GIoU loss, which takes the place of L1 on deltas (weight 1).
 _GIOU_WEIGHT = 10
+#: At most this share of the RoI samples of an image are positive.
+_POSITIVE_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage learns.
+    """How one stage is trained.
 
     Attributes:
-        matcher: assignment of proposals.
-        stds: of the box deltas.
-        weight: of its losses.
+        matcher: assigns proposals to objects.
+        stds: the box deltas are divided by them.
+        weight: of its losses in the total.
     """
 
     matcher: Matcher
@@ -45,15 +46,15 @@ class Stage:
 
 @dataclass
 class Sampled:
-    """The proposals of a batch that a stage learns from; the images' rows follow each other.
+    """The proposals of a batch that a stage is trained on, image by image.
 
     Attributes:
-        rois: (N, 5), of each image those with objects first.
+        rois: (N, 5), index of the image and box; the positive ones of each image first.
         labels: (N,), K for background.
-        positive: (P,), rows with an object.
-        boxes: (P, 4), the objects' boxes.
-        masks: (P, 28, 28), what the mask head should say.
-        is_object: (N,), rows that are objects themselves, added as perfect proposals.
+        positive: (P,), rows that are assigned to an object.
+        boxes: (P, 4), the boxes of these objects.
+        masks: (P, 28, 28), the targets of the mask head.
+        is_object: (N,), rows that are the objects themselves, added as perfect proposals.
     """
 
     rois: Tensor
@@ -65,37 +66,21 @@ class Sampled:
 
 
 class RCNN(Detector):
-    """What both detectors share; the class attributes say how they differ."""
+    """What both detectors share; the class attributes are what differs."""
 
     has_masks = True
     stages: tuple[Stage, ...]
-    #: Convolutions and hidden linear layers of a box head.
+    #: Number of convolutions and of hidden linear layers in a box head.
     box_layers: tuple[int, int]
-    #: Loss on decoded boxes (GIoU) instead of L1 on deltas.
+    #: GIoU loss on decoded boxes, instead of L1 on deltas.
     reg_decoded_bbox: bool
-    #: The release's Mask R-CNN takes a region whose lower edge is 0 for padding.
+    #: The release's Mask R-CNN takes regions whose lower edge is 0 for padding and drops them.
     drops_upper_edge: bool
 
-    def __init__(
-        self,
-        backbone: str,
-        *,
-        num_classes: int = 80,
-        min_size: int = 800,
-        max_size: int = 1333,
-        drop_path_rate: float | None = None,
-        backbone_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            backbone,
-            num_classes=num_classes,
-            min_size=min_size,
-            max_size=max_size,
-            drop_path_rate=drop_path_rate,
-            backbone_options=backbone_options,
-        )
-        convs, linears = self.box_layers
-        self.sampler = Sampler(512, 0.25)
+    def __init__(self, options: DetectorOptions) -> None:
+        super().__init__(options)
+        num_classes, (convs, linears) = options.num_classes, self.box_layers
+        self.sampler = Sampler(options.roi_samples_per_image, _POSITIVE_FRACTION)
         self.neck = RCNNPyramid(self.backbone.channels)
         self.rpn = self.new_rpn()
         self.box_heads = nn.ModuleList(
@@ -104,20 +89,23 @@ class RCNN(Detector):
         self.mask_heads = nn.ModuleList(MaskHead(256, num_classes) for _ in self.stages)
 
     def new_rpn(self) -> RPN:
-        """Return the proposal network."""
+        """Return the region proposal network."""
         raise NotImplementedError
 
-    def detect(self, maps: list[Tensor], batch: Batch) -> list[Detections]:
-        """Return each image's detections: propose, classify and move, then mask what is left."""
+    def detect(
+        self, maps: list[Tensor], batch: Batch, *, score_threshold: float = SCORE_THRESHOLD
+    ) -> list[Detections]:
+        """Return the detections of each image: propose, classify and refine, then add masks."""
         logits, deltas = self.rpn(maps)
         proposals = self.rpn.proposals(logits, deltas, batch.sizes, training=False)
-        detections = self.classify(maps, [boxes for boxes, _ in proposals], batch)
+        boxes = [own for own, _ in proposals]
+        detections = self.classify(maps, boxes, batch, score_threshold=score_threshold)
         return self.add_masks(maps, detections, batch)
 
     def classify(
-        self, maps: list[Tensor], proposals: list[Tensor], batch: Batch
+        self, maps: list[Tensor], proposals: list[Tensor], batch: Batch, *, score_threshold: float
     ) -> list[Detections]:
-        """Return each image's boxes, scores and labels in the pixels of the given image."""
+        """Return boxes, scores and labels of each image, in the pixels of the original image."""
         rois, logits, deltas = self.cascade(maps, proposals, batch)
         scores = logits.softmax(dim=1)[:, :-1]
         image = rois[:, 0].long()
@@ -130,7 +118,7 @@ class RCNN(Detector):
             best = multiclass_nms(
                 boxes[image == i],
                 scores[image == i],
-                threshold=self.score_threshold,
+                threshold=score_threshold,
                 iou=self.iou_threshold,
                 limit=self.max_detections,
             )
@@ -140,11 +128,11 @@ class RCNN(Detector):
     def cascade(
         self, maps: list[Tensor], proposals: list[Tensor], batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Send proposals through all stages, each on the boxes of the one before.
+        """Send proposals through all stages; each one reads the boxes that the last one refined.
 
         Returns:
-            The last stage's regions (N, 5), the mean of all stages' logits (N, K + 1), and the last
-            stage's deltas (N, K, 4).
+            The RoIs of the last stage (N, 5), the mean of the logits over stages (N, K + 1), and
+            the deltas of the last stage (N, K, 4).
         """
         rois = to_rois(proposals)
         total, deltas = self.box_scores(self.box_heads[0], maps, rois)
@@ -158,14 +146,14 @@ class RCNN(Detector):
     def box_scores(
         self, head: nn.Module, maps: list[Tensor], rois: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return a box head's logits (N, K + 1) and deltas (N, K, 4) for regions (N, 5)."""
+        """Return logits (N, K + 1) and deltas (N, K, 4) of a box head for RoIs (N, 5)."""
         logits, deltas = head(roi_features(maps, rois, BOX_SIZE))
         return full_precision(logits), full_precision(deltas)
 
     def refine(
         self, rois: Tensor, labels: Tensor, deltas: Tensor, batch: Batch, stage: Stage
     ) -> Tensor:
-        """Return regions (N, 5) moved by the deltas of the given classes, and clipped."""
+        """Return RoIs (N, 5) refined by the deltas of the given classes, and clipped."""
         own = deltas[torch.arange(len(deltas), device=deltas.device), labels]
         boxes = clip(decode(rois[:, 1:], own, stage.stds), batch.sizes[rois[:, 0].long()])
         return torch.cat([rois[:, :1], boxes], dim=1)
@@ -173,14 +161,14 @@ class RCNN(Detector):
     def add_masks(
         self, maps: list[Tensor], detections: list[Detections], batch: Batch
     ) -> list[Detections]:
-        """Add ``masks`` (n, h, w) in the pixels of the given image to each image's detections."""
+        """Add ``masks`` (n, h, w) to the detections of each image, in its original pixels."""
         scaled = [found["boxes"] * batch.scales[i] for i, found in enumerate(detections)]
         labels = torch.cat([found["labels"] for found in detections])
         probabilities = self.mask_probabilities(maps, to_rois(scaled), labels)
         parts = probabilities.split([len(own) for own in scaled])
         for i, found in enumerate(detections):
             height, width = batch.originals[i].tolist()
-            # Multiplied and divided: in float32 that is not the box itself, and the release's is.
+            # Multiplied, then divided as in the release: in float32 this is not the same box.
             boxes = scaled[i] / batch.scales[i]
             found["masks"] = paste(parts[i], boxes, (height, width))
             if self.drops_upper_edge:
@@ -188,7 +176,7 @@ class RCNN(Detector):
         return detections
 
     def mask_probabilities(self, maps: list[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean of all stages' masks of each region's class, (N, 28, 28)."""
+        """Return the mask of each RoI's class as the mean over stages, (N, 28, 28)."""
         features = roi_features(maps, rois, MASK_SIZE)
         row = torch.arange(len(rois), device=rois.device)
         masks = [full_precision(head(features)[row, labels]).sigmoid() for head in self.mask_heads]
@@ -211,7 +199,7 @@ class RCNN(Detector):
         batch: Batch,
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Return the losses of each stage; a later one learns on what an earlier one has moved."""
+        """Return the losses of each stage; it is trained on the boxes that the last one refined."""
         losses = {}
         for i, stage in enumerate(self.stages):
             sampled = self.sample(proposals, targets, stage)
@@ -229,13 +217,13 @@ class RCNN(Detector):
             if stage is not self.stages[-1]:
                 best = logits[:, :-1].argmax(dim=1)
                 labels = sampled.labels.where(sampled.labels < self.num_classes, best)
-                moved = self.refine(sampled.rois, labels, deltas.detach(), batch, stage)
-                moved = moved[~sampled.is_object]
-                proposals = [moved[moved[:, 0] == j, 1:] for j in range(len(targets))]
+                refined = self.refine(sampled.rois, labels, deltas.detach(), batch, stage)
+                refined = refined[~sampled.is_object]
+                proposals = [refined[refined[:, 0] == j, 1:] for j in range(len(targets))]
         return losses
 
     def sample(self, proposals: list[Tensor], targets: Sequence[Target], stage: Stage) -> Sampled:
-        """Assign proposals to objects, add the objects themselves, and choose which to learn."""
+        """Assign proposals to objects, add the objects themselves, and draw the samples."""
         parts = []
         for i, (boxes, target) in enumerate(zip(proposals, targets, strict=True)):
             objects = target["boxes"]
@@ -254,7 +242,7 @@ class RCNN(Detector):
                     labels,
                     torch.arange(len(chosen), device=chosen.device) < len(positive),
                     objects[index],
-                    targets_of(target["masks"], boxes[positive], index),
+                    mask_targets(target["masks"], boxes[positive], index),
                     chosen < count,
                 )
             )
@@ -262,18 +250,18 @@ class RCNN(Detector):
         return Sampled(rois, labels, flags.nonzero()[:, 0], objects, masks, is_object)
 
     def box_loss(self, deltas: Tensor, sampled: Sampled, stage: Stage) -> Tensor:
-        """Return the loss on the boxes of each object's class, over the number of all regions."""
+        """Return the sum over positive samples, divided by the number of all samples."""
         own = deltas[sampled.positive, sampled.labels[sampled.positive]]
         rois = sampled.rois[sampled.positive, 1:]
         if self.reg_decoded_bbox:
             total = _GIOU_WEIGHT * giou_loss(decode(rois, own, stage.stds), sampled.boxes).sum()
         else:
-            wanted = encode(rois, sampled.boxes, stage.stds).to(own.dtype)
-            total = F.l1_loss(own, wanted, reduction="sum")
+            true_deltas = encode(rois, sampled.boxes, stage.stds).to(own.dtype)
+            total = F.l1_loss(own, true_deltas, reduction="sum")
         return total / max(len(sampled.rois), 1)
 
     def mask_loss(self, masks: Tensor, sampled: Sampled) -> Tensor:
-        """Return the mean cross-entropy of each object's own channel; 0 without objects."""
+        """Return the mean cross-entropy of each object's class; 0 without objects."""
         row = torch.arange(len(masks), device=masks.device)
         own = masks[row, sampled.labels[sampled.positive]]
         total = F.binary_cross_entropy_with_logits(
@@ -292,7 +280,7 @@ class MaskRCNN(RCNN):
     drops_upper_edge = True
 
     def new_rpn(self) -> RPN:
-        """Return the proposal network."""
+        """Return the region proposal network."""
         return RPN(256)
 
 
@@ -310,5 +298,5 @@ class CascadeMaskRCNN(RCNN):
     drops_upper_edge = False
 
     def new_rpn(self) -> RPN:
-        """Return the proposal network."""
+        """Return the region proposal network."""
         return RPN(256, smooth=1 / 9, inside=True, proposals=(2000, 1000))

@@ -41,16 +41,14 @@ class Data(DataConfig):
     """Where images and boxes are, and which of them are used.
 
     Attributes:
-        format: ``coco`` (JSON), ``voc`` (one XML file per image), ``yolo`` (one TXT file per
-            image), or ``auto`` to detect it from ``root``.
-        keep_empty: also train on images without objects.
+        keep_empty: also train on images without objects; null keeps them in YOLO sets, where they
+            are background, and not in others, as the release trains on COCO.
         aspect_ratio_grouping: batches hold only landscape or only portrait images, which saves
             padding.
     """
 
-    format: str = "auto"
     batch_size: int = number(2, 1)
-    keep_empty: bool = False
+    keep_empty: bool | None = None
     aspect_ratio_grouping: bool = True
 
 

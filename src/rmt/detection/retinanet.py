@@ -1,12 +1,11 @@
-"""RetinaNet (arXiv 1708.02002): every anchor of the pyramid is scored and moved, in one stage."""
+"""RetinaNet (arXiv 1708.02002): one stage that classifies and refines every anchor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +14,22 @@ from torchvision.ops import sigmoid_focal_loss
 
 from rmt.detection.anchors import AnchorGrid, by_anchor
 from rmt.detection.boxes import clip, decode, encode, multiclass_nms
-from rmt.detection.detector import Detections, Detector
-from rmt.detection.init import start
+from rmt.detection.detector import SCORE_THRESHOLD, Detections, Detector, DetectorOptions
+from rmt.detection.init import init_layers
 from rmt.detection.matcher import IGNORED, Matcher
 from rmt.detection.pyramid import RetinaPyramid
 from rmt.detection.transform import Batch, Target
 from rmt.modeling.necks import full_precision
 
-# Foreground probability of a fresh head; without it background would swamp the first steps.
+# Foreground probability of a newly initialised head: with a larger one, the loss of the many
+# background anchors would dominate the first steps.
 _PRIOR = 0.01
+#: Anchors per level that are decoded and passed to the suppression.
 _CANDIDATES = 1000
 
 
 class RetinaHead(nn.Module):
-    """Two towers of four 3×3 convolutions, shared by all levels: class scores and box deltas."""
+    """Class scores and box deltas, each from four 3×3 convolutions shared by all levels."""
 
     def __init__(self, channels: int, num_classes: int, per_cell: int) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class RetinaHead(nn.Module):
         self.reg_convs = _tower(channels)
         self.cls = nn.Conv2d(channels, per_cell * num_classes, 3, padding=1)
         self.reg = nn.Conv2d(channels, per_cell * 4, 3, padding=1)
-        start(
+        init_layers(
             [*self.cls_convs, *self.reg_convs, self.cls, self.reg],
             partial(nn.init.normal_, std=0.01),
         )
@@ -44,7 +45,7 @@ class RetinaHead(nn.Module):
         nn.init.constant_(self.cls.bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return each level's logits (B, A·K, H, W) and deltas (B, A·4, H, W)."""
+        """Return for each level logits (B, A·K, H, W) and deltas (B, A·4, H, W)."""
         return [self.cls(_apply_tower(self.cls_convs, x)) for x in maps], [
             self.reg(_apply_tower(self.reg_convs, x)) for x in maps
         ]
@@ -57,39 +58,25 @@ class RetinaNet(Detector):
     has_masks = False
     matcher = Matcher(positive=0.5, negative=0.4, min_pos_iou=0.0)
 
-    def __init__(
-        self,
-        backbone: str,
-        *,
-        num_classes: int = 80,
-        min_size: int = 800,
-        max_size: int = 1333,
-        drop_path_rate: float | None = None,
-        backbone_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            backbone,
-            num_classes=num_classes,
-            min_size=min_size,
-            max_size=max_size,
-            drop_path_rate=drop_path_rate,
-            backbone_options=backbone_options,
-        )
+    def __init__(self, options: DetectorOptions) -> None:
+        super().__init__(options)
         for norm in self.backbone.norms[:1]:
-            norm.requires_grad_(False)  # of stride 4, which this pyramid leaves out
+            norm.requires_grad_(False)  # of the map of stride 4, which this pyramid does not use
         self.anchors = AnchorGrid((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)))
         self.neck = RetinaPyramid(self.backbone.channels)
-        self.head = RetinaHead(256, num_classes, self.anchors.per_cell)
+        self.head = RetinaHead(256, options.num_classes, self.anchors.per_cell)
 
-    def detect(self, maps: list[Tensor], batch: Batch) -> list[Detections]:
-        """Return each image's detections: decode the best anchors, rescale, suppress."""
+    def detect(
+        self, maps: list[Tensor], batch: Batch, *, score_threshold: float = SCORE_THRESHOLD
+    ) -> list[Detections]:
+        """Return the detections of each image: decode the best anchors, rescale, suppress."""
         boxes, scores = self.candidates(maps, batch.sizes)
         found = []
         for i in range(len(boxes)):
             best = multiclass_nms(
                 boxes[i] / batch.scales[i],
                 scores[i],
-                threshold=self.score_threshold,
+                threshold=score_threshold,
                 iou=self.iou_threshold,
                 limit=self.max_detections,
             )
@@ -97,11 +84,11 @@ class RetinaNet(Detector):
         return found
 
     def candidates(self, maps: list[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each level's 1000 best anchors, decoded, with the scores of all their classes.
+        """Return the 1000 best anchors per level, decoded, with the scores of all classes.
 
         Args:
             maps: of the pyramid.
-            sizes: (B, 2), height and width that boxes are clipped to.
+            sizes: (B, 2), height and width that the boxes are clipped to.
 
         Returns:
             Boxes (B, n, 4) in the batch's pixels and probabilities (B, n, K).
@@ -122,9 +109,10 @@ class RetinaNet(Detector):
     def losses(
         self, maps: list[Tensor], batch: Batch, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Return focal loss (gamma 2, alpha 0.25) and L1 on deltas, over the matched anchors.
+        """Return the focal loss (gamma 2, alpha 0.25), and the L1 loss on the deltas.
 
-        Both are sums divided by the number of anchors with objects, at least 1 an image.
+        Both are sums over anchors, divided by the number of positive anchors, which counts as at
+        least 1 per image.
         """
         all_logits, all_deltas = (
             full_precision(torch.cat([by_anchor(x, self.anchors.per_cell) for x in level], dim=1))
@@ -139,13 +127,13 @@ class RetinaNet(Detector):
             )
             own, logits, deltas = anchors[use], all_logits[i][use], all_deltas[i][use]
             match = self.matcher(own, target["boxes"])
-            positive, judged = (match >= 0).nonzero()[:, 0], match != IGNORED
+            positive, counted = (match >= 0).nonzero()[:, 0], match != IGNORED
             index = match[positive]
-            goal = torch.zeros_like(logits)
-            goal[positive, target["labels"][index]] = 1
-            focal = focal + sigmoid_focal_loss(logits[judged], goal[judged], reduction="sum")
-            wanted = encode(own[positive], target["boxes"][index])
-            l1 = l1 + F.l1_loss(deltas[positive], wanted.to(deltas.dtype), reduction="sum")
+            one_hot = torch.zeros_like(logits)
+            one_hot[positive, target["labels"][index]] = 1
+            focal = focal + sigmoid_focal_loss(logits[counted], one_hot[counted], reduction="sum")
+            true_deltas = encode(own[positive], target["boxes"][index]).to(deltas.dtype)
+            l1 = l1 + F.l1_loss(deltas[positive], true_deltas, reduction="sum")
             number += max(len(positive), 1)
         return {"loss_cls": focal / number, "loss_bbox": l1 / number}
 

@@ -1,4 +1,4 @@
-"""Regions of interest: from which level they are cut, and the heads that read them."""
+"""Regions of interest (RoIs): the pyramid level of each, its features, and the heads."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from rmt.detection.init import start
+from rmt.detection.init import init_layers
 from rmt.ops.geometry import wide
 
-#: Strides of the levels that regions are cut from; the RPN's fifth level is not among them.
+#: Strides of the levels that RoI features come from; the RPN's fifth level is not among them.
 STRIDES = (4, 8, 16, 32)
-# A region of this side (geometric mean) up to twice as much belongs to the finest level.
+# RoIs of less than twice this size (geometric mean of the sides, in pixels) use the finest level.
 _FINEST = 56
+#: Cells per side of the features of box head and mask head.
 BOX_SIZE, MASK_SIZE = 7, 14
 
 
 def to_rois(boxes: Sequence[Tensor]) -> Tensor:
-    """Return each image's boxes (n, 4) as one table (N, 5) with the image's index in front."""
+    """Return the boxes (n, 4) of all images as RoIs (N, 5): index of the image, then the box."""
     return torch.cat([F.pad(own, (1, 0), value=float(i)) for i, own in enumerate(boxes)])
 
 
 def levels_of(rois: Tensor) -> Tensor:
-    """Return the level of each region (N, 5): 0 for the map of stride 4, to 3."""
+    """Return the level of each RoI (N, 5): 0 for the map of stride 4, up to 3 for stride 32."""
     size = rois[:, 3:] - rois[:, 1:3]
     level = ((size[:, 0] * size[:, 1]).sqrt() / _FINEST + 1e-6).log2().floor()
     return level.clamp(0, len(STRIDES) - 1).long()
 
 
 def roi_features(maps: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
-    """Return RoIAlign's features of each region, (N, C, size, size).
+    """Return the RoIAlign features of each RoI, (N, C, size, size).
 
-    Aligned by half a pixel, with as many samples as the region needs (torchvision's own detectors:
-    not aligned, two samples).
+    Shifted by half a pixel, with as many samples per cell as the RoI needs; torchvision's own
+    detectors do not shift and take two samples per axis.
 
     Args:
-        maps: four maps (B, C, H, W), finest first.
-        rois: (N, 5), index of the image and box in its pixels.
-        size: cells of a side.
+        maps: maps (B, C, H, W), finest first; the first four are used.
+        rois: (N, 5), index of the image, and box in the batch's pixels.
+        size: cells per side.
     """
     level = levels_of(rois)
     dtype = wide(maps[0].dtype)
@@ -55,16 +56,16 @@ def roi_features(maps: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
 
 
 class BoxHead(nn.Module):
-    """Features of regions to class logits and class-specific deltas.
+    """RoI features to class logits and class-specific box deltas.
 
-    Two hidden linear layers (Mask R-CNN); or four 3×3 convolutions with batch norm and one linear
-    layer (Cascade). The background is the last class.
+    Two hidden linear layers (Mask R-CNN), or four 3×3 convolutions with batch norm and one linear
+    layer (Cascade Mask R-CNN). The background is the last class.
 
     Args:
         channels: of the features.
         num_classes: K, without background.
-        convs: how many convolutions.
-        linears: how many hidden linear layers.
+        convs: number of convolutions.
+        linears: number of hidden linear layers.
     """
 
     def __init__(self, channels: int, num_classes: int, *, convs: int, linears: int) -> None:
@@ -80,13 +81,13 @@ class BoxHead(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.cls = nn.Linear(hidden, num_classes + 1)
         self.reg = nn.Linear(hidden, num_classes * 4)
-        start(
+        init_layers(
             [layer for layer in self.convs.modules() if isinstance(layer, nn.Conv2d)],
             partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
         )
-        start(self.linears, nn.init.xavier_uniform_)
-        start([self.cls], partial(nn.init.normal_, std=0.01))
-        start([self.reg], partial(nn.init.normal_, std=0.001))
+        init_layers(self.linears, nn.init.xavier_uniform_)
+        init_layers([self.cls], partial(nn.init.normal_, std=0.01))
+        init_layers([self.reg], partial(nn.init.normal_, std=0.001))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, 7, 7) -> logits (N, K + 1) and deltas (N, K, 4)."""
@@ -99,14 +100,14 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Features of regions to a 28×28 mask for each class (arXiv 1703.06870)."""
+    """RoI features to one 28×28 mask per class (arXiv 1703.06870)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
-        start(
+        init_layers(
             [*self.convs, self.upsample, self.logits],
             partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
         )

@@ -1,4 +1,4 @@
-"""The region proposal network (arXiv 1506.01497): where something is, of whatever class."""
+"""The region proposal network (arXiv 1506.01497): boxes that may hold an object of any class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rmt.detection.anchors import AnchorGrid, by_anchor
 from rmt.detection.boxes import clip, decode, encode, nms_by_class
-from rmt.detection.init import start
+from rmt.detection.init import init_layers
 from rmt.detection.matcher import Matcher, Sampler
 from rmt.detection.transform import Batch, Target
 from rmt.modeling.necks import full_precision
@@ -20,13 +20,13 @@ _IOU = 0.7
 
 
 class RPN(nn.Module):
-    """A 3×3 convolution on each level, then objectness and deltas of three anchors a cell.
+    """A 3×3 convolution on each level, then objectness and deltas of three anchors per cell.
 
     Args:
         channels: of the maps.
         smooth: beta of the smooth L1 loss on deltas; 0 is L1.
-        inside: train only on anchors that lie in the image wholly.
-        proposals: (in training, in testing) most proposals of an image.
+        inside: train only on anchors that lie wholly inside the image.
+        proposals: largest number of proposals per image, (in training, in inference).
     """
 
     def __init__(
@@ -45,25 +45,26 @@ class RPN(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.cls = nn.Conv2d(channels, self.anchors.per_cell, 1)
         self.reg = nn.Conv2d(channels, self.anchors.per_cell * 4, 1)
-        start([self.conv, self.cls, self.reg], partial(nn.init.normal_, std=0.01))
+        init_layers([self.conv, self.cls, self.reg], partial(nn.init.normal_, std=0.01))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return each level's logits (B, A, H, W) and deltas (B, A·4, H, W)."""
+        """Return for each level logits (B, A, H, W) and deltas (B, A·4, H, W)."""
         hidden = [F.relu(self.conv(x)) for x in maps]
         return [self.cls(x) for x in hidden], [self.reg(x) for x in hidden]
 
     def proposals(
         self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor, *, training: bool
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return each image's best boxes (n, 4) in the batch's pixels and scores (n,).
+        """Return the best boxes (n, 4) of each image, in the batch's pixels, and scores (n,).
 
-        Boxes without area stay in: anchors outside the image end so.
+        Boxes without area are kept, as in the release: anchors outside the image are clipped to
+        such boxes.
 
         Args:
             logits: of :meth:`forward`.
             deltas: of :meth:`forward`.
-            sizes: (B, 2), height and width that boxes are clipped to.
-            training: take 2000 candidates a level instead of 1000, and the larger limit.
+            sizes: (B, 2), height and width that the boxes are clipped to.
+            training: 2000 candidates per level instead of 1000, and the limit for training.
         """
         candidates = 2000 if training else 1000
         anchors = self.anchors(logits)
@@ -73,7 +74,8 @@ class RPN(nn.Module):
             for level, own in enumerate(anchors):
                 score = full_precision(by_anchor(logits[level][i : i + 1], 3)[0, :, 0]).detach()
                 delta = full_precision(by_anchor(deltas[level][i : i + 1], 3)[0]).detach()
-                # Probabilities, not logits: in float32 some are equal, and then the first counts.
+                # Sorted by probability, not by logit, as in the release: in float32 some
+                # probabilities are equal, and then the first anchor comes first.
                 score, order = score.sigmoid().sort(descending=True, stable=True)
                 order = order[:candidates]
                 boxes.append(clip(decode(own[order], delta[order]), size))
@@ -92,7 +94,7 @@ class RPN(nn.Module):
         batch: Batch,
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Return cross-entropy and L1 over sampled anchors, divided by the batch's number."""
+        """Return cross-entropy and L1 over sampled anchors, divided by their number."""
         anchors = torch.cat(self.anchors(logits))
         all_logits = full_precision(torch.cat([by_anchor(x, 3) for x in logits], dim=1))[..., 0]
         all_deltas = full_precision(torch.cat([by_anchor(x, 3) for x in deltas], dim=1))
@@ -111,14 +113,14 @@ class RPN(nn.Module):
             ).nonzero()[:, 0]
             match = self.matcher(anchors[use], target["boxes"])
             positive, negative = self.sampler(match)
-            wanted = target["boxes"][match[positive]]
+            objects = target["boxes"][match[positive]]
             positive, negative = use[positive], use[negative]
-            picked = all_logits[i][torch.cat([positive, negative])]
-            goal = (torch.arange(len(picked), device=picked.device) < len(positive)).to(picked)
-            entropy = entropy + F.binary_cross_entropy_with_logits(picked, goal, reduction="sum")
+            sampled = all_logits[i][torch.cat([positive, negative])]
+            labels = (torch.arange(len(sampled), device=sampled.device) < len(positive)).to(sampled)
+            entropy = entropy + F.binary_cross_entropy_with_logits(sampled, labels, reduction="sum")
             distance = distance + F.smooth_l1_loss(
                 all_deltas[i][positive],
-                encode(anchors[positive], wanted).to(all_deltas.dtype),
+                encode(anchors[positive], objects).to(all_deltas.dtype),
                 reduction="sum",
                 beta=self.smooth,
             )

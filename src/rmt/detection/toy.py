@@ -8,39 +8,47 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rmt.detection import coco
-from rmt.detection.formats import write
+from rmt.data.splits import Split
+from rmt.detection.annotations import assemble
+from rmt.detection.datasets import FORMATS
+from rmt.detection.rle import to_rle
 
 SHAPES = ("disc", "square")
+_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def toy(
-    root: str | Path, layout: str = "coco", *, images: int = 6, size: tuple[int, int] = (64, 80)
+    root: str | Path, name: str = "coco", *, images: int = 6, size: tuple[int, int] = (64, 80)
 ) -> Path:
-    """Write a data set of two classes in parts train and val, and return its folder.
+    """Write a data set of two classes in splits train and val; return its folder.
 
     Args:
         root: folder to write into, made if absent.
-        layout: ``coco``, ``voc`` or ``yolo``.
-        images: in each part; the last one has no object, and in COCO's form the first has a crowd.
+        name: of a format.
+        images: in each split; the last one has no object, and in COCO's form the first has a crowd.
         size: (height, width) of the images; every second one lies on its side.
+
+    Raises:
+        ValueError: for an unknown format.
     """
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r} (known: {', '.join(FORMATS)})")
+    write = FORMATS[name].write
+    assert write is not None
     root = Path(root)
-    for seed, part in enumerate(("train", "val")):
-        described, objects, pictures = [], [], []
+    for seed, split in enumerate(_SPLITS):
+        described, objects, drawn = [], [], []
         for i in range(images):
             height, width = size if i % 2 else size[::-1]
             image, found = draw(1000 * seed + i, height, width, count=0 if i == images - 1 else 3)
-            name = f"{part}_{i}.png"
-            described.append({"file_name": name, "height": height, "width": width})
+            described.append({"file_name": f"{split}_{i}.png", "height": height, "width": width})
             objects += [{"image_id": i + 1, **own} for own in found]
-            pictures.append((name, image))
-        if layout == "coco":
+            drawn.append(image)
+        if name == "coco":
             objects.append(_crowd(described[0]))
-        content = coco.assemble(described, objects, SHAPES)
-        folder = write(root, content, part, to=layout)
-        for name, image in pictures:
-            Image.fromarray(image).save(folder / name)
+        folder = write(root, split, assemble(described, objects, SHAPES))
+        for entry, image in zip(described, drawn, strict=True):
+            Image.fromarray(image).save(folder / entry["file_name"])
     return root
 
 
@@ -85,5 +93,5 @@ def _crowd(image: dict[str, Any]) -> dict[str, Any]:
         "label": 0,
         "bbox": [0, 0, 20, 10],
         "iscrowd": 1,
-        "segmentation": coco.to_rle(mask)[0],
+        "segmentation": to_rle(mask)[0],
     }

@@ -1,4 +1,4 @@
-"""From images of any size to one normalised batch, and targets with them."""
+"""From images of any size to one normalised batch, with their targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmt.data.resize import keep_ratio, resize_bytes
 
-# On grey levels, as the release's pipelines count: ImageNet's mean and deviation.
+# ImageNet's mean and standard deviation, on the scale of 0 to 255 as in the release's pipelines.
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 _DIVISOR = 32
@@ -21,14 +21,14 @@ Target = Mapping[str, Tensor]
 
 @dataclass
 class Batch:
-    """Normalised images on one canvas, and what each was before.
+    """Normalised images on one canvas, with their sizes before and after resizing.
 
     Attributes:
-        pixels: (B, 3, H, W), zero right of and below each image.
+        pixels: (B, 3, H, W), zero-padded on the right and at the bottom.
         sizes: (B, 2), height and width of each resized image.
-        padded: (B, 2), the same rounded up to whole multiples of 32.
-        originals: (B, 2), height and width of the image as given.
-        scales: (B, 4), resized over original size for x, y, x, y; float32.
+        padded: (B, 2), the same rounded up to multiples of 32.
+        originals: (B, 2), height and width of each original image.
+        scales: (B, 4), resized size divided by original size, for x, y, x, y; float32.
     """
 
     pixels: Tensor
@@ -39,42 +39,46 @@ class Batch:
 
 
 class Transform:
-    """Resize, normalise and pad as the release's COCO test pipeline.
+    """Resizes, normalises and pads as the release's COCO test pipeline.
 
-    Images are brought to whole grey levels first and resized as OpenCV does, so that a picture
-    read from a file gives the release's tensor bit for bit.
+    Images are rounded to 8 bits first and resized as OpenCV does, so that an image from a file
+    gives the release's tensor bit for bit.
 
     Args:
-        min_size: length of the short side after resizing.
-        max_size: the long side stays within it.
+        min_size: length of the short side after resizing, in pixels.
+        max_size: largest length of the long side; the short side is made shorter for it.
+
+    Raises:
+        ValueError: for a size that is not positive, or ``min_size`` above ``max_size``.
     """
 
     def __init__(self, min_size: int, max_size: int) -> None:
         if not 1 <= min_size <= max_size:
             raise ValueError(
-                f"min_size {min_size} and max_size {max_size} must be positive, min not above max"
+                f"min_size is {min_size} and max_size {max_size}; both must be positive, and "
+                "min_size not above max_size"
             )
         self.min_size, self.max_size = min_size, max_size
 
     def size_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
-        """Return height and width that ``image`` (3, h, w) gets."""
+        """Return height and width of an image (3, h, w) after resizing."""
         height, width = image.shape[1:]
         if not resize:
             return height, width
         return keep_ratio(height, width, min_size=self.min_size, max_size=self.max_size)
 
     def canvas_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
-        """Return the same rounded up to whole multiples of 32."""
+        """Return the same, rounded up to multiples of 32."""
         height, width = self.size_of(image, resize=resize)
         return -(-height // _DIVISOR) * _DIVISOR, -(-width // _DIVISOR) * _DIVISOR
 
     def batch(self, images: Sequence[Tensor], *, like: Tensor, resize: bool = True) -> Batch:
-        """Put images on one canvas, as large as the largest needs.
+        """Resize images and pad them to the smallest canvas that all fit on.
 
         Args:
             images: each (3, h, w), RGB floats in 0..1.
-            like: a tensor of the batch's dtype and device.
-            resize: False where a data pipeline has chosen the sizes.
+            like: a tensor with the dtype and device that the batch gets.
+            resize: False if a data pipeline has already resized the images.
         """
         sizes = [self.size_of(x, resize=resize) for x in images]
         padded = [self.canvas_of(x, resize=resize) for x in images]
@@ -88,17 +92,17 @@ class Transform:
         device = like.device
         sizes_ = torch.tensor(sizes, device=device)
         originals = torch.tensor([x.shape[1:] for x in images], device=device)
-        # Divided in float64, kept in float32: so the release holds its scale factors.
+        # Divided in float64 and stored in float32, as the release's scale factors.
         scales = (sizes_.double() / originals).float().flip(1).repeat(1, 2)
         padded_ = torch.tensor(padded, device=device)
         return Batch(pixels.to(like.dtype), sizes_, padded_, originals, scales)
 
     def targets(self, targets: Sequence[Target], batch: Batch) -> list[dict[str, Tensor]]:
-        """Scale boxes and masks from the given images to the batch's pixels.
+        """Scale boxes and masks from the original images to the batch's pixels.
 
         Args:
-            targets: ``boxes`` (N, 4), ``labels`` (N,) and maybe ``masks`` (N, h, w).
-            batch: of the images that they belong to.
+            targets: ``boxes`` (N, 4), ``labels`` (N,) and optionally ``masks`` (N, h, w).
+            batch: of their images.
         """
         scaled = []
         for i, target in enumerate(targets):

@@ -1,23 +1,23 @@
-"""What a model costs: parameters, multiply-accumulates, and the paper's unit for them.
+"""What a model costs: parameters and multiply-accumulates (MACs), also in the paper's unit.
 
-Three figures are told apart, all for one image:
+There are three figures, each for one image:
 
-* ``products``: multiply-accumulates of convolutions, linear layers and the two products of
-  attention, counted by ``torch.utils.flop_counter`` (which counts two operations for each).
-* ``macs``: the products and what fvcore adds for normalisation, 5 an element of a LayerNorm and 2
-  an element of a batch norm (0.5 % more): the whole count in plain units, 1e9 to the giga.
+* ``products``: MACs of convolutions, linear layers and the two products of attention, as counted
+  by ``torch.utils.flop_counter`` (which counts two operations per MAC).
+* ``macs``: these plus what fvcore adds for normalisation, 5 per element of a LayerNorm and 2 per
+  element of a batch norm (about 0.5 % in all). ``gmacs_1e9`` is the same number in units of 1e9.
 * ``fvcore_gmacs_1024``: ``macs`` / 1024³, the unit of the paper's "G": 2.469, 4.470, 9.699 and
-  18.203 for RMT-T, S, B and L at 224². fvcore itself sees nothing in a fused attention call, so
-  the count runs on the plain products; it is equal to fvcore's to the last operation.
+  18.203 for RMT-T, S, B and L at 224². fvcore counts nothing for a fused attention call, so the
+  count runs on plain products; then it equals fvcore's to the last operation.
 
-Softmax, activations, sums, the rotation and pooling are in none of them.
+Softmax, activations, sums, the rotation and pooling are not counted.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.registry import create_model
-from rmt.variants import OWN_VARIANTS, VARIANTS
+from rmt.variants import OWN_VARIANTS, VARIANTS, Published
 
 _PER_ELEMENT: dict[type[nn.Module], int] = {nn.LayerNorm: 5, nn.BatchNorm1d: 2, nn.BatchNorm2d: 2}
 
@@ -36,8 +36,8 @@ class Flops:
 
     Attributes:
         params: parameters.
-        products: multiply-accumulates of convolutions, linear layers and attention.
-        norms: operations that fvcore counts for normalisation.
+        products: MACs of convolutions, linear layers and attention.
+        norms: operations that fvcore counts for normalisation layers.
     """
 
     params: int
@@ -46,7 +46,7 @@ class Flops:
 
     @property
     def macs(self) -> int:
-        """Products and norms: fvcore's count."""
+        """Products and norms, which is fvcore's count."""
         return self.products + self.norms
 
     @property
@@ -60,12 +60,36 @@ class Flops:
         return self.macs / 1024**3
 
 
+class Row(TypedDict):
+    """What a model costs at 224², and what the paper prints of it.
+
+    Attributes:
+        params: parameters.
+        macs: fvcore's count.
+        gmacs_1e9: the same in units of 1e9.
+        fvcore_gmacs_1024: the same in units of 1024³.
+        published_params_m: millions of parameters in the paper; None for a model it does not have.
+        published_gmacs_fvcore_1024: the paper's "G".
+        top1_published: ImageNet-1K top-1 accuracy in the paper, in percent.
+        own: whether the model is this project's and not the paper's.
+    """
+
+    params: int
+    macs: int
+    gmacs_1e9: float
+    fvcore_gmacs_1024: float
+    published_params_m: float | None
+    published_gmacs_fvcore_1024: float | None
+    top1_published: float | None
+    own: bool
+
+
 def count(model: nn.Module, size: int | tuple[int, int] = 224) -> Flops:
-    """Count what ``model`` does for one image, without running it: on the meta device.
+    """Count the operations of ``model`` for one image, on the meta device.
 
     Args:
-        model: a network that takes (1, C, H, W); it is left as it is.
-        size: H and W of the image, or one number for both.
+        model: a network that takes (1, C, H, W); it is not changed.
+        size: H and W of the image in pixels, or one number for both.
     """
     height, width = (size, size) if isinstance(size, int) else size
     channels = getattr(model, "in_chans", 3)
@@ -87,35 +111,24 @@ def count(model: nn.Module, size: int | tuple[int, int] = 224) -> Flops:
     return Flops(params, products=counter.get_total_flops() // 2, norms=norms)
 
 
-def model_table() -> dict[str, dict[str, Any]]:
-    """Return a row for every model and, as ``NAME_tl``, for every starred form, at 224².
-
-    Counted here: ``params``, ``macs`` (int), ``gmacs_1e9``, ``fvcore_gmacs_1024``. Printed in the
-    paper, None for our own: ``published_params_m``, ``published_gmacs_fvcore_1024``,
-    ``top1_published``. ``own`` tells the two kinds of model apart.
-    """
+def model_table() -> dict[str, Row]:
+    """Return one row per model and, as ``NAME_tl``, one per starred model of the paper, at 224²."""
     table = {}
     for name, variant in VARIANTS.items():
         published = variant.published
-        table[name] = _row(name, token_labels=False)
-        if published is None:
-            continue
-        table[name] |= {
-            "published_params_m": published.params,
-            "published_gmacs_fvcore_1024": published.gflops,
-            "top1_published": published.top1,
-        }
-        if published.top1_token_labels is not None:
-            table[f"{name}_tl"] = _row(name, token_labels=True) | {
-                "published_params_m": published.params_token_labels,
-                "published_gmacs_fvcore_1024": published.gflops,
-                "top1_published": published.top1_token_labels,
-            }
+        table[name] = _row(name, published)
+        if published is not None and published.top1_token_labels is not None:
+            starred = replace(
+                published,
+                params=published.params_token_labels or published.params,
+                top1=published.top1_token_labels,
+            )
+            table[f"{name}_tl"] = _row(name, starred, token_labels=True)
     return table
 
 
-def format_table(table: dict[str, dict[str, Any]]) -> str:
-    """Return the rows of :func:`model_table` as text, published figures apart from counted ones."""
+def format_table(table: dict[str, Row]) -> str:
+    """Return the rows of :func:`model_table` as text, with published figures in columns apart."""
     lines = [
         "                counted here, 224 x 224                    published",
         "model           parameters  MACs / 1e9  fvcore / 1024^3    params  G    top-1",
@@ -124,7 +137,7 @@ def format_table(table: dict[str, dict[str, Any]]) -> str:
         line = f"{name:14}{row['params']:>12,}{row['gmacs_1e9']:12.3f}"
         line += f"{row['fvcore_gmacs_1024']:17.3f}    "
         if row["own"]:
-            line += "  (of this project, not of the paper)"
+            line += "  (this project's, not in the paper)"
         else:
             line += f"{row['published_params_m']:>4g} M{row['published_gmacs_fvcore_1024']:>6}"
             line += f"{row['top1_published']:>7}"
@@ -133,20 +146,20 @@ def format_table(table: dict[str, dict[str, Any]]) -> str:
         [
             *lines,
             "_tl: with token labelling (the starred rows). The paper's G is fvcore's count of",
-            "multiply-accumulates divided by 1024^3; the middle column is the same in plain 1e9.",
+            "multiply-accumulates divided by 1024^3; MACs / 1e9 is the same count in units of 1e9.",
         ]
     )
 
 
-def _row(name: str, *, token_labels: bool) -> dict[str, Any]:
+def _row(name: str, published: Published | None, *, token_labels: bool = False) -> Row:
     flops = count(create_model(name, token_labels=token_labels, device="meta"))
     return {
         "params": flops.params,
         "macs": flops.macs,
         "gmacs_1e9": flops.gmacs_1e9,
         "fvcore_gmacs_1024": flops.fvcore_gmacs_1024,
-        "published_params_m": None,
-        "published_gmacs_fvcore_1024": None,
-        "top1_published": None,
+        "published_params_m": None if published is None else published.params,
+        "published_gmacs_fvcore_1024": None if published is None else published.gflops,
+        "top1_published": None if published is None else published.top1,
         "own": name in OWN_VARIANTS,
     }

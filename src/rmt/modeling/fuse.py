@@ -1,13 +1,14 @@
 """The inference form of a network: the same function in fewer and larger operations.
 
-What is folded, exactly (relative difference below 1e-6 in float32):
+What is folded (relative difference below 1e-6 in float32):
 
 * batch norm into the convolution or linear layer before it;
 * ``x + conv(x)`` into the centre of the depth-wise kernel (CPE, feed-forward);
-* LayerScale into the projection before it, the key's scale into the key projection;
-* q, k and v into one product;
-* q's and k's channels from interleaved pairs to halves, so that the rotation shuffles nothing
-  (both are permuted alike: their product is unchanged).
+* LayerScale into the projection before it, and the scale of the keys into their projection;
+* the projections to q, k and v into one.
+
+The channels of q and k are also permuted from interleaved pairs to halves, so that the rotation
+does not have to shuffle them. Both are permuted in the same way, so their product is unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FusedAttention(nn.Module):
-    """:class:`rmt.ManhattanAttention` with one product for q, k and v."""
+    """:class:`rmt.ManhattanAttention` with one projection to q, k and v."""
 
     def __init__(self, attn: ManhattanAttention, scale: Tensor | None) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class FusedAttention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         cos, sin = rotation(x.shape[1], x.shape[2], self.angles, device=x.device, dtype=q.dtype)
-        cos, sin = cos[..., ::2], sin[..., ::2]  # one angle a pair
+        cos, sin = cos[..., ::2], sin[..., ::2]  # one angle per pair of channels
         out = manhattan_attention(
             _rotate_halves(self._heads(q), cos, sin),
             _rotate_halves(self._heads(k), cos, sin),
@@ -105,15 +106,19 @@ class FusedBlock(nn.Module):
 
 @torch.no_grad()
 def fuse(model: M) -> M:
-    """Return a folded copy of a network in eval mode; the original stays as it is.
+    """Return a folded copy of a network, in eval mode; the original is not changed.
 
-    Blocks, downsamplings and heads of RMT are folded wherever they are, and so is every convolution
-    with its batch norm behind it in an ``nn.Sequential``, or beside it as ``conv`` and ``bn``, such
-    as a dense head's. Subclasses of the two may do more (timm's batch norm has an activation) and
-    stay. A folded network is for inference only.
+    RMT's blocks, downsamplings and heads are folded wherever they are in the network. So is each
+    convolution that is followed by a batch norm in an ``nn.Sequential``, or that a module holds as
+    ``conv`` next to ``bn``, as the dense heads do. Subclasses of the two are left alone, because
+    they may do more: timm's batch norm includes an activation. A folded network is for inference
+    only.
 
     Args:
         model: a classifier, detector or segmenter of this package.
+
+    Returns:
+        A copy of the same class, without gradients.
     """
     fused = copy.deepcopy(model).eval()
     for parent in list(fused.modules()):
@@ -133,7 +138,7 @@ def fuse(model: M) -> M:
 
 
 def _fold(parent: nn.Module, first: str, second: str) -> None:
-    """Fold the batch norm ``second`` of a module into its layer ``first``, if they are that."""
+    """Fold the child ``second`` into the child ``first``, if it is a batch norm after a layer."""
     layer, norm = getattr(parent, first), getattr(parent, second)
     if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
         setattr(parent, first, fuse_conv_bn_eval(layer, norm))
@@ -145,7 +150,7 @@ def _fold(parent: nn.Module, first: str, second: str) -> None:
 
 
 def _with_identity(conv: DepthwiseConv) -> DepthwiseConv:
-    """Return a convolution that gives ``x + conv(x)``."""
+    """Return a convolution that computes ``x + conv(x)``."""
     conv = copy.deepcopy(conv)
     centre = conv.kernel_size[0] // 2
     conv.weight[:, 0, centre, centre] += 1
@@ -166,6 +171,6 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel j with channel j + D/2 by the pair's angle."""
+    """Rotate channel j together with channel j + D/2 by the angle of the pair."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,11 +1,16 @@
-"""RMT: stem, Manhattan self-attention, feed-forward, block, stages, head.
+"""The paper: stem, Manhattan self-attention, feed-forward, block, downsampling, stage, head.
 
-The network of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, arXiv 2309.11523)
-as its authors' weights need it. Maps are channels last, (B, H, W, C), inside; images and the
-feature maps handed out are (B, C, H, W). Parameter names follow timm.
+The layers of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, arXiv 2309.11523), in
+the order of its figure 3, with what its authors' weights need besides (marked "release").
 
-What timm asks of a backbone besides lies in :mod:`rmt.modeling.rmt`. One file, longer than others here,
-so that the whole paper can be read in its order.
+    image (B, 3, H, W) -> stem -> four stages of stride 4, 8, 16 and 32 -> head -> logits
+    stage: downsampling (from the second on), then blocks
+    block: x + CPE(x), then x + MaSA(norm(x)), then x + FFN(norm(x))
+
+B images, H and W the size of a map in tokens, C channels, N heads, D = C/N the key width. Maps are
+channels last, (B, H, W, C); only the stem reads (B, C, H, W), and only an unpooled head returns it.
+Each layer takes maps of any size, and parameter names follow timm. The network that these layers
+make up is in :mod:`rmt.modeling.rmt`.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerScale
+from timm.layers import DropPath, LayerScale, trunc_normal_
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
@@ -23,24 +28,25 @@ from rmt.ops.geometry import log_decay_rates, rotate, rotation_angles
 from rmt.variants import Variant
 
 LAYER_SCALE_INIT = 1e-6
-
-
 NORM_EPS = 1e-6
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A k×k depth-wise convolution with padding on a channels-last map (B, H, W, C)."""
+    """A k×k depth-wise convolution on a channels-last map, padded to keep the map's size.
+
+    Figure 3 has it as CPE (3×3) and LCE (5×5), the release also inside the feed-forward (3×3).
+    """
 
     def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolved map, (B, H, W, C)."""
+        """(B, H, W, C) -> (B, H, W, C)."""
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ConvStem(nn.Sequential):
-    """Image (B, 3, H, W) to a map (B, H/4, W/4, C): four 3×3 convolutions (paper, fig. 3)."""
+    """The stem: four 3×3 convolutions from the image to a map of stride 4 (fig. 3)."""
 
     def __init__(self, in_chans: int, dim: int) -> None:
         half = dim // 2
@@ -59,12 +65,12 @@ class ConvStem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the stride-4 map, channels last; sizes round up."""
+        """(B, 3, H, W) in pixels -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
         return super().forward(x).permute(0, 2, 3, 1)
 
 
 class PatchStem(nn.Module):
-    """Image to patches by one strided convolution and a LayerNorm (Table 6, no conv stem)."""
+    """The stem of Table 6: one convolution over patches and a LayerNorm."""
 
     def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
         super().__init__()
@@ -72,28 +78,31 @@ class PatchStem(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the map, channels last; an incomplete last patch is filled with zeros."""
-        # The stride leaves what is not needed of the padding; so the size stays a plain symbol.
+        """(B, 3, H, W) in pixels -> (B, ⌈H/s⌉, ⌈W/s⌉, C); incomplete patches are zero-padded."""
+        # Always padded by stride - 1: what is too much for a patch is left out by the stride, and
+        # the size stays one symbol in a traced graph.
         missing = self.proj.stride[0] - 1
         x = F.pad(x, (0, missing, 0, missing))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class ManhattanAttention(nn.Module):
-    """Manhattan self-attention (eq. 3-8): a plug-in for any network with maps (B, H, W, C).
+    """Manhattan self-attention, MaSA (eq. 4-8): a plug-in for any network with maps (B, H, W, C).
 
     ``softmax(rot(q) · rot(k·D^-½)ᵀ + |Δ| · log γ) v``, plus a 5×5 depth-wise convolution of v
-    (LCE, eq. 7), then the output projection. It keeps the map's size and has no parameter that
-    depends on it.
+    (LCE, eq. 7), then the output projection. |Δ| is the Manhattan distance of two tokens on the
+    map (eq. 4) and γ the decay rate of the head (eq. 8). The rotation is RetNet's, by the token's
+    index in the flattened map (release). No parameter depends on the map's size.
 
     Args:
-        dim: channels C of the map.
-        num_heads: N; ``dim / num_heads`` must be even.
-        decomposed: rows then columns (eq. 6) instead of all pairs.
-        decay_max: b of eq. 8; larger lets the last heads see farther.
-        decay: False for plain softmax attention.
-        lce: local context enhancement.
-        backend: a kernel of :data:`rmt.ops.BACKENDS`, or None to choose by static facts.
+        dim: C, the channels of the map.
+        num_heads: N; ``dim / num_heads`` must be a whole even number.
+        decomposed: attend along rows, then along columns (eq. 6), instead of over the whole map
+            (eq. 5).
+        decay_max: b of eq. 8; a larger one lets the last heads see farther.
+        decay: False for plain softmax attention (ablation of Table 6).
+        lce: local context enhancement (eq. 7).
+        backend: a kernel of :data:`rmt.ops.BACKENDS`; None chooses one.
 
     Raises:
         ValueError: if ``dim`` does not split into heads of even width, or for an unknown backend.
@@ -121,7 +130,7 @@ class ManhattanAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.decomposed = decomposed
         self.backend = backend
-        # Plain numbers, not buffers: no cast or meta device can damage them.
+        # Plain numbers, not buffers: neither a cast nor the meta device can damage them.
         self.angles = rotation_angles(self.head_dim)
         self.log_decay = log_decay_rates(num_heads, decay_max) if decay else None
         self.q = nn.Linear(dim, dim)
@@ -131,10 +140,10 @@ class ManhattanAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the attended map, (B, H, W, C) as the input.
+        """(B, H, W, C) -> (B, H, W, C).
 
         Raises:
-            ValueError: if ``x`` has not four axes or not ``dim`` channels.
+            ValueError: if ``x`` does not have four axes and ``dim`` channels.
         """
         if x.ndim != 4 or x.shape[-1] != self.q.in_features:
             raise ValueError(
@@ -150,17 +159,25 @@ class ManhattanAttention(nn.Module):
         return self.proj(out)
 
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rotated queries and rotated, scaled keys, each (B, H, W, N, D)."""
+        """(B, H, W, C) -> rotated queries, and scaled and rotated keys, each (B, H, W, N, D)."""
         q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
         return rotate(q, self.angles), rotate(k, self.angles)
 
     def heads(self, x: Tensor) -> Tensor:
-        """Split channels into heads: (B, H, W, C) -> (B, H, W, N, D)."""
+        """(B, H, W, C) -> (B, H, W, N, D)."""
         return x.unflatten(-1, (self.num_heads, self.head_dim))
 
 
 class FeedForward(nn.Module):
-    """fc1, GELU, h + 3×3 depth-wise convolution of h (release only), fc2."""
+    """The feed-forward network, FFN (fig. 3): h = GELU(fc1(x)), then fc2(h + conv(h)).
+
+    The 3×3 depth-wise convolution is the release's; the paper has fc2(h).
+
+    Args:
+        dim: C, the channels of the map.
+        hidden: channels of h.
+        conv: with the convolution.
+    """
 
     def __init__(self, dim: int, hidden: int, conv: bool) -> None:
         super().__init__()
@@ -169,7 +186,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a map of the input's shape, (B, H, W, C)."""
+        """(B, H, W, C) -> (B, H, W, C)."""
         x = F.gelu(self.fc1(x))
         if self.conv is not None:
             x = x + self.conv(x)
@@ -177,7 +194,15 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One RMT block (paper, fig. 3): positional convolution, attention, feed-forward."""
+    """One RMT block (fig. 3): CPE, then MaSA and FFN with LayerNorm before each.
+
+    CPE is the conditional positional encoding: x plus its own 3×3 depth-wise convolution.
+
+    Args:
+        variant: the architecture.
+        stage: index of the block's stage, from 0.
+        drop_path: probability that a residual branch is dropped in training (stochastic depth).
+    """
 
     def __init__(self, variant: Variant, stage: int, drop_path: float) -> None:
         super().__init__()
@@ -205,7 +230,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a map of the input's shape, (B, H, W, C)."""
+        """(B, H, W, C) -> (B, H, W, C)."""
         if self.cpe is not None:
             x = x + self.cpe(x)
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
@@ -213,7 +238,7 @@ class Block(nn.Module):
 
 
 class ConvDownsample(nn.Module):
-    """Halve the map, rounding up: 3×3 convolution of stride 2 and batch norm."""
+    """Downsampling between stages (fig. 3): a 3×3 convolution of stride 2 and batch norm."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -226,7 +251,7 @@ class ConvDownsample(nn.Module):
 
 
 class MergeDownsample(nn.Module):
-    """Halve the map by joining 2×2 tokens (Swin, arXiv 2103.14030; Table 6's bodies)."""
+    """Downsampling of Table 6: Swin's patch merging, 2×2 tokens into one (arXiv 2103.14030)."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -234,14 +259,20 @@ class MergeDownsample(nn.Module):
         self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); an odd edge is filled with zeros."""
-        # Windows of two rows and two columns; the last is used where the edge is odd.
+        """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); odd sizes are zero-padded."""
+        # Windows of two rows and two columns; the padding is only used where the size is odd.
         x = F.pad(x, (0, 0, 0, 1, 0, 1)).unfold(1, 2, 2).unfold(2, 2, 2)  # (B, h, w, C, 2, 2)
         return self.reduction(self.norm(x.permute(0, 1, 2, 5, 4, 3).flatten(3)))
 
 
 class Stage(nn.Module):
-    """Downsampling (from the second stage on), then the stage's blocks."""
+    """One of the four stages (fig. 3): downsampling, from the second stage on, then the blocks.
+
+    Args:
+        variant: the architecture.
+        stage: index of the stage, from 0.
+        drop_path: stochastic depth of each block; its length is the number of blocks.
+    """
 
     def __init__(self, variant: Variant, stage: int, drop_path: Sequence[float]) -> None:
         super().__init__()
@@ -253,7 +284,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the stage's map, (B, H, W, C) of its own size and width."""
+        """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); the first stage keeps size and channels."""
         x = self.downsample(x)
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
@@ -264,10 +295,20 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """From the last map to logits.
+    """The classifier on the last map (release; the paper does not describe it).
 
-    The release: Linear, batch norm and SiLU on every token, mean over tokens, Linear. With
-    ``hidden=0`` (Table 6's bodies): LayerNorm on every token, mean over tokens, Linear.
+    Linear, batch norm and SiLU on each token, the mean over tokens, Linear. With ``hidden=0``
+    (Table 6): LayerNorm on each token, the mean over tokens, Linear.
+
+    Args:
+        dim: C, the channels of the last map.
+        hidden: width between the two linear layers; 0 leaves the first out.
+        num_classes: 0 gives features instead of logits.
+        global_pool: ``"avg"``, or ``""`` for logits of each token.
+        drop_rate: dropout before the last linear layer.
+
+    Raises:
+        ValueError: for another ``global_pool``.
     """
 
     def __init__(
@@ -281,24 +322,42 @@ class Head(nn.Module):
         self.reset(num_classes, global_pool)
 
     def reset(self, num_classes: int, global_pool: str) -> None:
-        """Make a new classifier; 0 classes give features instead of logits."""
+        """Replace the last linear layer; with 0 classes the head gives features, not logits.
+
+        Raises:
+            ValueError: for a ``global_pool`` other than ``"avg"`` and ``""``.
+        """
         if global_pool not in ("avg", ""):
-            raise ValueError(f"global_pool is {global_pool!r}; RMT knows 'avg' and '' (no pooling)")
+            raise ValueError(f"global_pool is {global_pool!r}; choose 'avg', or '' for no pooling")
         self.global_pool = global_pool
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def tokens(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, hidden): what is averaged before the classifier."""
+        """(B, H, W, C) -> (B, H, W, hidden): the features that are averaged over tokens."""
         if isinstance(self.norm, nn.LayerNorm):
             return self.norm(x)
         x = self.proj(x)
         return F.silu(self.norm(x.flatten(0, 2)).view_as(x))
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, H, W, C) -> logits (B, classes), or a map (B, hidden or classes, H, W) unpooled."""
+        """(B, H, W, C) -> logits (B, classes); unpooled -> (B, classes, H, W).
+
+        With ``pre_logits`` the hidden features, in the place of the classes.
+        """
         x = self.tokens(x)
         if self.global_pool:
             x = x.mean(dim=(1, 2))
         if not pre_logits:
             x = self.fc(F.dropout(x, self.drop_rate, self.training))
         return x if self.global_pool else x.permute(0, 3, 1, 2)
+
+
+def init_linear(module: nn.Module, name: str = "") -> None:
+    """Initialise a linear layer as the release does: truncated normal of deviation 0.02, bias 0.
+
+    Other layers keep PyTorch's own initialisation. ``name`` is what timm's ``named_apply`` passes.
+    """
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,8 +1,8 @@
-"""What stands between a classifier's body and a dense head: four maps, their norms, the FPN."""
+"""What is between a backbone and a dense head: four maps, their norms, and the FPN."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -21,18 +21,19 @@ STRIDES = (4, 8, 16, 32)
 class Backbone(nn.Module):
     """Images to four maps of stride 4, 8, 16 and 32.
 
-    An RMT body gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models.
-    Another timm body is used as it is; its images are filled up with zeros, right and below, to
-    whole multiples of 32, and its maps cut to what is left of them.
+    An RMT gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models. Another
+    model of timm is used as it is: images are zero-padded on the right and at the bottom to
+    multiples of 32, and the maps are cropped to the part that belongs to the image.
 
     Args:
-        name: a registered RMT variant, or any timm model with four such features.
+        name: a registered RMT variant, or any model of timm with maps of these strides.
         in_chans: image channels.
-        drop_path_rate: stochastic depth at the last block; None takes the variant's.
-        **options: further arguments of the body's factory.
+        drop_path_rate: stochastic depth at the last block; None takes the model's own.
+        **options: further arguments of :func:`rmt.create_model` or ``timm.create_model``.
 
     Attributes:
-        channels: width of each map.
+        body: the network that computes the maps.
+        channels: number of channels of each map, finest first.
 
     Raises:
         ValueError: if the model is unknown or does not have maps of these strides.
@@ -50,9 +51,8 @@ class Backbone(nn.Module):
             indices = range(len(info))
         else:
             if not timm.is_model(name):
-                raise ValueError(
-                    f"unknown backbone {name!r}, neither RMT nor timm's{did_you_mean(name, VARIANTS)}"
-                )
+                hint = did_you_mean(name, VARIANTS)
+                raise ValueError(f"unknown backbone {name!r}: neither an RMT nor in timm{hint}")
             self.body = _of_any_size(
                 name, in_chans=in_chans, drop_path_rate=drop_path_rate, **options
             )
@@ -71,10 +71,10 @@ class Backbone(nn.Module):
             self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-5) for dim in self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W), normalised -> four maps (B, Cᵢ, ⌈H/s⌉, ⌈W/s⌉).
+        """Images (B, C, H, W), normalised -> four maps (B, Cᵢ, ⌈H/s⌉, ⌈W/s⌉), finest first.
 
         Raises:
-            ValueError: if timm's body does not take images of this size.
+            ValueError: if a model of timm does not take images of this size.
         """
         if not isinstance(self.body, RMT):
             return self._maps_of_timm(images)
@@ -90,12 +90,12 @@ class Backbone(nn.Module):
             if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
                 raise
             raise ValueError(
-                f"{self._name} failed on images of {tuple(padded.shape[1:])}: {error}. Some of "
-                "timm's networks take one size, or whole multiples of their windows: resize the "
-                "images to that, or choose another backbone"
+                f"{self._name} failed on images of {tuple(padded.shape[1:])}: {error}. Some "
+                "models of timm take images of one size only, or whole multiples of their window "
+                "size: resize the images to that, or choose another backbone"
             ) from error
         maps = [maps[i] for i in self._indices]
-        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # timm's Swin and kin
+        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # such as timm's Swin
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return [
             x[..., : -(-height // stride), : -(-width // stride)]
@@ -104,24 +104,26 @@ class Backbone(nn.Module):
 
 
 def _of_any_size(name: str, **options: Any) -> nn.Module:
-    """Make a timm body, one of a fixed image size such as Swin so that it takes others."""
+    """Create a model of timm that takes images of any size, also where it is made for one."""
     flexible: dict[str, Any] = {"strict_img_size": False} | options
     try:
         return timm.create_model(name, features_only=True, **flexible)
     except TypeError as error:
         if "strict_img_size" not in str(error):
             raise
-        return timm.create_model(name, features_only=True, **options)  # it never asks for a size
+        # A model without that argument does not depend on the size.
+        return timm.create_model(name, features_only=True, **options)
 
 
 class FPN(nn.Module):
-    """Feature pyramid (arXiv 1612.03144): 1×1 laterals, nearest top-down sums, 3×3 outputs.
+    """Feature pyramid network (arXiv 1612.03144): 1×1 laterals, top-down sums, 3×3 outputs.
 
-    No norm, no activation; a map is enlarged to the size of the next lower one, whatever it is.
+    Without norm and activation. Each map is resized (nearest) to the size of the next finer one,
+    which need not be twice its own.
 
     Args:
-        in_channels: width of each incoming map, finest first.
-        out_channels: width of each outgoing map.
+        in_channels: number of channels of each input map, finest first.
+        out_channels: number of channels of each output map.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int = 256) -> None:
@@ -137,14 +139,22 @@ class FPN(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return as many maps of ``out_channels``, finest first."""
+        """Maps (B, Cᵢ, Hᵢ, Wᵢ), finest first -> maps (B, ``out_channels``, Hᵢ, Wᵢ)."""
         tops = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for i in range(len(tops) - 1, 0, -1):
             tops[i - 1] = tops[i - 1] + F.interpolate(tops[i], size=tops[i - 1].shape[2:])
-        # A subclass may keep coarser levels' convolutions behind those of the laterals.
+        # A subclass may have further outputs, for coarser levels, after those of the laterals.
         return [self.output[i](x) for i, x in enumerate(tops)]
 
 
+def without_download(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a backbone's options as a model's ``config`` states them: without ``pretrained``.
+
+    A model that is read from a file gets its weights from there and needs no others first.
+    """
+    return {key: value for key, value in options.items() if key != "pretrained"}
+
+
 def full_precision(tensor: Tensor) -> Tensor:
-    """Return half precision as float32 and anything wider as it is: boxes and losses need it."""
+    """Return a tensor in float32 or wider, in which boxes and losses have to be computed."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

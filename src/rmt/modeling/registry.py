@@ -1,9 +1,8 @@
-"""The variants as timm models, and the two functions that make and list them."""
+"""The variants registered with timm, and the two functions that create and list them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, overload
 
 import timm
@@ -12,15 +11,15 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import FeatureGetterNet
 
 from rmt.messages import did_you_mean
-from rmt.modeling.rmt import RMT
-from rmt.variants import PAPER_VARIANTS, VARIANTS, Variant, get_variant
+from rmt.modeling.rmt import OPTION_NAMES, RMT, RMTOptions
+from rmt.variants import VARIANTS, Variant, get_variant
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PLAIN_TAG = "in1k"
 STARRED_TAG = "token_label_in1k"
 _STARRED_CLASSIFIERS = ("head.fc", "aux_head")
-# Options of timm's factory, handed through to it; what is left must be ours.
+# Options of timm's factory, which are passed on to it.
 _TIMM_OPTIONS = (
     "features_only",
     "out_indices",
@@ -55,7 +54,7 @@ def create_model(
     pretrained: bool = False,
     **options: Any,
 ) -> RMT | FeatureGetterNet:
-    """Make a classification network; the same as ``timm.create_model`` after ``import rmt``.
+    """Create a classification network, as ``timm.create_model`` does after ``import rmt``.
 
     Args:
         name: one of :func:`list_models`, or with a weight tag, ``rmt_s.token_label_in1k``.
@@ -63,11 +62,15 @@ def create_model(
         in_chans: image channels.
         drop_path_rate: stochastic depth at the last block; None takes the variant's.
         drop_rate: dropout before the classifier.
-        global_pool: ``"avg"`` or ``""`` for an unpooled map.
-        token_labels: the starred form with an auxiliary head.
-        pretrained: no weights are hosted; True raises and says how to load the release's.
+        global_pool: ``"avg"``, or ``""`` for an unpooled map.
+        token_labels: with the auxiliary head of token labelling (the starred models).
+        pretrained: no weights are hosted, so True raises and says how to load the release's.
         **options: fields of :class:`rmt.variants.Variant` to change, such as ``lce=False``;
-            ``device`` and ``dtype``; and what timm's factory knows, such as ``features_only``.
+            ``aux_width``; ``device`` and ``dtype``; and options of timm's factory, such as
+            ``features_only``.
+
+    Returns:
+        The network, randomly initialised: (B, in_chans, H, W) -> (B, num_classes).
 
     Raises:
         ValueError: for an unknown name or option (the nearest is named), or ``pretrained=True``.
@@ -91,9 +94,9 @@ def create_model(
     return model
 
 
-def list_models(own: bool = False) -> list[str]:
-    """Return the paper's models in the order of its tables; with ``own``, this project's too."""
-    return list(VARIANTS if own else PAPER_VARIANTS)
+def list_models() -> list[str]:
+    """Return the names of all models: the paper's in the order of its tables, then others."""
+    return list(VARIANTS)
 
 
 def _default_cfg(variant: Variant, *, starred: bool = False) -> dict[str, Any]:
@@ -131,22 +134,26 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
         raise ValueError("RMT has no dilated form; output_stride must be 32")
     device = kwargs.pop("device", None) or torch.get_default_device()
     dtype = kwargs.pop("dtype", None)
-    known = ("num_classes", *RMT.OPTIONS, *_TIMM_OPTIONS)
+    known = ("num_classes", *OPTION_NAMES, *_TIMM_OPTIONS)
     variant = get_variant(name, **{k: v for k, v in kwargs.items() if k not in known})
     options = {k: v for k, v in kwargs.items() if k in known}
     starred = variant.published is not None and variant.published.top1_token_labels is not None
     if options.get("pretrained_cfg") == STARRED_TAG:
         options.setdefault("token_labels", True)
     elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
-        options["pretrained_cfg"] = STARRED_TAG  # timm hands in None where no tag is named
-    # Table 6's stem and an auxiliary head have other first and last layers.
+        options["pretrained_cfg"] = STARRED_TAG  # timm passes None if the name has no tag
+    # The patch stem and the auxiliary head have other names than the registered configuration's.
     overlay: dict[str, Any] = {"first_conv": _first_conv(variant), "classifier": "head.fc"}
     if options.get("token_labels"):
         overlay["classifier"] = _STARRED_CLASSIFIERS
     options["pretrained_cfg_overlay"] = overlay | (options.get("pretrained_cfg_overlay") or {})
+
+    def network(num_classes: int = 1000, **args: Any) -> RMT:
+        return RMT(variant, num_classes, options=RMTOptions(**args))
+
     with torch.device(device):
         model = build_model_with_cfg(
-            partial(RMT, variant),
+            network,
             name,
             pretrained,
             feature_cfg={"out_indices": tuple(range(len(variant.depths))), "feature_cls": "getter"},
@@ -156,7 +163,7 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
 
 
 def _names_weights(kwargs: dict[str, Any]) -> bool:
-    """Return whether the caller brought weights: a file, or a folder or repository of timm's."""
+    """Return whether the caller named weights: a file, or a folder or repository for timm."""
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
     return "pretrained_model_args" in kwargs or any(
         overlay.get(key) for key in ("file", "url", "state_dict", "hf_hub_id")
@@ -167,7 +174,7 @@ def _entrypoint(name: str) -> Callable[..., RMT | FeatureGetterNet]:
     def build(pretrained: bool = False, **kwargs: Any) -> RMT | FeatureGetterNet:
         return _build(name, pretrained, kwargs)
 
-    build.__name__ = build.__qualname__ = name  # timm registers an entry point by its name
+    build.__name__ = build.__qualname__ = name  # timm registers an entry point under its name
     build.__doc__ = f"Build {name} (see rmt.variants)."
     return build
 
@@ -181,6 +188,6 @@ def _default_cfgs() -> dict[str, Any]:
     return cfgs
 
 
-default_cfgs = generate_default_cfgs(_default_cfgs())  # timm looks it up by this name
+default_cfgs = generate_default_cfgs(_default_cfgs())  # timm looks for this name
 for _name in VARIANTS:
     register_model(_entrypoint(_name))

@@ -1,27 +1,72 @@
-"""Manhattan attention as a function of tensors: one door to every kernel."""
+"""Manhattan attention as a function of tensors: one function in front of every kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rmt.ops import plain, reference, sdpa, sliced
 from rmt.ops.geometry import wide
+from rmt.ops.layout import Line, attend_lines
 from rmt.ops.tables import LIMIT_ONE
 
-__all__ = ["BACKENDS", "explain", "manhattan_attention"]
+__all__ = ["BACKENDS", "Backend", "explain", "manhattan_attention"]
 
-#: Each backend is a module with ``attend`` and ``why_not``.
-BACKENDS: dict[str, ModuleType] = {
-    "reference": reference,
-    "plain": plain,
-    "sdpa": sdpa,
-    "sliced": sliced,
+
+def _runs_always(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
+    """Return None: the backend takes every device, dtype and form."""
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One kernel behind :func:`manhattan_attention`.
+
+    Attributes:
+        attend: ``attend(q, k, v, log_decay, *, decomposed)``, on whole maps (B, H, W, N, D).
+        why_not: ``why_not(q, k, v, *, decomposed)``: why it cannot take these tensors, or None.
+    """
+
+    attend: Callable[..., Tensor]
+    why_not: Callable[..., str | None] = _runs_always
+
+
+def _dense(
+    line: Line, *, wide_bias: bool, why_not: Callable[..., str | None] = _runs_always
+) -> Backend:
+    """Return the backend of a kernel that is one function of lines.
+
+    Args:
+        line: the kernel.
+        wide_bias: it takes the bias in float32 or wider; otherwise in the dtype of the queries.
+        why_not: as of the backend.
+    """
+
+    def attend(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Sequence[float] | Tensor | None,
+        *,
+        decomposed: bool,
+    ) -> Tensor:
+        dtype = wide(q.dtype) if wide_bias else q.dtype
+        return attend_lines(line, q, k, v, log_decay, decomposed=decomposed, bias_dtype=dtype)
+
+    return Backend(attend, why_not)
+
+
+#: Name -> kernel. A dense one is a function of lines; the two others work on whole maps.
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference.attend),
+    "plain": _dense(plain.line, wide_bias=True),
+    "sdpa": _dense(sdpa.line, wide_bias=False, why_not=sdpa.why_not),
+    "sliced": Backend(sliced.attend, sliced.why_not),
 }
-#: Tokens from which the fused kernel is the faster one for lines in full precision on the CPU.
+#: Line length from which the fused kernel is faster in full precision on the CPU, in tokens.
 LONG_LINE = 64
 
 
@@ -36,26 +81,26 @@ def manhattan_attention(
     """Attend over a map with scores that decay with Manhattan distance (paper, eq. 4-6).
 
     ``softmax(q kᵀ + |Δ| · log γ) v``, over rows and then columns (``decomposed``) or over all
-    pairs of tokens. The scores are not scaled here: scale ``k`` by D^-½ before, as the module
-    :class:`rmt.ManhattanAttention` does together with the rotation.
+    pairs of tokens. The scores are not scaled here: multiply ``k`` by D^-½ before the call, as the
+    module :class:`rmt.ManhattanAttention` does together with the rotation.
 
     Args:
         q: (B, H, W, N, D), already rotated.
         k: (B, H, W, N, D), already rotated (and scaled).
         v: (B, H, W, N, Dv).
         log_decay: log γ of each head, N negative numbers. A sequence of floats is cached by
-            value; a tensor (N,) is used as it is and receives gradients. None switches the
-            decay off (plain softmax attention).
-        decomposed: along the width, then along the height of that result: linear in H·W for
-            lines of constant length.
-        backend: a name of :data:`BACKENDS`; None picks by static facts, and by size where the
-            call is not traced.
+            value; a tensor (N,) is used as it is and receives gradients. None means no decay
+            (plain softmax attention).
+        decomposed: attend along the width, then along the height of that result (eq. 6); the cost
+            per token is O(H + W). Otherwise over all pairs of tokens (eq. 5), O(H·W).
+        backend: a name of :data:`BACKENDS`; None chooses by device, dtype and form, and in eager
+            calls also by size.
 
     Returns:
         (B, H, W, N, Dv), in the dtype of ``v``.
 
     Raises:
-        ValueError: if a shape does not fit, or the named backend is unknown or cannot run.
+        ValueError: if a shape does not fit, or if the named backend is unknown or cannot run.
     """
     _check(q, k, v, log_decay)
     if backend is None:
@@ -68,26 +113,36 @@ def manhattan_attention(
 
 
 def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict[str, str]:
-    """Say of every backend whether it can run on these tensors, and which would be chosen.
+    """Return for each backend whether it can run on these tensors, and which one is chosen.
+
+    Args:
+        q: (B, H, W, N, D), as for :func:`manhattan_attention`.
+        k: (B, H, W, N, D).
+        v: (B, H, W, N, Dv).
+        decomposed: the form.
+
+    Returns:
+        Name -> ``"chosen"``, ``"can run"``, or the reason why it cannot.
 
     Raises:
-        ValueError: as :func:`manhattan_attention`.
+        ValueError: if a shape does not fit.
     """
     _check(q, k, v, None)
     chosen = _choose(q, k, v, decomposed)
-    lines = {}
-    for name, module in BACKENDS.items():
-        reason = module.why_not(q, k, v, decomposed=decomposed)
-        lines[name] = reason or ("chosen" if name == chosen else "can run")
-    return lines
+    found = {}
+    for name, kernel in BACKENDS.items():
+        reason = kernel.why_not(q, k, v, decomposed=decomposed)
+        found[name] = reason or ("chosen" if name == chosen else "can run")
+    return found
 
 
 def _choose(q: Tensor, k: Tensor, v: Tensor, decomposed: bool) -> str:
-    """Pick a backend from facts that do not change inside a traced graph.
+    """Choose a backend by facts that do not change inside a traced graph.
 
-    Measured with benchmarks/attention_backends.py: on the CPU the fused kernel wins on whole maps
-    and loses to plain products on short lines; on an accelerator it saves the memory traffic of
-    the scores in both. Only eager calls look at sizes, which a traced graph may leave open.
+    Measured with benchmarks/attention_backends.py: on the CPU the fused kernel is faster on whole
+    maps and slower than plain products on short lines; on an accelerator it saves the memory
+    traffic of the scores in both forms. Only eager calls look at sizes: they may be symbolic in a
+    traced graph.
     """
     if sdpa.why_not(q, k, v, decomposed=decomposed):
         return "plain"

@@ -1,9 +1,9 @@
-"""Where tokens stand: decay rates, Manhattan distances and the rotation of queries and keys.
+"""Positions of tokens: decay rates, Manhattan distances, and the rotation of queries and keys.
 
 All tables depend only on the map's size, the device and the dtype. Eager calls share them
 through a cache; a traced call (``torch.compile``, ``torch.export``) builds them in its graph,
-so that sizes may stay symbolic. Nothing here is a buffer of a module: ``.half()`` or a
-meta-device initialisation cannot damage a table.
+so that sizes may stay symbolic. Nothing here is a buffer of a module, so ``.half()`` or an
+initialisation on the meta device cannot damage a table.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rmt.ops.tables import cached
 
-# The release stores log γ in float32 as its authors' processor rounded it. Two of the values
-# lie one step from the correctly rounded logarithm; parity to 1e-9 needs the stored ones.
+# The release stores log γ in float32 as its authors' processor rounded it. Two of its values are
+# one float32 step away from the correctly rounded logarithm; parity to 1e-9 needs those.
 _RELEASE_ROUNDING = {
     -0.28768208622932434: -0.28768205642700195,
     -0.2269798070192337: -0.2269798219203949,
@@ -28,12 +28,15 @@ _RELEASE_ROUNDING = {
 
 @functools.lru_cache(maxsize=256)
 def log_decay_rates(num_heads: int, decay_max: float, decay_min: float = 2.0) -> tuple[float, ...]:
-    """Return log γ of each head (eq. 8): γ_i = 1 - 2^(-a - (b - a)·i/N), float32 values.
+    """Return log γ of each head (eq. 8): γ_i = 1 - 2^(-a - (b - a)·i/N), as float32 values.
 
     Args:
         num_heads: N.
         decay_max: b, the exponent that the last head approaches.
         decay_min: a, the exponent of the first head; 2 in every published model.
+
+    Returns:
+        N negative numbers, the fastest decay first.
 
     Raises:
         ValueError: if ``num_heads`` is not positive or an exponent is not positive.
@@ -56,15 +59,15 @@ def log_decay_rates(num_heads: int, decay_max: float, decay_min: float = 2.0) ->
 
 @functools.lru_cache(maxsize=64)
 def rotation_angles(head_dim: int) -> tuple[float, ...]:
-    """Return the D/2 angles 1 / 10000^linspace(0, 1, D/2) in radians a position, float32 values.
+    """Return the D/2 angles 1 / 10000^linspace(0, 1, D/2), in radians per position, float32 values.
 
-    Both ends are included, as in RetNet (arXiv 2307.08621) and the release.
+    Both ends of the range are included, as in RetNet (arXiv 2307.08621) and in the release.
 
     Raises:
-        ValueError: if ``head_dim`` is odd: channels are turned in pairs.
+        ValueError: if ``head_dim`` is odd: channels are rotated in pairs.
     """
     if head_dim % 2:
-        raise ValueError(f"head width {head_dim} is odd; the rotation turns pairs of channels")
+        raise ValueError(f"head_dim is {head_dim}, an odd number; channels are rotated in pairs")
     pairs = head_dim // 2
     f32 = np.float32
     step = float(f32(1) / f32(pairs - 1)) if pairs > 1 else 0.0
@@ -77,14 +80,15 @@ def rotation_angles(head_dim: int) -> tuple[float, ...]:
 
 
 def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
-    """Turn each pair of channels (2j, 2j+1) by its position y·W + x times ``angles[j]``.
+    """Rotate each pair of channels (2j, 2j+1) of a token by ``angles[j]`` times its position.
 
-    As products of complex numbers where there are some: one pass over the memory, not several.
-    Half precision and the graph formats of deployment have none.
+    The position is y·W + x, the index in the flattened map. Computed as a product of complex
+    numbers where the dtype has them, which takes one pass over the memory instead of several;
+    half precision and the graph formats of deployment do not have them.
 
     Args:
         x: queries or keys (B, H, W, N, D).
-        angles: D/2 radians a position, of :func:`rotation_angles`.
+        angles: D/2 angles of :func:`rotation_angles`, in radians per position.
 
     Returns:
         (B, H, W, N, D).
@@ -92,11 +96,11 @@ def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
     _, height, width, _, _ = x.shape
     if _has_complex(x):
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-        turns = cached(_build_turns, height, width, angles, x.device, x.dtype)
-        return torch.view_as_real(pairs * turns).flatten(-2)
+        phasors = cached(_build_phasors, height, width, angles, x.device, x.dtype)
+        return torch.view_as_real(pairs * phasors).flatten(-2)
     cos, sin = rotation(height, width, angles, device=x.device, dtype=x.dtype)
-    turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
-    return x * cos + turned * sin
+    swapped = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+    return x * cos + swapped * sin
 
 
 def rotation(
@@ -109,8 +113,9 @@ def rotation(
 ) -> tuple[Tensor, Tensor]:
     """Return cos and sin, each (H, W, 1, D), of position y·W + x times :func:`rotation_angles`.
 
-    The position is the flattened index, so it depends on the map's width; the release's
-    weights need it so. Angles are multiplied in float32 or wider, then cast to ``dtype``.
+    The position is the index in the flattened map and so depends on the map's width: the
+    release's weights were trained that way. Angles are multiplied in float32 or wider, then cast
+    to ``dtype``.
     """
     return cached(_build_rotation, height, width, angles, device, dtype)
 
@@ -144,12 +149,18 @@ def rows_bias(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return some rows' part of :func:`map_bias`, never cached: (N, len(rows)·W, H·W)."""
+    """Return the part of :func:`map_bias` that belongs to some rows of queries.
+
+    It is never cached.
+
+    Returns:
+        (N, len(rows)·W, H·W).
+    """
     return _build_rows_bias(rows.start, rows.stop, height, width, log_decay, device, dtype)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which tables and softmax are computed: float64 or else float32."""
+    """Return the dtype in which tables and softmax are computed: float64 for it, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -173,7 +184,7 @@ def _build_rotation(height, width, angles, device, dtype):
     return phase.cos().to(dtype), phase.sin().to(dtype)
 
 
-def _build_turns(height, width, angles, device, dtype):
+def _build_phasors(height, width, angles, device, dtype):
     cos, sin = _build_rotation(height, width, angles, device, dtype)
     return torch.complex(cos[..., ::2], sin[..., ::2])
 
@@ -187,13 +198,13 @@ def _build_rows_bias(first, last, height, width, log_decay, device, dtype):
     table = {"device": device, "dtype": wide(dtype)}
     rows = line_bias(height, log_decay, **table)[:, first:last]
     columns = line_bias(width, log_decay, **table)
-    # One sum of two small tables, instead of a product for each of all distances.
+    # The sum of two small tables is cheaper than one product for each pair of tokens.
     bias = rows[:, :, None, :, None] + columns[:, None, :, None, :]
     return bias.flatten(3).flatten(1, 2).to(dtype)
 
 
 def _scaled(distance: Tensor, log_decay: tuple[float, ...] | Tensor, dtype: torch.dtype) -> Tensor:
-    # Distances stay integers until this one product: float64 parity is exact.
+    # Distances stay integers until this one product, so float64 parity is exact.
     if isinstance(log_decay, Tensor):
         rate = log_decay.to(distance.device, wide(dtype))
     else:

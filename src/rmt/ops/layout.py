@@ -1,4 +1,8 @@
-"""The two ways a map is cut into lines of tokens, shared by the backends."""
+"""How a map is cut into lines of tokens: a dense kernel is a function of lines, this does the rest.
+
+A line is one row or one column in the decomposed form (eq. 6), and the whole map in the full form
+(eq. 5).
+"""
 
 from __future__ import annotations
 
@@ -7,56 +11,57 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# (lines, N, L, D) queries, keys and values and a bias (N, L, L) -> (lines, N, L, D). Exactly four
-# axes: the fused kernels take no other number, and a traced product splits no symbolic size.
+from rmt.ops.geometry import line_bias, map_bias
+
+#: Queries and keys (lines, N, L, D), values (lines, N, L, Dv) and a bias (N, L, L) or None ->
+#: (lines, N, L, Dv): softmax(q kᵀ + bias) v. Always four axes: the fused kernels take no other
+#: number, and a traced product does not have to split a symbolic size.
 Line = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def rows_then_columns(
+def attend_lines(
     line: Line,
-    bias: Callable,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     log_decay: Sequence[float] | Tensor | None,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
+    decomposed: bool,
+    bias_dtype: torch.dtype,
 ) -> Tensor:
-    """Run ``line`` on the rows (B·H, N, W, D), then on the columns (B·W, N, H, D) of the result."""
+    """Attend over a map with a function of lines; shapes as in :func:`rmt.ops.manhattan_attention`.
+
+    Args:
+        line: the kernel.
+        q: (B, H, W, N, D), rotated.
+        k: (B, H, W, N, D), rotated and scaled.
+        v: (B, H, W, N, Dv).
+        log_decay: log γ of each head, or None for plain softmax attention.
+        decomposed: rows, then columns of that result; otherwise the whole map at once.
+        bias_dtype: dtype in which ``line`` gets the bias.
+
+    Returns:
+        (B, H, W, N, Dv).
+    """
     batch, height, width, _, _ = q.shape
-    table = {"device": device, "dtype": dtype}
-    decay = None if log_decay is None else bias(width, log_decay, **table)
-    rows = line(_rows(q), _rows(k), _rows(v), decay)
+    table = {"device": q.device, "dtype": bias_dtype}
+    if not decomposed:
+        bias = None if log_decay is None else map_bias(height, width, log_decay, **table)
+        q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
+        return line(q, k, v, bias).transpose(1, 2).unflatten(1, (height, width))
+    bias = None if log_decay is None else line_bias(width, log_decay, **table)
+    rows = line(_rows(q), _rows(k), _rows(v), bias)
     v = rows.transpose(1, 2).unflatten(0, (batch, height))
-    decay = None if log_decay is None else bias(height, log_decay, **table)
-    columns = line(_columns(q), _columns(k), _columns(v), decay)
+    bias = None if log_decay is None else line_bias(height, log_decay, **table)
+    columns = line(_columns(q), _columns(k), _columns(v), bias)
     return columns.unflatten(0, (batch, width)).permute(0, 3, 1, 2, 4)
 
 
-def full(
-    line: Line,
-    bias: Callable,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Sequence[float] | Tensor | None,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Run ``line`` once on all tokens: (B, N, H·W, D)."""
-    _, height, width, _, _ = q.shape
-    decay = None
-    if log_decay is not None:
-        decay = bias(height, width, log_decay, device=device, dtype=dtype)
-    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
-    return line(q, k, v, decay).transpose(1, 2).unflatten(1, (height, width))
-
-
 def _rows(x: Tensor) -> Tensor:
+    """(B, H, W, N, D) -> (B·H, N, W, D)."""
     return x.flatten(0, 1).transpose(1, 2)
 
 
 def _columns(x: Tensor) -> Tensor:
+    """(B, H, W, N, D) -> (B·W, N, H, D)."""
     return x.permute(0, 2, 3, 1, 4).flatten(0, 1)

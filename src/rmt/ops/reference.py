@@ -1,14 +1,14 @@
 """Manhattan self-attention as the paper and the release define it (eq. 4-8).
 
-This file is the definition that every other backend is judged against: literal, in any dtype,
+This file is the definition that every other backend is compared with: literal, in any dtype,
 differentiable, never optimised.
 
     full         O = softmax(Q Kᵀ + (|Δy| + |Δx|) · log γ) V
-    decomposed   along the width first, each row on its own:  V' = softmax(Q Kᵀ + |Δx| · log γ) V
-                 then along the height, each column:          O  = softmax(Q Kᵀ + |Δy| · log γ) V'
+    decomposed   along the width first, row by row:         V' = softmax(Q Kᵀ + |Δx| · log γ) V
+                 then along the height, column by column:   O  = softmax(Q Kᵀ + |Δy| · log γ) V'
 
-Adding |Δ| · log γ before the softmax equals multiplying by D = γ^|Δ| after it and normalising
-again; this is what the release computes. The paper prints eq. 5 without the second
+Adding |Δ| · log γ before the softmax is the same as multiplying by D = γ^|Δ| after it and
+normalising again; this is what the release computes. The paper prints eq. 5 without the second
 normalisation: ``renormalise=False`` gives that form.
 """
 
@@ -20,11 +20,6 @@ import torch
 from torch import Tensor
 
 from rmt.ops.geometry import line_bias, map_bias, wide
-
-
-def why_not(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
-    """Return None: the reference runs everywhere."""
-    return None
 
 
 def attend(

@@ -1,10 +1,11 @@
 """Full Manhattan attention on large maps, one head and a few rows of queries at a time.
 
-The bias of all pairs of tokens grows with the square of the map: 0.5 GB for 50 × 80 tokens and
-8 heads in float32, kept by every block for the backward pass. Here each slice of queries has its
-own part of the bias, made when needed and made again in the backward pass; the softmax of a query
-needs no other query, so values and gradients are those of the whole. Memory is linear in the
-number of tokens, at the price of one more forward pass in training.
+The bias between all pairs of tokens grows with the square of the map: it takes 0.5 GB for 50 × 80
+tokens and 8 heads in float32, and every block keeps it for the backward pass. Here each slice of
+queries has its own part of the bias, computed when it is needed and computed again in the backward
+pass. The softmax of one query does not depend on other queries, so values and gradients are those
+of the whole map. Memory is linear in the number of tokens, at the price of a second forward pass in
+training.
 
 Measured for three blocks at 50 × 80 in training (benchmarks/attention_memory.py): 0.09 GB, with
 ``sdpa`` 1.6 GB, with ``plain`` 2.6 GB.
@@ -23,14 +24,14 @@ from rmt.ops import sdpa
 from rmt.ops.geometry import rows_bias, wide
 from rmt.ops.tables import inside_transform
 
-#: Elements of the bias of one slice, 8 MB in float32: it stays in a processor's cache.
+#: Elements in the bias of one slice: 8 MB in float32, which fits into a processor's cache.
 SLICE = 2**21
 
 
 def why_not(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
     """Return why this backend cannot take the tensors, or None."""
     if decomposed:
-        return "rows and columns are attended one by one already; slices are for full attention"
+        return "it is for full attention; the decomposed form already attends row by row"
     return sdpa.why_not(q, k, v, decomposed=decomposed)
 
 
@@ -45,9 +46,9 @@ def attend(
     """Attend over a map; shapes as in :func:`rmt.ops.manhattan_attention`."""
     _, height, width, heads, _ = q.shape
     step = max(1, SLICE // (width * height * width))
-    # torch.func has no hooks on saved tensors, which recomputation needs.
+    # Recomputation needs hooks on saved tensors, which torch.func does not have.
     recompute = torch.is_grad_enabled() and not inside_transform()
-    # Their gradients are sums over slices: added up in float32 also in half precision.
+    # Gradients of k and v are sums over slices: they are added up in float32 or wider.
     k, v = k.to(wide(k.dtype)), v.to(wide(v.dtype))
     done = []
     for head in range(heads):

@@ -1,4 +1,4 @@
-"""Tables kept between eager calls: the most recently used ones, up to a number of bytes."""
+"""A cache of tables for eager calls: the most recently used ones, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: For all tables together: images of ever changing size must not fill the memory. One pass of a
-#: detector over an 800 × 1333 image needs some 100 MB of them.
+#: Limit on all tables together: images of many different sizes must not fill the memory. One pass
+#: of a detector over an 800 × 1333 image needs about 100 MB.
 LIMIT_BYTES = 2**28
-#: One table: a larger one would push out the others, and is cheap next to the products it serves.
+#: Limit on one table: a larger one would evict the others, and building it costs little compared
+#: with the matrix products that it is used in.
 LIMIT_ONE = LIMIT_BYTES // 4
 
 _tables: OrderedDict[tuple, Tensor | tuple[Tensor, ...]] = OrderedDict()
@@ -21,10 +22,10 @@ _lock = threading.Lock()
 
 
 def cached(build: Callable, *key: Any) -> Any:
-    """Return ``build(*key)``, from the cache where the key is made of plain numbers.
+    """Return ``build(*key)``, from the cache if the key consists of plain numbers.
 
-    A traced call builds in its own graph, so that sizes may stay symbolic; fake tensors and the
-    wrappers of ``torch.func`` are at home in one call only and are never kept.
+    A traced call builds the table in its own graph, so that sizes may stay symbolic. Fake tensors
+    and the wrappers of ``torch.func`` are valid in one call only and are never kept.
     """
     if torch.compiler.is_compiling() or not _plain(key):
         return build(*key)
@@ -33,7 +34,7 @@ def cached(build: Callable, *key: Any) -> Any:
         if key in _tables:
             _tables.move_to_end(key)
             return _tables[key]
-    # A table made inside inference_mode could never be saved for a later backward pass.
+    # A table built inside inference_mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         table = build(*key[1:])
     if size_of(table) <= LIMIT_ONE:
@@ -62,11 +63,11 @@ def _keep(key: tuple, table: Tensor | tuple[Tensor, ...]) -> None:
 def _plain(key: tuple) -> bool:
     if any(isinstance(part, Tensor | torch.SymInt) for part in key) or inside_transform():
         return False
-    return type(torch.empty(0, device="cpu")) is Tensor  # and not some mode's fake tensor
+    return type(torch.empty(0, device="cpu")) is Tensor  # not the fake tensor of some mode
 
 
 def inside_transform() -> bool:
-    """Return whether ``torch.func`` wraps new tensors here (grad, jvp, functionalize)."""
+    """Return whether a ``torch.func`` transform wraps new tensors (grad, jvp, functionalize)."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.is_functorch_wrapped_tensor(torch.empty(0, device="cpu"))

@@ -79,9 +79,9 @@ class Section:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            allowed = each.metadata.get(_RANGE)
-            for value in _numbers(getattr(self, each.name)) if allowed else ():
-                if value not in allowed:
+            allowed: Range | None = each.metadata.get(_RANGE)
+            for value in _numbers(getattr(self, each.name)):
+                if allowed is not None and value not in allowed:
                     raise ValueError(f"{self.key}.{each.name} is {value}; it must be {allowed}")
 
     def check_order(self, name: str) -> None:
@@ -147,6 +147,7 @@ class DataConfig(Section):
     """Where the images are and how they are loaded: what every task's data section has.
 
     Attributes:
+        format: of the data set, by its name in the task's table; ``auto`` looks at ``root``.
         root: folder (or file) of the data set.
         val_fraction: share of the training images held out for validation where the data has no
             split of its own; 1 evaluates all of them and trains on none.
@@ -154,16 +155,20 @@ class DataConfig(Section):
         num_workers: loading processes per device; -1 takes the spare cores, at most 16.
         repeats: show each training image this many times per epoch, augmented anew.
         max_bad_samples: unreadable samples tolerated per device; each is named in the log.
+        loader_timeout: seconds to wait for a batch of a loading process before the run stops with
+            a message; 0 waits for ever.
     """
 
     key: ClassVar[str] = "data"
 
+    format: str = "auto"
     root: str = ""
     val_fraction: float = number(0.1, 0, 1)
     batch_size: int = number(1, 1)
     num_workers: int = number(-1, -1, 256)
     repeats: int = number(1, 1)
     max_bad_samples: int = number(100, 0)
+    loader_timeout: int = number(600, 0)
 
 
 @dataclass(kw_only=True, frozen=True)

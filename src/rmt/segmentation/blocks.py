@@ -1,4 +1,4 @@
-"""What both segmentation heads are made of: a normalised convolution, a resize, a classifier."""
+"""Building blocks of the segmentation heads: convolution with batch norm, classifier, resizing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DROP_RATE = 0.1
 
 
 class ConvNormReLU(nn.Module):
-    """A k×k convolution without bias, batch norm and ReLU; the map keeps its size."""
+    """A k×k convolution without bias, batch norm and ReLU; the size of the map stays the same."""
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class ConvNormReLU(nn.Module):
 
 
 class PixelClassifier(nn.Sequential):
-    """Channel dropout, then a 1×1 convolution to one logit a class."""
+    """Dropout of channels, then a 1×1 convolution to one logit per class."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class PixelClassifier(nn.Sequential):
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps (B, C, H, W) to ``size`` (h, w) bilinearly, corners not aligned."""
-    # A traced graph leaves sizes open; to the same size the weights are one and zero.
+    """Resize maps (B, C, H, W) to ``size`` (h, w), bilinearly, with corners not aligned."""
+    # Sizes may be symbolic in a traced graph; there, resizing to the same size changes nothing.
     if not torch.compiler.is_compiling() and x.shape[2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from rmt.data.bad_samples import EvalReader, TrainReader
 from rmt.data.loaders import DataModule
+from rmt.segmentation.datasets import open_splits
 from rmt.segmentation.recipe import SegmentationRecipe
+from rmt.segmentation.samples import Samples, check_labels
 from rmt.segmentation.segmenter import IGNORED
-from rmt.segmentation.sources import Samples, open_splits, refuse_binary
 from rmt.segmentation.transforms import TrainTransform
 
 log = logging.getLogger(__name__)
@@ -29,12 +31,12 @@ class SegmentationData(DataModule[SegmentationRecipe, Samples]):
 
     eval_batch_size = 1  # whole images, each of its own size
 
-    def __init__(self, recipe: SegmentationRecipe) -> None:
-        super().__init__(recipe, open_splits(recipe.data))
+    def __init__(self, recipe: SegmentationRecipe, *, classes: Sequence[str] | None = None) -> None:
+        super().__init__(recipe, open_splits(recipe.data, classes))
 
     def train_reader(self, samples: Samples) -> TrainReader:
         """Return what reads an image with its mask and augments both."""
-        refuse_binary(samples)
+        check_labels(samples)
         data = self.recipe.data
         return TrainReader(
             partial(tensors, samples),

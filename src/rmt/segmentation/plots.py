@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rmt.data.bad_samples import spread_readable
+from rmt.segmentation.datasets import open_splits
 from rmt.segmentation.inference import label_map
 from rmt.segmentation.overlay import MOST_NAMES, by_area, overlay, patch
 from rmt.segmentation.predict import label_names, palette
 from rmt.segmentation.recipe import SegmentationRecipe
+from rmt.segmentation.samples import Samples
 from rmt.segmentation.segmenter import Segmenter
-from rmt.segmentation.sources import Samples, open_splits
 
 #: Rows of the report's sheet.
 MOST_ROWS = 6

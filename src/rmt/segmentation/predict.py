@@ -63,8 +63,10 @@ def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]
 
 def options_of(model: Segmenter) -> Inference:
     """Return how the weights were evaluated."""
-    kept = model.info.get("recipe", {}).get("inference", {})  # JSON made lists of tuples
-    return Inference(**{key: tuple(v) if isinstance(v, list) else v for key, v in kept.items()})
+    kept = model.info.get("recipe", {}).get("inference", {})
+    # JSON made lists of tuples.
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+    return Inference(**fields)
 
 
 def label_names(model: Segmenter) -> list[str]:

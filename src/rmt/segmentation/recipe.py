@@ -28,18 +28,17 @@ class Data(DataConfig):
     """Where images and masks are, and how they are shown.
 
     Attributes:
-        format: ``ade20k``, ``cityscapes``, ``voc`` (their published layouts), ``folder``
-            (``images/``, ``masks/`` and ``classes.txt``), or ``auto`` to detect it from ``root``.
-        reduce_zero_label: in the ``folder`` layout, mask value 0 is ignored and 1 is the first
-            class, as in ADE20K.
+        reduce_zero_label: where the data name their classes (``classes.txt``), mask value 0 is
+            ignored and 1 is the first class, as in ADE20K.
+        ignore_index: another mask value that is ignored besides 255.
         crop: side of the square training crop in pixels.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
     """
 
-    format: str = "auto"
     batch_size: int = number(16, 1)
     reduce_zero_label: bool = False
+    ignore_index: int = number(255, 0, 65535)
     crop: int = number(512, 1, 16384)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = number((0.229, 0.224, 0.225), 0, above=True)

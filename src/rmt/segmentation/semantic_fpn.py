@@ -1,4 +1,4 @@
-"""Semantic FPN's head (arXiv 1901.02446): every pyramid level climbs to stride 4, then they add."""
+"""The head of Semantic FPN (arXiv 1901.02446): all levels are upsampled to stride 4 and added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rmt.segmentation.blocks import ConvNormReLU, PixelClassifier, resize
 
 
 class UpsampleBlock(nn.ModuleList):
-    """``steps`` times a 3×3 convolution and a doubling; without steps one convolution."""
+    """A 3×3 convolution and upsampling by 2, ``steps`` times; with 0 steps, one convolution."""
 
     def __init__(self, in_channels: int, channels: int, *, steps: int) -> None:
         super().__init__(
@@ -32,13 +32,13 @@ class UpsampleBlock(nn.ModuleList):
 class SemanticFPNHead(nn.Module):
     """Four pyramid levels to logits at stride 4.
 
-    A level of stride 8, 16 or 32 is doubled once, twice or three times, and brought to the
-    finest level's exact size at the end (odd sizes overshoot).
+    A level of stride 8, 16 or 32 is upsampled by 2 once, twice or three times, and then resized to
+    the exact size of the finest level (for odd sizes it is larger).
 
     Args:
-        in_channels: width of each level.
+        in_channels: channels of each level.
         num_classes: K.
-        channels: width of the head.
+        channels: of the head.
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, channels: int = 128) -> None:

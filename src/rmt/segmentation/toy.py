@@ -1,41 +1,42 @@
-"""Tiny valid data sets in every layout: coloured discs and squares on noise, with their masks."""
+"""Tiny valid data sets in every format: coloured discs and squares on noise, with their masks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from rmt.segmentation.classes import ADE20K, CITYSCAPES, VOC
+from rmt.data.splits import Split
+from rmt.segmentation.datasets import FORMATS
+from rmt.segmentation.datasets.drawn import SHAPES as SHAPES
 
-SHAPES = ("ground", "disc", "square")
+_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def toy(
-    root: str | Path, layout: str = "folder", *, images: int = 6, size: tuple[int, int] = (48, 64)
+    root: str | Path, name: str = "folder", *, images: int = 6, size: tuple[int, int] = (48, 64)
 ) -> Path:
-    """Write a data set of three classes and return its folder.
+    """Write a data set of three classes in splits train and val; return its folder.
 
     Args:
         root: folder to write into, made if absent.
-        layout: ``folder``, ``ade20k``, ``cityscapes`` or ``voc``.
-        images: in each of the training and validation parts.
+        name: of a format.
+        images: in each split.
         size: (height, width) of the images; every second one is 8 pixels lower and wider.
 
     Raises:
-        ValueError: for an unknown layout.
+        ValueError: for an unknown format.
     """
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r} (known: {', '.join(FORMATS)})")
+    write = FORMATS[name].write
+    assert write is not None
     root = Path(root)
-    if layout not in _WRITERS:
-        raise ValueError(f"unknown layout {layout!r} (known: {', '.join(_WRITERS)})")
-    for seed, part in enumerate(("train", "val")):
+    for seed, split in enumerate(_SPLITS):
         for i in range(images):
             height, width = size
             drawn = draw(1000 * seed + i, height - 8 * (i % 2), width + 8 * (i % 2))
-            _WRITERS[layout](root, part, f"{part}_{i}", *drawn)
-    if layout == "folder":
-        (root / "classes.txt").write_text("\n".join(SHAPES) + "\n")
+            write(root, split, f"{split}_{i}", *drawn)
     return root
 
 
@@ -54,45 +55,3 @@ def draw(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         noise = rng.integers(-30, 31, (int(inside.sum()), 3))
         image[inside] = (np.array(colour) + noise).clip(0, 255)
     return image, labels
-
-
-def _folder(root: Path, part: str, stem: str, image: np.ndarray, labels: np.ndarray) -> None:
-    _save(image, root / "images" / part / f"{stem}.jpg")
-    _save(labels, root / "masks" / part / f"{stem}.png")
-
-
-def _ade20k(root: Path, part: str, stem: str, image: np.ndarray, labels: np.ndarray) -> None:
-    folder = {"train": "training", "val": "validation"}[part]
-    names = np.array([ADE20K.index(name) for name in ("wall", "sky", "floor")], dtype=np.uint8)
-    values = names[labels] + 1
-    values[0] = 0  # unlabelled
-    _save(image, root / "images" / folder / f"ADE_{stem}.jpg")
-    _save(values, root / "annotations" / folder / f"ADE_{stem}.png")
-
-
-def _cityscapes(root: Path, part: str, stem: str, image: np.ndarray, labels: np.ndarray) -> None:
-    values = np.array([CITYSCAPES["road"], CITYSCAPES["car"], 3], dtype=np.uint8)[labels]
-    _save(image, root / "leftImg8bit" / part / "town" / f"{stem}_leftImg8bit.png")
-    _save(values, root / "gtFine" / part / "town" / f"{stem}_gtFine_labelIds.png")
-
-
-def _voc(root: Path, part: str, stem: str, image: np.ndarray, labels: np.ndarray) -> None:
-    values = np.array([0, VOC.index("cat"), VOC.index("person")], dtype=np.uint8)[labels]
-    values[0] = 255  # VOC leaves outlines out
-    _save(image, root / "JPEGImages" / f"{stem}.jpg")
-    _save(values, root / "SegmentationClass" / f"{stem}.png", palette=True)
-    listing = root / "ImageSets" / "Segmentation" / f"{part}.txt"
-    listing.parent.mkdir(parents=True, exist_ok=True)
-    with listing.open("a") as file:
-        file.write(f"{stem}\n")
-
-
-def _save(pixels: np.ndarray, path: Path, *, palette: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(pixels)
-    if palette:
-        picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
-    picture.save(path)
-
-
-_WRITERS = {"folder": _folder, "ade20k": _ade20k, "cityscapes": _cityscapes, "voc": _voc}

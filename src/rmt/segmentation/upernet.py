@@ -1,4 +1,4 @@
-"""UperNet's head (arXiv 1807.10221) and the auxiliary head that helps to train it."""
+"""The head of UperNet (arXiv 1807.10221), and the auxiliary head used in its training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POOL_SIZES = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """The coarsest map next to its averages over 1, 4, 9 and 36 regions (arXiv 1612.01105)."""
+    """Pyramid pooling: a map and its averages over 1, 4, 9 and 36 regions (arXiv 1612.01105)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class PyramidPooling(nn.Module):
         """(B, C, H, W) -> (B, C', H, W).
 
         Raises:
-            ValueError: in training with one image: its average has no batch statistics.
+            ValueError: in training with one image, whose average has no batch statistics.
         """
         norm = cast(ConvNormReLU, self.pooled[0]).bn
         if norm.training and type(norm) is nn.BatchNorm2d and x.shape[0] == 1:
             raise ValueError(
-                "UperNet's whole-image average cannot be batch-normalised over 1 image; "
-                "train with at least 2 images a step, or convert the model to SyncBatchNorm"
+                "UperNet cannot batch-normalise the average of 1 image; train with at least 2 "
+                "images per device, or convert the model to SyncBatchNorm"
             )
         averages = [
             resize(conv(F.adaptive_avg_pool2d(x, size)), x.shape[2:])
@@ -44,12 +44,12 @@ class PyramidPooling(nn.Module):
 
 
 class UperNetHead(nn.Module):
-    """Pyramid pooling on top, a normalised bilinear FPN below, all levels joined at stride 4.
+    """Pyramid pooling of the coarsest map, an FPN, and all levels concatenated at stride 4.
 
     Args:
-        in_channels: width of each backbone map, finest first.
+        in_channels: channels of each backbone map, finest first.
         num_classes: K.
-        channels: width of the head.
+        channels: of the head.
     """
 
     def __init__(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.classification.sources import open_splits
 from rmt.tools.predict import describe, predict_files
 from rmt.tools.train import train
 
 PREDICTED = 8
+#: A folder with this file was made by the demo, and may be replaced by it.
+MARKER = ".rmt-demo"
 
 
 def run_demo(out: str | Path) -> int:
@@ -26,10 +28,15 @@ def run_demo(out: str | Path) -> int:
         ValueError: if ``out`` holds something other than an earlier run.
     """
     out = Path(out)
+    marker = out / MARKER
     if out.is_dir() and any(out.iterdir()):
-        if not (out / "recipe.yaml").is_file():
-            raise ValueError(f"{out} is not empty and not a run; name another folder with --out")
+        if not marker.is_file():
+            raise ValueError(
+                f"{out} is not empty and was not made by `rmt demo`; name another folder with --out"
+            )
         shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text("This folder was made by `rmt demo`, which replaces it when it runs again.\n")
     if status := train("small/digits", out=out):
         return status
     samples = open_splits(Data(format="digits")).test

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rmt.data.images import decoded, find_images, local_path, read_image
+from rmt.data.folders import find_images, local_path
+from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
@@ -136,31 +138,64 @@ def predict_files(
     """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
 
     Args:
-        sources: what :func:`rmt.data.images.find_images` takes.
+        sources: what :func:`rmt.data.folders.find_images` takes.
         checkpoint: what :func:`rmt.load` reads.
-        out: folder for pictures (and label maps of a segmenter).
+        out: folder for pictures (and label maps of a segmenter); not one of the images' own.
         device: where to run.
         options: the task's own, as :class:`Predictor` takes them.
 
     Yields:
-        The JSON record of each image, in order; ``{"image", "error"}`` for an unreadable one.
+        The JSON record of each image, in order; ``{"image", "error"}`` for one that cannot be
+        read, predicted or saved.
+
+    Raises:
+        ValueError: if there is no image, or ``out`` would write over the images.
     """
     paths = find_images(sources)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        _refuse_own_folder(folder, paths)
+        folder.mkdir(parents=True, exist_ok=True)
     model = load(checkpoint)
     save = get_task(model.task).prediction().save
     predictor = Predictor(model, device=device, **options)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    for stem, path in zip(_stems(paths), paths, strict=True):
+    for stem, path in zip(output_names(paths), paths, strict=True):
         record = {"image": str(path)}
         try:
             picture = read_image(path)
-            result = predictor.predict_rgb(picture)
-        except (ValueError, FileNotFoundError) as error:
+            yield record | save(predictor.predict_rgb(picture), picture, folder, stem)
+        except (ValueError, OSError) as error:
             yield record | {"error": str(error)}
-            continue
-        yield record | save(result, picture, folder, stem)
+        except (MemoryError, RuntimeError) as error:  # too large for the machine
+            yield record | {"error": f"{path} failed: {type(error).__name__}: {error}"}
+
+
+def output_names(paths: Iterable[Path]) -> list[str]:
+    """Return a name for the pictures of each image: its own, or with a number where that is taken.
+
+    The names, and the same with ``_labels`` behind them, are all different, also where a file
+    system does not tell capitals.
+    """
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        for number in count():
+            name = path.stem if number == 0 else f"{path.stem}_{number}"
+            files = {name.casefold(), f"{name}_labels".casefold()}
+            if not files & taken:
+                break
+        taken |= files
+        names.append(name)
+    return names
+
+
+def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.parent.resolve() == out.resolve():
+            raise ValueError(
+                f"--out {out} is the folder of {path.name}, whose file could be overwritten; name "
+                "another folder"
+            )
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -177,9 +212,3 @@ def describe(record: dict[str, Any]) -> str:
         return f"{name}  {len(record['detections'])} objects: {listed or 'none'}"
     shares = sorted(record["classes"].items(), key=lambda item: -item[1]["share"])
     return f"{name}  " + ", ".join(f"{kind} {100 * c['share']:.1f} %" for kind, c in shares[:5])
-
-
-def _stems(paths: list[Path]) -> list[str]:
-    """Return a file name for each picture; equal names in different folders get a number."""
-    seen = Counter(path.stem for path in paths)
-    return [p.stem if seen[p.stem] == 1 else f"{p.stem}_{i}" for i, p in enumerate(paths)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rmt.tools import report
 from rmt.training.callbacks import Interrupted
@@ -12,7 +13,11 @@ from rmt.training.fit import fit, load_recipe
 
 
 def train(
-    name: str, *, overrides: Sequence[str] = (), out: Path | None = None, resume: bool = False
+    name: str,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    resume: bool | Literal["auto"] = False,
 ) -> int:
     """Train a recipe, write its report and print where everything is.
 
@@ -20,7 +25,7 @@ def train(
         name: a shipped recipe or a YAML file.
         overrides: ``--key.sub value`` options.
         out: folder of the run; None takes ``runs/`` and the recipe's name.
-        resume: continue the interrupted run in ``out``.
+        resume: continue the interrupted run in ``out``; ``auto`` starts where there is none yet.
 
     Returns:
         Exit status: 0, or 130 / 143 if a signal stopped the run with its state saved.

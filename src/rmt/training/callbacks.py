@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 
-from rmt.training.lightning import any_process, begin_next_epoch_if_whole, evaluation_follows
+from rmt.data.loaders import kill_workers
+from rmt.training.lightning import (
+    any_process,
+    begin_next_epoch_if_whole,
+    evaluate_at_the_end,
+    evaluation_follows,
+)
 from rmt.training.module import TrainingModule
 
 
@@ -61,17 +68,22 @@ class StopEarly(Callback):
 
 
 class KeepLast(Checkpoint):
-    """Keep the state of the run in one file, and stop cleanly on a signal.
+    """Keep the state of the run in one file and the one before it, and stop cleanly on a signal.
 
     The file is written at each epoch's end, after each evaluation within an epoch, every
     ``every`` steps if that is not 0, and when Ctrl-C or SIGTERM asks for a stop. It is written
     only where a resumed run can continue exactly: between two optimizer steps with no
     evaluation between them, or at an epoch's end; a write that falls elsewhere waits. A second
-    Ctrl-C stops at once.
+    signal ends the process at once, whatever it waits for.
+
+    Args:
+        path: of the file.
+        previous: where the file goes before a new one is written.
+        every: steps between writes; 0 for none.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, previous: Path, every: int) -> None:
+        self.path, self.previous, self.every = path, previous, every
         self.asked: int | None = None
         self._due = False
         self._before: dict[int, Any] = {}
@@ -90,6 +102,10 @@ class KeepLast(Checkpoint):
             signal.signal(number, handler)
 
     on_exception = on_train_end
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have the last epoch evaluated."""
+        evaluate_at_the_end(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, at: int
@@ -112,16 +128,21 @@ class KeepLast(Checkpoint):
         self._save(trainer, any_process(trainer, self.asked is not None))
 
     def _save(self, trainer: L.Trainer, asked: bool) -> None:
-        trainer.save_checkpoint(
-            self.path, weights_only=False
-        )  # with the state of optimizer, schedule and loop
+        if trainer.is_global_zero and self.path.exists():
+            os.replace(self.path, self.previous)
+        # With the state of optimizer, schedule and loop.
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._due = False
         if asked:
             raise Interrupted(self.asked or signal.SIGTERM, self.path)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.asked is not None:
+            # Loading processes ignore other signals, and one that hangs would be waited for.
+            kill_workers()
+            name = signal.Signals(number).name
+            os.write(2, f"\nrmt: stopped at once by a second {name}\n".encode())
+            os._exit(128 + number)
         self.asked = number
 
 

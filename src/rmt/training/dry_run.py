@@ -40,9 +40,9 @@ def dry_run(
         counted); ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its first step) or ``steps`` and
         ``lr_per_step``; ``batch``, the global batch size, with ``devices`` and ``accumulation``;
         ``peak_lr``; ``memory_gib`` per device (see :func:`rmt.modeling.memory.training_memory`);
-        ``data``, if it was tried: ``classes``, images of ``train`` and ``val``, and ``per_epoch``,
-        images shown in an epoch; ``assumed``, what was taken for what only the data or the machine
-        know; ``recipe``, every field.
+        ``data``, if it was tried: ``description`` in one sentence, ``classes``, images of ``train``
+        and ``val``, and ``per_epoch``, images shown in an epoch; ``assumed``, what was taken for
+        what only the data or the machine know; ``recipe``, every field.
 
     Raises:
         ValueError: for a mistake in the recipe, or a fault of the data.
@@ -149,6 +149,7 @@ def _try_data(task: Task[Any, Any, Any], recipe: Recipe) -> dict[str, Any] | Non
     per_epoch = data.check_first_samples() * recipe.data.batch_size
     train, val = data.splits.train, data.splits.val
     return {
+        "description": data.splits.describe(),
         "classes": list(data.classes),
         "train": 0 if train is None else len(train),
         "per_epoch": per_epoch,
@@ -202,11 +203,7 @@ def _tried(described: dict[str, Any]) -> str:
     found = described["data"]
     if found is None:
         return f"not opened; data.root is {described['recipe']['data']['root']!r}"
-    names = ", ".join(found["classes"][:5]) + (", ..." if len(found["classes"]) > 5 else "")
-    return (
-        f"{len(found['classes'])} classes ({names}), {found['train']} train / {found['val']} val "
-        "images; the first of each split can be loaded"
-    )
+    return f"{found['description']}; the first of each split can be loaded"
 
 
 def _published(row: dict[str, Any]) -> str:

@@ -10,17 +10,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
 from rmt.data.classes import check_classes
+from rmt.data.loaders import loading_faults_named
 from rmt.data.splits import Samples
 from rmt.files import digest_of_file, write_atomically
 from rmt.modeling.pretrained import Pretrained
@@ -32,12 +32,12 @@ from rmt.training.callbacks import KeepBest, KeepLast, Progress, StopEarly, Thro
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
+from rmt.training.run_folder import BEST as BEST
+from rmt.training.run_folder import LAST as LAST
+from rmt.training.run_folder import RunFolder, check_unchanged
 from rmt.version import __version__
 from rmt.weights.identify import Weights
 from rmt.weights.load import load, load_body
-from rmt.weights.read import read_pickle
-
-LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -50,74 +50,102 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipes.resolve(get_task(content["task"]).recipe, content, overrides)
 
 
-def fit(recipe: Recipe, out: str | Path, *, resume: bool = False) -> dict[str, Any]:
+def fit(
+    recipe: Recipe, out: str | Path, *, resume: bool | Literal["auto"] = False
+) -> dict[str, Any]:
     """Train what a recipe describes, keep the best weights and evaluate them.
 
-    ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,best}.ckpt``, the logs (CSV
-    and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
-    ``metrics.json``.
+    ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,previous,best}.ckpt``, the
+    logs (CSV and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
+    ``metrics.json``. Nothing is written there before recipe, data and state are checked.
 
     Args:
         recipe: from :func:`load_recipe`.
         out: folder of the run.
-        resume: continue the interrupted run in ``out``, exactly where it was.
+        resume: continue the interrupted run in ``out``, exactly where it was; ``auto`` starts one
+            where there is none yet, for jobs that are queued again and again.
 
     Returns:
         What ``metrics.json`` holds; in all processes but the first, nothing.
 
     Raises:
-        ValueError: if ``out`` holds a run and ``resume`` is off, or holds none and it is on.
+        ValueError: if ``out`` holds a run and ``resume`` is off, or holds none and it is on; if
+            another process trains there; if the recipe differs from the run's in what may not
+            change.
         Interrupted: on Ctrl-C or SIGTERM, with the state saved.
         FloatingPointError: if the loss becomes infinite or NaN.
     """
     recipe.schedule.check_length()
-    out = Path(out)
-    last = out / LAST
-    if last.exists() and not resume:
-        raise ValueError(f"{out} already holds a run; continue it with --resume or name another")
-    if resume and not last.exists():
-        raise ValueError(f"{out} holds no run to resume: there is no {LAST}")
-    if resume:
-        read_pickle(last)  # says so if it is damaged
-    out.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(recipes.as_dict(recipe), sort_keys=False)
-    write_atomically(out / "recipe.yaml", lambda path: path.write_text(text))
+    folder = RunFolder(out)
+    with folder.locked():
+        return _fit(recipe, folder, resume)
+
+
+def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
+    state, content = _state(folder, resume)
+    if content is not None:
+        check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
+    task = get_task(recipe.task)
+    data = task.training().open_data(recipe)
+    rank_zero_only(print)(data.describe())
+    _check_num_classes(recipe, data.classes)
     L.seed_everything(recipe.seed, verbose=False)
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
-    task = get_task(recipe.task)
-    data = task.training().open_data(recipe)
-    _check_num_classes(recipe, data.classes)
     module = TrainingModule(task, recipe, task.new_model(recipe, data.classes), data, train=True)
-    if recipe.model.checkpoint and not resume:
-        new = load_body(module.model, recipe.model.checkpoint)
-        print(
-            f"started from {recipe.model.checkpoint}; randomly initialised: "
-            f"{', '.join(new) or 'nothing'}"
-        )
-        if module.ema:
-            module.ema.set(module.model)
+    if recipe.model.checkpoint and state is None:
+        _start_from(module, recipe.model.checkpoint)
+    if content is not None and content["rmt"]["best"]["at"] >= 0 and not folder.holds_best(content):
+        print(f"{folder.best} is missing or damaged: the best weights so far are lost, and the "
+              "best evaluation from here on counts")  # fmt: skip
+        module.forgets_best = True
     started = time.monotonic()
-    with quiet():
-        trainer = _trainer(recipe, out)
-        trainer.fit(module, LoopData(data), ckpt_path=last if resume else None, weights_only=True)
+    with quiet(), loading_faults_named():
+        trainer = _trainer(recipe, folder)
+        folder.commit(recipe)
+        trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
+        if module.best.at < 0:  # the best weights were lost after the last evaluation
+            trainer.save_checkpoint(folder.best, weights_only=False)
     seconds = time.monotonic() - started
     trainer.strategy.barrier()
-    model = load(out / BEST)
+    model = load(folder.best)
     test = evaluate(model, recipe=recipe)  # by all processes
     if not trainer.is_global_zero:
         return {}
-    model.save_pretrained(out)
+    model.save_pretrained(folder.path)
     metrics = {
         "task": recipe.task,
         "best": module.best.weights,
-        f"val_{task.monitor}": module.best.score,
+        f"val_{task.monitor}": module.best.score if module.best.at >= 0 else None,
         "seconds": round(seconds, 1),
         "history": module.history,
         "test": test,
     }
-    write_json(out / "metrics.json", metrics)
+    write_json(folder.path / "metrics.json", metrics)
     return metrics
+
+
+def _state(
+    folder: RunFolder, resume: bool | Literal["auto"]
+) -> tuple[Path | None, dict[str, Any] | None]:
+    """Return path and content of the state to continue from, or two Nones to begin."""
+    has_state = folder.last.exists() or folder.previous.exists()
+    if has_state and not resume:
+        raise ValueError(
+            f"{folder.path} already holds a run; continue it with --resume, or name another folder "
+            "with --out"
+        )
+    if not resume or (resume == "auto" and not has_state):
+        return None, None
+    return folder.state_to_resume()
+
+
+def _start_from(module: TrainingModule, checkpoint: str) -> None:
+    """Copy what fits of trained weights into the network and its EMA, and print what does not."""
+    new = load_body(module.model, checkpoint)
+    print(f"started from {checkpoint}; randomly initialised: {', '.join(new) or 'nothing'}")
+    if module.ema:
+        module.ema.set(module.model)
 
 
 def evaluate(
@@ -210,6 +238,7 @@ def _evaluate(
     model: Pretrained, overrides: Sequence[str], recipe: Recipe | None, knn: int
 ) -> tuple[dict[str, Any], Recipe, Samples]:
     task = get_task(model.task)
+    announce = recipe is None  # else a run has said what it found
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
         content = {key: value for key, value in content.items() if key != "trainer"}
@@ -226,7 +255,9 @@ def _evaluate(
         return found, recipe, samples
     recipe = replace(recipe, ema=Ema())  # a matter of training
     parts = task.training()
-    data = parts.open_data(recipe)
+    data = parts.open_data(recipe, classes=model.info.get("label_names"))
+    if announce:
+        rank_zero_only(print)(data.describe())
     check_classes(
         model.info.get("label_names"),
         data.classes,
@@ -236,7 +267,7 @@ def _evaluate(
     )
     module = TrainingModule(task, recipe, model, data, train=False)
     was_training = model.training
-    with quiet():
+    with quiet(), loading_faults_named():
         trainer = new_trainer(
             recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
         )
@@ -255,13 +286,16 @@ def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
         )
 
 
-def _trainer(recipe: Recipe, out: Path) -> L.Trainer:
+def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
     config, schedule = recipe.trainer, recipe.schedule
     callbacks: list[Callback] = [Throughput(), Progress()]
     if config.early_stopping_patience:
         callbacks.append(StopEarly(config.early_stopping_patience))
     # Last, for what it writes must hold what the others decided.
-    callbacks += [KeepBest(out / BEST), KeepLast(out / LAST, config.save_every)]
+    callbacks += [
+        KeepBest(folder.best),
+        KeepLast(folder.last, folder.previous, config.save_every),
+    ]
     evaluation: dict[str, Any]
     if schedule.steps:
         every = config.evaluate_every or max(1, schedule.steps // 10)
@@ -280,8 +314,8 @@ def _trainer(recipe: Recipe, out: Path) -> L.Trainer:
         num_sanity_val_steps=0,
         log_every_n_steps=config.log_every,
         logger=[
-            CSVLogger(str(out), name="logs"),
-            TensorBoardLogger(str(out), name="logs", version="tensorboard"),
+            CSVLogger(str(folder.path), name="logs"),
+            TensorBoardLogger(str(folder.path), name="logs", version="tensorboard"),
         ],
         callbacks=callbacks,
         plugins=[WholeFiles()],

@@ -147,6 +147,13 @@ def begin_next_epoch_if_whole(trainer: L.Trainer) -> None:
         loop.epoch_loop.reset_restart_stage()
 
 
+def evaluate_at_the_end(trainer: L.Trainer) -> None:
+    """Let the last epoch end with an evaluation, whatever the interval; called as it begins."""
+    last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
+    if last and trainer.check_val_every_n_epoch is not None:
+        trainer.check_val_every_n_epoch = 1
+
+
 def evaluation_follows(trainer: L.Trainer) -> bool:
     """Return whether an evaluation within the epoch may follow the batch that has just ended."""
     loop = trainer.fit_loop.epoch_loop

@@ -59,6 +59,7 @@ class TrainingModule(L.LightningModule):
         ema: moving average of the weights, or None.
         best: the best evaluation so far: the one record of it.
         history: one record per evaluation, kept through interruptions.
+        forgets_best: set if the best weights of a resumed run are lost.
         results: weights -> metrics of the last evaluation; Lightning rounds its own to float32.
     """
 
@@ -78,6 +79,7 @@ class TrainingModule(L.LightningModule):
         self.history: list[dict[str, float]] = []
         self.results: dict[str, dict[str, float]] = {}
         self.best = Best()
+        self.forgets_best = False
         self.metrics = nn.ModuleDict()
         self._noted: set[str] = set()
         if not train:
@@ -228,7 +230,7 @@ class TrainingModule(L.LightningModule):
         """Take up the history of the run that is resumed."""
         kept = checkpoint["rmt"]
         self.history = list(kept["history"])
-        self.best = Best(**kept["best"])
+        self.best = Best() if self.forgets_best else Best(**kept["best"])
 
     def _metrics(self, weights: str) -> Metrics:
         metrics: Any = self.metrics[weights]

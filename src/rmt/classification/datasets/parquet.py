@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rmt.classification.packed import Entry, parts_of, samples_of
+from rmt.classification.datasets.drawn import Drawn, as_png
+from rmt.classification.datasets.packed import (
+    Entry,
+    files_by_split,
+    files_in,
+    samples_of,
+    with_class_folders,
+)
+from rmt.classification.recipe import Data
 from rmt.classification.samples import Packed, Samples
+from rmt.data.formats import Format, Source
+from rmt.data.splits import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +59,14 @@ class Row(Packed):
         return content
 
 
-def open_parquet(root: Path) -> dict[str, Samples]:
-    """Find the images of Parquet files; a part without classes (all -1) is left out.
+def sign(root: Path) -> str | None:
+    """Return the first Parquet file."""
+    found = files_in(root, ".parquet")
+    return found[0].name if found else None
+
+
+def read(source: Source[Data]) -> Mapping[Split, Samples]:
+    """Find the images of Parquet files; a split without classes (all -1) is left out.
 
     Class names come from the schema's description by Hugging Face; without it the classes are
     named by their numbers, or as the column calls them.
@@ -59,15 +75,37 @@ def open_parquet(root: Path) -> dict[str, Samples]:
         ValueError: if pyarrow is not installed, or a file has no columns of images and classes.
     """
     names: tuple[str, ...] | None = None
-    parts = {}
-    for part, files in parts_of(root, ".parquet").items():
+    parts: dict[Split, list[Entry]] = {}
+    for split, files in files_by_split(source.root, ".parquet").items():
         entries = []
         for file in files:
             names, found = _entries(file)
             entries += found
-        if not all(label == "-1" for _, label in entries):
-            parts[part] = entries
-    return samples_of(parts, names=names)
+        if all(label == "-1" for _, label in entries):
+            what = f"the {split} split has no labels"
+            source.findings.note("image not used|images not used", count=len(entries), what=what)
+        else:
+            parts[split] = entries
+    return with_class_folders(samples_of(parts, names=names, known=source.classes), source)
+
+
+def write(root: Path, split: Split, drawn: Drawn) -> Path:
+    """Write ``data/SPLIT-00000-of-00001.parquet``; return the folder of the data set."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    kind = {"names": list(drawn), "_type": "ClassLabel"}
+    about = {"info": {"features": {"image": {"_type": "Image"}, "label": kind}}}
+    image, label = [], []
+    for number, (name, images) in enumerate(drawn.items()):
+        for i, own in enumerate(images):
+            image.append({"bytes": as_png(own), "path": f"{name}_{i}.png"})
+            label.append(number)
+    table = pyarrow.table({"image": image, "label": label})
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    path = root / "data" / f"{split}-00000-of-00001.parquet"
+    write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), path)
+    return root
 
 
 def _entries(file: Path) -> tuple[tuple[str, ...] | None, list[Entry]]:
@@ -138,4 +176,14 @@ def _open(file: Path) -> Any:
     try:
         return ParquetFile(file, memory_map=True)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{file} is no whole Parquet file: {error}") from error
+        raise ValueError(f"{file} is not a whole Parquet file: {error}") from error
+
+
+FORMAT = Format(
+    name="parquet",
+    title="Parquet files",
+    layout=".parquet files with a column of images and a column of labels",
+    sign=sign,
+    read=read,
+    write=write,
+)

@@ -10,9 +10,10 @@ import yaml
 from PIL import Image
 
 import rmt_cli
-from rmt.detection.formats import FORMATS, convert
+from rmt.detection.convert import convert
+from rmt.detection.datasets import FORMATS, open_parts, open_splits
 from rmt.detection.recipe import Data
-from rmt.detection.sources import Samples, open_parts, open_splits
+from rmt.detection.samples import Samples
 from rmt.detection.toy import SHAPES, toy
 
 
@@ -50,7 +51,7 @@ def boxes(samples: Samples) -> dict[str, np.ndarray]:
 
 
 def assert_equal_boxes(root: Path, other: Path) -> None:
-    """Assert that two folders hold the same images with the same boxes, part by part."""
+    """Assert that two folders hold the same images with the same boxes, split by split."""
     ours, theirs = (open_parts(Data(root=str(folder))) for folder in (root, other))
     assert ours.keys() == theirs.keys()
     for part, samples in ours.items():
@@ -120,7 +121,7 @@ def test_polygons_survive_where_there_is_a_word(official: Path, tmp_path: Path) 
         assert np.array_equal(ours, theirs)
 
 
-def test_a_set_of_one_part_stays_whole(tmp_path: Path) -> None:
+def test_a_set_of_one_split_stays_whole(tmp_path: Path) -> None:
     made = toy(tmp_path / "made", images=2)
     (made / "annotations" / "val.json").unlink()
     (folder,) = convert(made, tmp_path / "voc", to="voc")

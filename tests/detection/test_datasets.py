@@ -1,4 +1,4 @@
-"""Data sets in three formats: read alike, and every fault named."""
+"""Data sets in three formats: read alike, and what cannot be used is left out by name."""
 
 import json
 import logging
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmt.detection import coco
-from rmt.detection.formats import FORMATS
+from rmt.data.splits import Splits
+from rmt.detection.datasets import FORMATS, open_splits
 from rmt.detection.recipe import Data
-from rmt.detection.sources import Samples, open_splits
+from rmt.detection.rle import run_lengths, to_mask, to_rle
+from rmt.detection.samples import Samples
 from rmt.detection.toy import SHAPES, toy
 
 
@@ -39,14 +40,17 @@ def test_formats_hold_the_same(root: Path, tmp_path: Path) -> None:
     assert ours.test is None
     for part in ("train", "val"):
         found, expected = targets(getattr(ours, part)), targets(getattr(reference, part))
+        found.pop("train_5.png", None)
         assert found.keys() == expected.keys()
         for name, target in found.items():
             assert np.array_equal(target["labels"], expected[name]["labels"])
             np.testing.assert_allclose(target["boxes"], expected[name]["boxes"], atol=1e-4)
-    # The last image of the training part has no object, that of the validation part counts.
-    assert (len(ours.train), len(ours.val)) == (5, 6)
-    everything = open_splits(Data(root=str(root), keep_empty=True))
-    assert len(everything.train) == 6
+    # The last training image has no object; it is background in YOLO's sets.
+    assert (len(ours.train), len(ours.val)) == (6 if ours.format == "YOLO" else 5, 6)
+    for keep_empty, count in ((True, 6), (False, 5)):
+        asked = open_splits(Data(root=str(root), keep_empty=keep_empty))
+        assert len(asked.train) == count
+        assert "1 training image without objects" in asked.describe()
 
 
 # pycocotools speaks to numpy in the old way.
@@ -63,10 +67,10 @@ def test_masks_of_polygons_and_codes(tmp_path: Path) -> None:
         code = mask_api.merge(mask_api.frPyObjects(entry["segmentation"], height, width))
         assert np.array_equal(mask, mask_api.decode(code))
         plain = {"size": [height, width], "counts": _uncompressed(mask)}
-        assert np.array_equal(coco.to_mask(plain, height, width), mask)
-        code = coco.to_rle(mask[None])[0]
-        assert np.array_equal(coco.to_mask(code, height, width), mask)
-        assert coco._runs(code["counts"]) == plain["counts"]
+        assert np.array_equal(to_mask(plain, height, width), mask)
+        code = to_rle(mask[None])[0]
+        assert np.array_equal(to_mask(code, height, width), mask)
+        assert run_lengths(code["counts"]) == plain["counts"]
 
 
 def _uncompressed(mask: np.ndarray) -> list[int]:
@@ -112,98 +116,146 @@ def _code(content: dict[str, Any], counts: Any) -> dict[str, Any]:
     return {"size": [image["height"], image["width"]], "counts": counts}
 
 
-FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "no list": (lambda c: c.pop("images"), "has no list 'images'"),
-    "no field": (lambda c: c["annotations"][1].pop("bbox"), "annotation id 2 has no 'bbox'"),
-    "no size": (lambda c: c["images"][0].pop("width"), "image id 1 has no 'width'"),
-    "no id": (lambda c: c["annotations"][0].pop("id"), "annotation number 0 has no 'id'"),
-    "id twice": (lambda c: c["images"][1].update(id=1), "image id 1 occurs twice"),
-    "annotation id twice": (
-        lambda c: c["annotations"][1].update(id=1),
-        "annotation id 1 occurs twice",
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no list": (lambda c: c.pop("categories"), "has no list 'categories'"),
+    "no image there": (
+        lambda c: [own.update(file_name="gone.png") for own in c["images"]],
+        "none of its 3 images can be used",
     ),
-    "no such image": (lambda c: c["annotations"][0].update(image_id=99), "id 1 is of image 99"),
-    "no such category": (
-        lambda c: c["annotations"][0].update(category_id=99),
-        "id 1 is of category 99",
+    "no object left": (lambda c: c["annotations"].clear(), "no image with an object to train on"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_makes_no_data_set_is_refused(own: Path, fault: str) -> None:
+    edit, words = REFUSED[fault]
+    path = change(own, edit)
+    with pytest.raises(ValueError, match=words) as caught:
+        open_splits(Data(root=str(own), format="coco"))
+    assert path.name in str(caught.value)
+
+
+LEFT_OUT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no box": (lambda c: c["annotations"][1].pop("bbox"), ""),  # its mask has one
+    "neither": (
+        lambda c: [c["annotations"][1].pop(key) for key in ("bbox", "segmentation")],
+        "object without a box: train.json, annotation id 2",
     ),
-    "bad box": (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "id 1 has bbox"),
+    "no size": (lambda c: c["images"][0].pop("width"), ""),
+    "size of words": (lambda c: c["images"][0].update(height="many"), ""),
+    "no id": (lambda c: c["annotations"][0].pop("id"), ""),
+    "image id twice": (lambda c: c["images"][1].update(id=1), "image whose id occurs before"),
+    "annotation id twice": (lambda c: c["annotations"][1].update(id=1), ""),
+    "no such image": (lambda c: c["annotations"][0].update(image_id=99), "image_id 99"),
+    "no such category": (lambda c: c["annotations"][0].update(category_id=99), "category_id 99"),
+    "bad box": (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "has bbox [1, 2, 3]"),
     "box of words": (lambda c: c["annotations"][0].update(bbox=["a", 2, 3, 4]), "four numbers"),
     "mask of words": (lambda c: c["annotations"][0].update(segmentation="m"), "of type str"),
     "mask of two points": (
         lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]),
-        "three points",
+        "a segmentation of fewer than three points",
     ),
     "mask of words in points": (
         lambda c: c["annotations"][0].update(segmentation=[["a", 2, 3, 4, 5, 6]]),
-        "three points",
+        "not a list of polygons",
     ),
     "code of a number": (
         lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": 3}),
-        "id 1 has a segmentation of type dict",
+        "a segmentation of type dict",
     ),
     "code of another size": (
         lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": "x"}),
-        r"id 1 has a mask of size \[1, 1\], its image is of",
+        "a segmentation of size [1, 1] in an image of",
     ),
     "counts that do not fill": (
         lambda c: c["annotations"][0].update(segmentation=_code(c, [1, 2, 3])),
-        "id 1 has a run-length code that does not fill its image",
+        "run-length code does not fill its image",
     ),
     "counts of words": (
         lambda c: c["annotations"][0].update(segmentation=_code(c, ["a", None])),
-        "id 1 has a run-length code",
+        "run-length code",
     ),
     "no code": (
         lambda c: c["annotations"][0].update(segmentation=_code(c, "ä!")),
-        "id 1 has a run-length code",
+        "run-length code",
     ),
     "half a code": (
         lambda c: c["annotations"][0].update(segmentation=_code(c, "PPP")),
-        "id 1 has a run-length code",
+        "run-length code",
     ),
     "code of too few": (
         lambda c: c["annotations"][0].update(segmentation=_code(c, "1")),
-        "id 1 has a run-length code",
+        "run-length code",
     ),
-    "no area": (lambda c: c["annotations"][0].update(area=None), "id 1 has area None"),
-    "area of words": (lambda c: c["annotations"][0].update(area="3"), "id 1 has area '3'"),
-    "no crowd": (lambda c: c["annotations"][0].update(iscrowd=None), "id 1 has iscrowd None"),
-    "name of a number": (
-        lambda c: c["images"][0].update(file_name=3),
-        "image id 1 has file_name 3",
-    ),
-    "id of a list": (
-        lambda c: c["categories"][0].update(id=[1]),
-        r"category number 0 has id \[1\]; expected a whole number",
-    ),
-    "category of words": (
-        lambda c: c["annotations"][1].update(category_id="1"),
-        "annotation number 1 has category_id '1'",
-    ),
-    "size of words": (
-        lambda c: c["images"][0].update(height="64"),
-        "image id 1 has height '64'",
-    ),
-    "no object": (lambda c: c["annotations"].insert(0, 7), "annotation number 0 is 7"),
-    "image gone": (lambda c: c["images"][0].update(file_name="gone.png"), "id 1, gone.png"),
-    "other classes": (lambda c: c["categories"][0].update(name="x"), "must be the same"),
+    "no area": (lambda c: c["annotations"][0].update(area=None), ""),
+    "area of words": (lambda c: c["annotations"][0].update(area="3"), ""),
+    "crowd of null": (lambda c: c["annotations"][0].update(iscrowd=None), ""),
+    "half a crowd": (lambda c: c["annotations"][0].update(iscrowd=0.5), "has iscrowd 0.5"),
+    "name of a number": (lambda c: c["images"][0].update(file_name=3), "train.json, image id 1"),
+    "no object": (lambda c: c["annotations"].insert(0, 7), "annotation that is not an object"),
+    "image gone": (lambda c: c["images"][0].update(file_name="gone.png"), "image id 1, gone.png"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named(own: Path, fault: str) -> None:
-    edit, words = FAULTS[fault]
-    path = change(own, edit)
-    with pytest.raises(ValueError, match=words) as caught:
-        open_splits(Data(root=str(own)))
-    assert path.name in str(caught.value)
+@pytest.mark.parametrize("fault", LEFT_OUT)
+def test_one_fault_is_left_out_by_name(
+    own: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named in the log and counted, or it is none: what is missing can be told otherwise."""
+    edit, words = LEFT_OUT[fault]
+    change(own, edit)
+    with caplog.at_level(logging.WARNING):
+        splits = open_splits(Data(root=str(own), max_bad_samples=5))
+    named = [message for message in caplog.messages if message.startswith("left out: ")]
+    assert splits.train is not None
+    if not words:
+        assert not named
+        assert len(splits.train.only()["annotations"]) == 7
+        return
+    assert any(words in message for message in named), named
+    assert f"{len(named)} left out: " in splits.describe()
+    for i in range(len(splits.train)):
+        splits.train.image(i)
+        splits.train.target(i, masks=True)
+
+
+def test_too_many_faults(own: Path) -> None:
+    change(own, lambda c: [entry.pop("category_id") for entry in c["annotations"][:3]])
+    assert "3 left out" in open_splits(Data(root=str(own), max_bad_samples=3)).describe()
+    with pytest.raises(ValueError, match=r"more than data\.max_bad_samples=2 .*of no listed class"):
+        open_splits(Data(root=str(own), max_bad_samples=2))
+
+
+def test_classes_of_another_order(own: Path) -> None:
+    """Labels follow the names, whatever the order and the ids in each file."""
+    before = targets(opened(own).val)
+
+    def swap(content: dict[str, Any]) -> None:
+        content["categories"].reverse()
+        _renumber(content, {1: 30, 2: 4})
+
+    change(own, swap, "val")
+    after = opened(own)
+    assert after.classes == SHAPES
+    assert after.val.category_ids == (30, 4)
+    for name, target in targets(after.val).items():
+        assert np.array_equal(target["labels"], before[name]["labels"])
+
+
+def test_other_classes(own: Path) -> None:
+    change(own, lambda content: content["categories"][0].update(name="x"), "val")
+    with pytest.raises(ValueError, match=r"classes that the first split lacks: \['x'\]"):
+        opened(own)
+
+
+def opened(root: Path, **keys: Any) -> Splits:
+    return open_splits(Data(root=str(root), **keys))
 
 
 def test_no_json(own: Path) -> None:
-    (own / "annotations" / "train.json").write_text("{")
-    with pytest.raises(ValueError, match=r"train\.json is no JSON"):
-        open_splits(Data(root=str(own)))
+    (own / "annotations" / "train.json").write_text('{"images": [], "annotations": []')
+    with pytest.raises(ValueError, match=r"train\.json is not JSON"):
+        opened(own)
 
 
 def test_an_image_of_another_size(own: Path) -> None:
@@ -220,49 +272,79 @@ def test_a_mask_is_missing(own: Path) -> None:
         samples.target(0, masks=True)
 
 
-def test_boxes_outside_are_counted(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_outside_are_counted(own: Path) -> None:
     def spoil(content: dict[str, Any]) -> None:
         content["annotations"][0]["bbox"] = [-10, -10, 30, 30]
         content["annotations"][1]["bbox"] = [5, 5, 0, 20]
         content["annotations"][2]["bbox"] = [900, 900, 10, 10]
 
     change(own, spoil)
-    with caplog.at_level(logging.WARNING):
-        samples = open_splits(Data(root=str(own))).train
-    assert "1 boxes reach over their image and are cut, 2 have no area" in caplog.text
+    splits = open_splits(Data(root=str(own)))
+    found = splits.describe()
+    assert "1 box cut at its image's border, 2 boxes without area in their image" in found
+    samples = splits.train
     boxes = samples.target(0, masks=False)["boxes"]
     assert boxes.tolist() == [[0, 0, 20, 20]]
 
 
-def test_broken_xml_and_txt(tmp_path: Path) -> None:
-    voc = toy(tmp_path / "voc", "voc", images=2)
-    path = voc / "train" / "train_0.xml"
-    path.write_text(path.read_text().replace("<xmin>", "<xmin>a"))
-    with pytest.raises(ValueError, match=r"train_0\.xml: object 0 has xmin 'a"):
-        open_splits(Data(root=str(voc)))
-    path.write_text("<annotation>")
-    with pytest.raises(ValueError, match=r"train_0\.xml is no XML"):
-        open_splits(Data(root=str(voc)))
-    path.write_text("<annotation><size><width>abc</width><height>9</height></size></annotation>")
-    with pytest.raises(ValueError, match=r"train_0\.xml has width 'abc' and height '9'"):
-        open_splits(Data(root=str(voc)))
-    yolo = toy(tmp_path / "yolo", "yolo", images=2)
-    path = yolo / "labels" / "train" / "train_0.txt"
-    for line, words in (
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("<xmin>", "<xmin>a", "1 object that makes no sense (|object 0 has xmin 'a"),
+        ("</annotation>", "", "1 broken XML file (|no element found"),
+        ("disc</name>", "</name>", "object that makes no sense|has no <name>"),
+        ("train_0.png", "train_9.png", ""),  # found by its own name
+        ("<width>64</width>", "<width>abc</width>", ""),
+        ("<height>80</height>", "<height>0</height>", ""),
+    ],
+)
+def test_a_faulty_xml_file(
+    old: str, new: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = toy(tmp_path, "voc", images=3)
+    path = root / "train" / "train_0.xml"
+    assert old in path.read_text() or "disc" in old
+    path.write_text(path.read_text().replace(old, new, 1))
+    with caplog.at_level(logging.WARNING):
+        splits = opened(root)
+    kind, _, said = words.partition("|")
+    assert kind in splits.describe()
+    assert any(said in message for message in caplog.messages) or not said
+    if not words:
+        assert "left out" not in splits.describe()
+        assert len(splits.train) == 2
+        splits.train.image(0)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
         ("0 a 1 1 1", "is not a class and numbers"),
-        ("7 .5 .5 .1 .1", "class 7; data.yaml names 2 classes"),
+        ("7 .5 .5 .1 .1", "class 7; the names are 2"),
+        ("0.5 .5 .5 .1 .1", "class 0.5; the names are 2"),
         ("0 .5 .5 .1", "3 numbers"),
-    ):
-        path.write_text(line)
-        with pytest.raises(ValueError, match=rf"train_0\.txt:1.*{words}"):
-            open_splits(Data(root=str(yolo)))
+        ("0 50 50 10 10", "numbers above 1"),
+        ("0 .5 .5 nan .1", "numbers above 1"),
+    ],
+)
+def test_a_faulty_label_line(
+    line: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = toy(tmp_path, "yolo", images=3)
+    path = root / "labels" / "train" / "train_0.txt"
+    path.write_text(path.read_text() + line)
+    with caplog.at_level(logging.WARNING):
+        splits = opened(root)
+    assert any("train/train_0.txt:4: " in m and words in m for m in caplog.messages)
+    assert "1 label line that makes no sense" in splits.describe()
+    assert len(splits.train.target(0, masks=False)["labels"]) == 3
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("- a\n- b\n", "has no 'names'"),
-        ("names: [a, b\nx: {", "is no YAML"),
+        ("names: [a, b\nx: {", "is not YAML"),
         ("names: abc", "has names 'abc'; expected a list"),
         ("names: {1: a, 2: b}", "has names .* from the numbers 0, 1"),
     ],
@@ -322,12 +404,11 @@ def test_voc_lists(tmp_path: Path) -> None:
     splits = open_splits(Data(root=str(voc)))
     assert (len(splits.train), len(splits.val)) == (2, 3)
     (voc / "Annotations" / "train_1.xml").unlink()
-    with pytest.raises(ValueError, match=r"names 1 files that are absent: .*train_1\.xml"):
-        open_splits(Data(root=str(voc)))
+    assert "1 absent XML file (train_1 of train.txt)" in opened(voc).describe()
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the known layouts"):
         open_splits(Data(root=str(tmp_path)))
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         open_splits(Data(root=str(tmp_path / "gone")))

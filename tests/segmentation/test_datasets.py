@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from rmt.segmentation.classes import ADE20K, CITYSCAPES, VOC, colours
+from rmt.segmentation.datasets import open_splits
+from rmt.segmentation.datasets.class_file import read_classes
 from rmt.segmentation.masks import plain_table, read_mask
 from rmt.segmentation.recipe import Data
-from rmt.segmentation.sources import open_splits, read_classes, refuse_binary
+from rmt.segmentation.samples import check_labels
 from rmt.segmentation.toy import SHAPES, draw, toy
 
 
@@ -62,7 +64,7 @@ def test_ade20k_values() -> None:
     assert len(CITYSCAPES) == 19
 
 
-def test_folder_without_parts_is_split(tmp_path: Path) -> None:
+def test_undivided_folder_is_split(tmp_path: Path) -> None:
     for i in range(10):
         image, labels = draw(i, 20, 20)
         write(tmp_path / "images" / f"{i}.jpg", image)
@@ -76,7 +78,7 @@ def test_folder_without_parts_is_split(tmp_path: Path) -> None:
     assert [p.stem for p in splits.train.images] == [p.stem for p in splits.train.masks]
 
 
-def test_test_part_is_kept_apart(tmp_path: Path) -> None:
+def test_test_split_is_kept_apart(tmp_path: Path) -> None:
     toy(tmp_path, images=2)
     for folder in ("images", "masks"):
         (tmp_path / folder / "val").rename(tmp_path / folder / "test")
@@ -120,7 +122,7 @@ def test_colour_masks_with_a_palette(tmp_path: Path) -> None:
 
 def test_colour_mask_without_a_palette(tmp_path: Path) -> None:
     path = write(tmp_path / "mask.png", np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"mask\.png is an RGB picture.*classes\.txt"):
+    with pytest.raises(ValueError, match=r"mask\.png is in colour.*classes\.txt"):
         read_mask(path, plain_table(2))
 
 
@@ -151,20 +153,29 @@ def test_mask_of_another_size(tmp_path: Path) -> None:
 def test_image_without_mask(tmp_path: Path) -> None:
     toy(tmp_path, images=3)
     (tmp_path / "masks" / "train" / "train_1.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 images have no mask in .*first train_1\.jpg"):
+    splits = open_splits(data(tmp_path))
+    assert [path.name for path in splits.train.images] == ["train_0.jpg", "train_2.jpg"]
+    assert "1 left out: 1 image without mask (" in splits.describe()
+    assert "train_1.jpg)" in splits.describe()
+    with pytest.raises(ValueError, match=r"more than data\.max_bad_samples=0 .*without mask"):
+        open_splits(data(tmp_path, max_bad_samples=0))
+    for path in (tmp_path / "masks" / "train").iterdir():
+        path.rename(path.with_name(f"other{path.name}"))
+    with pytest.raises(ValueError, match=r"none of the 3 images in .*same name but for the suffix"):
         open_splits(data(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".PNG"])
 def test_two_masks_of_one_image(tmp_path: Path, suffix: str) -> None:
-    toy(tmp_path, images=1)
+    toy(tmp_path, images=2)
     write(tmp_path / "masks" / "val" / f"val_0{suffix}", np.zeros((48, 64), dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"val_0\..* and .*val_0\..* could both be the mask"):
-        open_splits(data(tmp_path))
+    splits = open_splits(data(tmp_path))
+    assert [path.name for path in splits.val.images] == ["val_1.jpg"]
+    assert "could both be the mask of val_0.jpg" in splits.describe()
 
 
 @pytest.mark.parametrize("layout", ["folder", "ade20k", "cityscapes", "voc"])
-def test_validation_part_alone(tmp_path: Path, layout: str) -> None:
+def test_validation_split_alone(tmp_path: Path, layout: str) -> None:
     toy(tmp_path, layout, images=2)
     whole = open_splits(data(tmp_path))
     for path in sorted(tmp_path.rglob("train*"), reverse=True):  # what is in a folder comes first
@@ -173,32 +184,36 @@ def test_validation_part_alone(tmp_path: Path, layout: str) -> None:
     assert (splits.train, splits.val.images) == (None, whole.val.images)
 
 
-def test_test_part_alone(tmp_path: Path) -> None:
+def test_test_split_alone(tmp_path: Path) -> None:
     toy(tmp_path, images=2)
     for folder in ("images", "masks"):
         shutil.rmtree(tmp_path / folder / "train")
         (tmp_path / folder / "val").rename(tmp_path / folder / "test")
     splits = open_splits(data(tmp_path))
-    assert (splits.train, len(splits.val), len(splits.test)) == (None, 2, 2)
+    assert (splits.train, len(splits.evaluated)) == (None, 2)
 
 
 def test_masks_of_0_and_255(tmp_path: Path) -> None:
     """They label one class alone; a single other value shows that they mean what they say."""
     samples = open_splits(data(toy(tmp_path, images=3))).train
-    refuse_binary(samples)
+    check_labels(samples)
     for path in samples.masks:
         write(path, np.array([[0, 255]], dtype=np.uint8))
     samples.masks[1].write_bytes(b"")  # named by the training, not here
-    with pytest.raises(ValueError, match=r"hold only the values 0 and 255.*Write .* as 1"):
-        refuse_binary(samples)
+    with pytest.raises(ValueError, match=r"label one class only \('ground'\).*write .* as 1"):
+        check_labels(samples)
     write(samples.masks[2], np.array([[0, 255], [1, 0]], dtype=np.uint8))
-    refuse_binary(samples)
+    check_labels(samples)
+    for path in samples.masks:
+        write(path, np.array([[2, 2]], dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"label one class only \('square'\)$"):
+        check_labels(samples)
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'' is no folder"):
+    with pytest.raises(ValueError, match=r"data\.root is empty"):
         open_splits(Data())
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         open_splits(data(tmp_path / "gone"))
     with pytest.raises(ValueError, match="none of the known layouts"):
         open_splits(data(tmp_path))
@@ -208,7 +223,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
         open_splits(data(tmp_path, format="folder"))
     toy(tmp_path, "voc", images=1)
     (tmp_path / "SegmentationClass" / "val_0.png").unlink()
-    with pytest.raises(ValueError, match=r"names 1 files that are not there: .*val_0\.png"):
+    with pytest.raises(ValueError, match=r"val\.txt names 1 images; none has a file and a mask"):
         open_splits(data(tmp_path))
 
 
@@ -233,6 +248,6 @@ def test_colours_are_distinct() -> None:
     assert shades.max(axis=1).min() > 100
 
 
-def test_unknown_toy_layout(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown layout 'coco'"):
+def test_unknown_toy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown format 'coco'"):
         toy(tmp_path, "coco")

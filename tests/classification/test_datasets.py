@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.classification.sources import Splits, open_splits
+from rmt.data.splits import Splits
 
 
 def put(folder: Path, **counts: int) -> Path:
-    """Make class folders with so many pictures each."""
+    """Make class folders with so many images each."""
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -40,19 +41,19 @@ class TestFolder:
         assert again.val.items == splits.val.items
 
     @pytest.mark.parametrize("names", [("train", "val", "test"), ("training", "valid", "testing")])
-    def test_parts_are_kept(self, names: tuple[str, ...], tmp_path: Path) -> None:
+    def test_splits_are_kept(self, names: tuple[str, ...], tmp_path: Path) -> None:
         for name, count in zip(names, (4, 2, 1), strict=True):
             put(tmp_path / name, a=count, b=count)
         assert sizes(open_splits(Data(root=str(tmp_path)))) == (8, 4, 2)
 
-    def test_without_a_validation_part(self, tmp_path: Path) -> None:
+    def test_without_a_validation_split(self, tmp_path: Path) -> None:
         put(tmp_path / "train", a=10, b=10)
         put(tmp_path / "test", b=3)  # no image of class a
         splits = open_splits(Data(root=str(tmp_path), val_fraction=0.2))
         assert sizes(splits) == (16, 4, 3)
         assert set(splits.test.labels) == {1}
 
-    def test_all_to_be_judged(self, tmp_path: Path) -> None:
+    def test_all_to_be_evaluated(self, tmp_path: Path) -> None:
         put(tmp_path, a=1, b=2)
         assert sizes(open_splits(Data(root=str(tmp_path), val_fraction=1.0))) == (0, 3, 0)
 
@@ -70,20 +71,33 @@ class TestFolder:
         assert splits.train.classes == ("a", "b")
         assert sum(sizes(splits)) == 10
 
-    def test_empty_class(self, tmp_path: Path) -> None:
-        put(tmp_path, a=2, empty=0)
-        with pytest.raises(ValueError, match=r"class folder .*empty holds no image.*remove it"):
-            open_splits(Data(root=str(tmp_path)))
+    def test_an_empty_folder_is_not_a_class(self, tmp_path: Path) -> None:
+        put(tmp_path, a=4, b=4, empty=0)
+        splits = open_splits(Data(root=str(tmp_path)))
+        assert splits.classes == ("a", "b")
+        assert "1 empty class folder (empty)" in splits.describe()
+
+    def test_a_class_without_training_images(self, tmp_path: Path) -> None:
+        put(tmp_path / "train", a=2, b=2, rare=0)
+        put(tmp_path / "val", a=1, rare=1)
+        splits = open_splits(Data(root=str(tmp_path)))
+        assert splits.classes == ("a", "b", "rare")
+        found = splits.describe()
+        assert "1 class without training images (rare)" in found
+        assert "1 class without images to evaluate (b)" in found
 
     def test_one_class(self, tmp_path: Path) -> None:
         put(tmp_path, only=5)
-        with pytest.raises(ValueError, match=r"has one class only \('only'\).*needs two"):
+        with pytest.raises(ValueError, match=r"of one class only \('only'\).*needs two"):
             open_splits(Data(root=str(tmp_path)))
+        assert sizes(open_splits(Data(root=str(tmp_path), val_fraction=1.0))) == (0, 5, 0)
 
     def test_images_without_class_folders(self, tmp_path: Path) -> None:
         put(tmp_path, a=2)
-        with pytest.raises(ValueError, match="holds no class folders"):
+        with pytest.raises(ValueError, match="class folders has one folder per class"):
             open_splits(Data(root=str(tmp_path / "a")))
+        with pytest.raises(ValueError, match="holds no class folders with images"):
+            open_splits(Data(format="folder", root=str(tmp_path / "a")))
 
     def test_too_few_to_split(self, tmp_path: Path) -> None:
         put(tmp_path, many=9, single=1)
@@ -93,13 +107,13 @@ class TestFolder:
     def test_strange_classes(self, tmp_path: Path) -> None:
         put(tmp_path / "train", a=2, b=2)
         put(tmp_path / "val", a=2, c=2)
-        with pytest.raises(ValueError, match=r"classes that the training part has not: \['c'\]"):
+        with pytest.raises(ValueError, match="classes that the training split lacks: c"):
             open_splits(Data(root=str(tmp_path)))
 
     @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
     def test_fraction(self, fraction: float, tmp_path: Path) -> None:
         put(tmp_path, a=2, b=2)
-        with pytest.raises(ValueError, match=f"data.val_fraction is {fraction}"):
+        with pytest.raises(ValueError, match=f"data.val_fraction is {fraction:g}"):
             open_splits(Data(root=str(tmp_path), val_fraction=fraction))
 
     @pytest.mark.parametrize("images", [2, 3, 5])
@@ -111,10 +125,12 @@ class TestFolder:
 
 
 def test_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.root '.*gone' does not exist; name a folder"):
+    with pytest.raises(ValueError, match=r"data\.root '.*gone' does not exist; name the folder"):
         open_splits(Data(root=str(tmp_path / "gone")))
     with pytest.raises(ValueError, match=r"data\.root is empty"):
         open_splits(Data())
+    with pytest.raises(ValueError, match=r"data\.format is 'foldr'; did you mean 'folder'"):
+        open_splits(Data(format="foldr", root=str(tmp_path)))
 
 
 class TestCSV:
@@ -149,10 +165,8 @@ class TestCSV:
             ("", "it has no rows"),
             ("path,label\n", "it has no rows"),
             ("file;class\na;b\n", r"columns path and label.*\['file;class'\]"),
-            ("path,label\na.png,x\nb.png\n", r"list\.csv line 3 has no path or no label"),
-            ("path,label,split\na.png,x,dev\n", r"has splits \['dev'\]; use train, val and test"),
-            ("path,label,split\na.png,x,test\n", "no rows of the split 'train'"),
-            ("path,label\na.png,x\nb.png,x\n", "has one class only"),
+            ("path,label\n,x\n", "holds no images"),
+            ("path,label\na.png,x\nb.png,x\n", "of one class only"),
         ],
     )
     def test_mistakes(self, text: str, words: str, tmp_path: Path) -> None:
@@ -207,17 +221,18 @@ class TestFashion:
             open_splits(Data(root=str(tmp_path)))
 
 
-@pytest.mark.parametrize("parts", [("val",), ("test",), ("val", "test")])
-def test_a_folder_to_judge_only(parts: tuple[str, ...], tmp_path: Path) -> None:
-    for part in parts:
-        put(tmp_path / part, cat=2, dog=3)
+@pytest.mark.parametrize("names", [("val",), ("test",), ("val", "test")])
+def test_a_folder_to_evaluate_only(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        put(tmp_path / name, cat=2, dog=3)
     splits = open_splits(Data(root=str(tmp_path)))
-    assert len(splits.train) == 0
-    assert len(splits.test or splits.val) == 5
-    assert splits.val.classes == ("cat", "dog")
+    assert splits.train is None
+    assert len(splits.evaluated) == 5
+    assert splits.classes == ("cat", "dog")
+    assert "none to train on" in splits.describe()
 
 
-def test_a_class_may_be_called_as_a_part(tmp_path: Path) -> None:
+def test_a_class_may_be_called_as_a_split(tmp_path: Path) -> None:
     put(tmp_path, train=4, bus=4)
     assert open_splits(Data(root=str(tmp_path))).train.classes == ("bus", "train")
 

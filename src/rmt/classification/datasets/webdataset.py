@@ -1,0 +1,94 @@
+"""Shards of webdataset: tar files that hold ``KEY.jpg`` beside ``KEY.cls`` or ``KEY.json``."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from rmt.classification.datasets.drawn import Drawn, as_png
+from rmt.classification.datasets.members import Labelled, Member, holds_keys, indexed
+from rmt.classification.datasets.packed import files_in, samples_of, with_class_folders
+from rmt.classification.datasets.tar import add_file
+from rmt.classification.recipe import Data
+from rmt.classification.samples import Samples
+from rmt.data.folders import is_image_name
+from rmt.data.formats import Format, Source
+from rmt.data.splits import Split
+from rmt.data.text import decode_text, read_lines
+
+
+def sign(root: Path) -> str | None:
+    """Return the first tar file if it looks like a shard."""
+    found = files_in(root, ".tar")
+    return found[0].name if found and holds_keys(found[0]) else None
+
+
+def read(source: Source[Data]) -> Mapping[Split, Samples]:
+    """Find the images of shards.
+
+    Class names stand in ``classnames.txt``, one per line; without it the classes are named by
+    their numbers, or as ``KEY.cls`` calls them. Files and counts are those of timm's
+    ``_info.json``, if it is there.
+
+    Raises:
+        ValueError: if a shard is not a tar file, is shorter than ``_info.json`` says, or a sample
+            has not one image and a class.
+    """
+    root = source.root
+    listing = (root if root.is_dir() else root.parent) / "classnames.txt"
+    names = tuple(read_lines(listing)) if listing.is_file() else None
+    parts = samples_of(indexed(root, by_key), names=names, known=source.classes)
+    return with_class_folders(parts, source)
+
+
+def by_key(found: Iterator[Member]) -> Iterator[Labelled]:
+    """Yield the image of each key with its class."""
+    keys: dict[str, dict[str, Member]] = {}
+    for member in found:
+        path = PurePosixPath(member.name)
+        key, _, suffix = path.name.partition(".")
+        keys.setdefault(str(path.parent / key), {})[suffix.lower()] = member
+    for key, beside in keys.items():
+        images = [m for m in beside.values() if is_image_name(m.name)]
+        if images or "cls" in beside:
+            if len(images) != 1:
+                at = next(iter(beside.values())).file
+                raise ValueError(f"{at}: {key} has {len(images)} images; a sample has one")
+            yield images[0], _class_of(images[0], beside)
+
+
+def write(root: Path, split: Split, drawn: Drawn) -> Path:
+    """Write one shard and ``classnames.txt``; return the folder of the data set."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "classnames.txt").write_text("".join(f"{n}\n" for n in drawn), encoding="utf-8")
+    with tarfile.open(root / f"toy-{split}-000000.tar", "w") as archive:
+        for label, (name, images) in enumerate(drawn.items()):
+            for i, image in enumerate(images):
+                add_file(archive, f"{name}_{i}.png", as_png(image))
+                add_file(archive, f"{name}_{i}.cls", str(label).encode())
+    return root
+
+
+def _class_of(image: Member, beside: dict[str, Member]) -> str:
+    try:
+        if "cls" in beside:
+            label = decode_text(beside["cls"].read(), name=str(image)).strip()
+        else:
+            label = str(json.loads(beside["json"].read())["label"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{image} has no class in a .cls or .json beside it") from error
+    if not label:
+        raise ValueError(f"{image} has an empty .cls")
+    return label
+
+
+FORMAT = Format(
+    name="webdataset",
+    title="webdataset shards",
+    layout=".tar files with KEY.jpg beside KEY.cls or KEY.json",
+    sign=sign,
+    read=read,
+    write=write,
+)

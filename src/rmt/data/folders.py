@@ -1,0 +1,228 @@
+"""Which files of a folder are images, and the file that an annotation's name means."""
+
+from __future__ import annotations
+
+import glob
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from rmt.data.findings import Findings
+from rmt.data.images import register_plugins
+
+# What photos and their like are stored in; of these, those count that Pillow reads here.
+_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".mpo",
+)  # fmt: skip
+#: Folders that systems and tools leave behind; hidden ones begin with a dot.
+_JUNK_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+_JUNK_FILES = {"thumbs.db", "desktop.ini", "icon\r"}
+#: Files that lie beside images and are none.
+_TEXT_SUFFIXES = {
+    ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".md", ".rst", ".html",
+    ".pdf", ".log", ".ini", ".cfg", ".py", ".ipynb", ".sh", ".cache", ".db", ".pt", ".names",
+    ".data", ".sha256", ".md5",
+}  # fmt: skip
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Return the suffixes, in lower case, of the image files that Pillow or a plugin reads here."""
+    readable = register_plugins()
+    return tuple(suffix for suffix in _SUFFIXES if suffix in readable)
+
+
+def is_image_name(name: str | Path) -> bool:
+    """Return whether a file is named as an image."""
+    return os.path.splitext(name)[1].lower() in image_suffixes()
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left behind by a system (``__MACOSX``)."""
+    return name.startswith(".") or name.lower() in _JUNK_FOLDERS or name.lower() in _JUNK_FILES
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, sorted."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def find_folder(folder: Path, *names: str) -> Path | None:
+    """Return the first folder in a folder that bears one of these names, in any case."""
+    inside = {path.name.lower(): path for path in reversed(subfolders(folder))}
+    exact = (folder / name for name in names)
+    return next(
+        (path for path in exact if path.is_dir()),
+        next((inside[name.lower()] for name in names if name.lower() in inside), None),
+    )
+
+
+def files_below(folder: Path, within: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder that are not hidden.
+
+    Links to folders are followed, as torchvision and timm do, but never into a folder that the link
+    lies in.
+    """
+    stat = folder.stat()
+    own = stat.st_dev, stat.st_ino
+    if own in within:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                yield from files_below(folder / entry.name, (*within, own))
+            else:
+                yield folder / entry.name
+
+
+def images_in(folder: Path, findings: Findings | None = None) -> list[Path]:
+    """Return the files below a folder that are named as images and not hidden, sorted.
+
+    Args:
+        folder: searched deep.
+        findings: counts the files of other types that may hold pictures.
+    """
+    images, others = [], []
+    for path in files_below(folder) if folder.is_dir() else ():
+        (images if is_image_name(path.name) else others).append(path)
+    if findings:
+        note_others(others, findings)
+    return sorted(images)
+
+
+def note_others(files: Iterable[Path], findings: Findings) -> None:
+    """Count, by their suffix, the files that are not images but might be meant as such."""
+    strange = [path for path in files if path.suffix.lower() not in _TEXT_SUFFIXES]
+    for suffix, count in Counter(path.suffix.lower() for path in strange).items():
+        kind = (
+            f"{suffix} file|{suffix} files"
+            if suffix
+            else "file without suffix|files without suffix"
+        )
+        first = next(path for path in strange if path.suffix.lower() == suffix)
+        findings.note(kind, count=count, what=f"not read, first {first.name}")
+
+
+def find_images(sources: Iterable[str | Path]) -> list[Path]:
+    """Return the image files that files, folders (searched deep) and glob patterns name, in order.
+
+    A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
+    files do not. A name of what is not there stays in the list, for a report in its place.
+
+    Raises:
+        ValueError: if a folder or pattern holds no image, or none of the files is there.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = local_path(source)
+        if path.is_dir():
+            inside = images_in(path)
+            if not inside:
+                listed = ", ".join(image_suffixes())
+                raise ValueError(f"folder {str(path)!r} holds no image ({listed})")
+            found += inside
+        elif path.exists() or not glob.has_magic(str(source)):
+            found.append(path)
+        else:
+            matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
+            matches = [path for path in matches if path.is_file()]
+            if not matches:
+                raise ValueError(f"no file, folder or pattern {str(source)!r} matches a file")
+            found += matches
+    if not any(path.exists() for path in found):
+        raise ValueError(f"there is no file or folder {str(found[0])!r}" if found else "no image")
+    return found
+
+
+def local_path(name: str | Path) -> Path:
+    """Return the path that a name is, or a ``file://`` address.
+
+    Raises:
+        ValueError: for an address on the network.
+    """
+    address = urlsplit(str(name))
+    if address.scheme in ("http", "https", "ftp"):
+        raise ValueError(f"{name} is on the network; download it, and name the file")
+    if address.scheme == "file":
+        return Path(url2pathname(address.path))
+    return Path(name)
+
+
+class FileFinder:
+    """Find the files that annotations name, as tools on other machines wrote the names.
+
+    A name is tried below each folder as it is, and then with backslashes as slashes, ``%20`` as a
+    blank, in the other Unicode form, without leading folders (``C:/photos/``, ``../``), and without
+    regard to case.
+
+    Args:
+        folders: where names may start, the likeliest first.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        self._folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        self._listed: dict[Path, dict[str, Path]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """Return the file that a name means, or None."""
+        found = self._below(name)
+        if found is not None or not name:
+            return found
+        for variant in _variants(name):
+            if (found := self._below(variant)) is not None:
+                return found
+        for variant in (name, *_variants(name)):
+            for folder in self._folders:
+                if (found := self._by_case(folder, variant)) is not None:
+                    return found
+        return None
+
+    def _below(self, name: str) -> Path | None:
+        for at, folder in enumerate(self._folders):
+            path = folder / name
+            if _is_file(path):
+                # The next image most likely lies in the same folder.
+                self._folders.insert(0, self._folders.pop(at))
+                return path
+        return None
+
+    def _by_case(self, folder: Path, name: str) -> Path | None:
+        parent = (folder / name).parent
+        if parent not in self._listed:
+            inside = sorted(parent.iterdir()) if parent.is_dir() else []
+            self._listed[parent] = {_plain(path.name): path for path in reversed(inside)}
+        found = self._listed[parent].get(_plain(Path(name).name))
+        return found if found is not None and _is_file(found) else None
+
+
+def _variants(name: str) -> Iterator[str]:
+    """Yield the other ways in which a file may be called, the nearest first."""
+    forward = name.replace("\\", "/")
+    parts = [p for p in unquote(forward).split("/") if p not in ("", ".", "..") and p[-1:] != ":"]
+    seen = {name}
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:])
+        raw = "/".join(forward.split("/")[-len(parts[start:]) :])
+        for form in (raw, tail, *(unicodedata.normalize(f, tail) for f in ("NFC", "NFD"))):
+            if form not in seen:
+                seen.add(form)
+                yield form
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a byte that no name has
+        return False

@@ -1,0 +1,63 @@
+"""Data sets from one format into another."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rmt.data.splits import Split
+from rmt.detection.datasets import FORMATS, open_parts
+from rmt.detection.recipe import Data
+from rmt.detection.samples import Samples
+from rmt.messages import did_you_mean
+
+
+def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "auto") -> list[Path]:
+    """Write a data set in another format, images included, with the splits that it has.
+
+    COCO's form keeps everything; YOLO's keeps boxes and single polygons; VOC's keeps boxes. The two
+    have no word for a crowd, so crowds are left out there.
+
+    Args:
+        source: folder of a data set in any format that training reads.
+        out: folder to write into; must not hold a data set.
+        to: name of the format to write.
+        read_as: the source's format; ``auto`` looks at it.
+
+    Returns:
+        The folders of images that were written, one per split.
+
+    Raises:
+        ValueError: for an unknown format, a faulty source, an ``out`` that is not empty, or two
+            images whose names differ by their folders alone.
+    """
+    out = Path(out)
+    if to not in FORMATS:
+        raise ValueError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; name a new folder")
+    parts = open_parts(Data(format=read_as, root=str(source)))
+    for samples in parts.values():
+        _check_names(samples, stems=to != "coco")
+    return [_convert(samples, out, split, to) for split, samples in parts.items()]
+
+
+def _convert(samples: Samples, out: Path, split: Split, to: str) -> Path:
+    write = FORMATS[to].write
+    assert write is not None
+    content = samples.only()
+    images = [entry | {"file_name": Path(entry["file_name"]).name} for entry in content["images"]]
+    folder: Path = write(out, split, content | {"images": images})
+    for i in range(len(samples)):
+        shutil.copy2(samples.path(i), folder)
+    return folder
+
+
+def _check_names(samples: Samples, *, stems: bool) -> None:
+    """Refuse images of one name, from different folders: one would replace the other."""
+    seen: dict[str, Path] = {}
+    for i in range(len(samples)):
+        path = samples.path(i)
+        other = seen.setdefault(path.stem if stems else path.name, path)
+        if other != path:
+            raise ValueError(f"{samples.origin}: {other} and {path} would get one name; rename one")

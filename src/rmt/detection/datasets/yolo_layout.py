@@ -1,0 +1,297 @@
+"""Where a YOLO data set names its classes, and where the images of each split lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rmt.data.findings import Findings
+from rmt.data.folders import (
+    FileFinder,
+    files_below,
+    find_folder,
+    image_suffixes,
+    images_in,
+    is_hidden,
+    subfolders,
+)
+from rmt.data.splits import Split, sort_by_split, split_of
+from rmt.data.text import read_lines, read_text
+
+_YAML = (".yaml", ".yml")
+_MOST_TRIES = 100  # text files that are looked at before a folder is said to have no labels
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a data set says of itself.
+
+    Attributes:
+        sign: what it is recognised by.
+        classes: names, empty if nothing tells them.
+        file: that says so, whose folder paths start from; None without a file.
+        keypoints: numbers behind the box in a pose label.
+        base: what ``path`` of ``data.yaml`` says.
+        splits: what it says of each split: a folder, a list file, or several.
+    """
+
+    sign: str
+    classes: tuple[str, ...] = ()
+    file: Path | None = None
+    keypoints: int = 0
+    base: str = ""
+    splits: Mapping[Split, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Images of a split.
+
+    Attributes:
+        origin: folder or list that names them.
+        images: the files, sorted.
+        root: of the data set.
+        folder: of images, whose labels lie at the same places below ``labels``; without it labels
+            are found as ultralytics does, by the folder ``images`` in an image's path.
+        labels: folder of labels.
+    """
+
+    origin: Path
+    images: Sequence[Path]
+    root: Path
+    folder: Path | None = None
+    labels: Path | None = None
+
+    def labels_of(self, image: Path) -> Path:
+        """Return the label file of an image, which need not exist."""
+        if self.folder is not None and self.labels is not None:
+            return (self.labels / image.relative_to(self.folder)).with_suffix(".txt")
+        home = self.root if image.is_relative_to(self.root) else Path(image.anchor)
+        parts = list(image.relative_to(home).parts)
+        at = next(
+            (i for i in reversed(range(len(parts) - 1)) if parts[i].lower() == "images"), None
+        )
+        if at is not None:
+            parts[at] = "Labels" if parts[at][0].isupper() else "labels"
+        return (home / Path(*parts)).with_suffix(".txt")
+
+
+def describe(root: Path) -> Described | None:
+    """Return what a folder says of itself as a YOLO data set, or None if it is none.
+
+    ``data.yaml`` counts before other YAML files; only one with ``names`` does. Then come
+    ``obj.data`` and ``obj.names`` (darknet, CVAT), and ``classes.txt`` beside a folder of labels.
+
+    Raises:
+        ValueError: if a ``data.yaml`` is broken or has no names.
+    """
+    if root.is_file():
+        return _of_yaml(root) if root.suffix.lower() in _YAML else None
+    files = [
+        p for p in sorted(root.iterdir()) if p.suffix.lower() in _YAML and not is_hidden(p.name)
+    ]
+    files.sort(key=lambda path: path.stem.lower() not in ("data", "dataset"))
+    for path in files:
+        if path.stem.lower() == "data" or _names_classes(path):
+            return _of_yaml(path)
+    for path in (root / "obj.data", root / "data" / "obj.data"):
+        if path.is_file():
+            return _of_darknet(path, root)
+    if not _has_labels(root):
+        return None
+    for path in (root / "classes.txt", root / "obj.names", root / "labels" / "classes.txt"):
+        if path.is_file():
+            return Described(path.name, tuple(read_lines(path)), path)
+    return Described("label files")
+
+
+def find_places(root: Path, described: Described, findings: Findings) -> dict[Split, list[Place]]:
+    """Return where the images of each split lie; of an undivided data set all are ``train``.
+
+    Raises:
+        ValueError: if ``data.yaml`` names something that is not there.
+    """
+    if described.splits and described.file:
+        return _named_places(root, described, findings)
+    images, labels = find_folder(root, "images"), find_folder(root, "labels")
+    inside = _split_folders(images)
+    if images and inside:
+        below = _split_folders(labels)
+        found = {
+            split: Place(
+                p, images_in(p, findings), root, p, below.get(split, root / "labels" / p.name)
+            )
+            for split, p in inside.items()
+        }
+        return {split: [place] for split, place in found.items() if place.images}
+    by_split = {
+        split: place
+        for split, folder in _split_folders(root).items()
+        if (place := _place(folder, root, findings)).images
+    }
+    if by_split:
+        return {split: [place] for split, place in by_split.items()}
+    place = _place(root, root, findings)
+    return {"train": [place]} if place.images else {}
+
+
+def _named_places(root: Path, described: Described, findings: Findings) -> dict[Split, list[Place]]:
+    """Return what ``data.yaml`` names, as ultralytics reads it."""
+    places: dict[Split, list[Place]] = {}
+    for split, names in described.splits.items():
+        found = [_named_place(name, root, described, findings) for name in names]
+        if None in found:
+            usual = find_places(root, replace(described, splits={}), findings)
+            if split not in usual:
+                raise ValueError(
+                    f"{described.file} says {split}: {names[found.index(None)]}, which is not "
+                    f"there; name a folder of images, or a .txt that lists them, below {root}"
+                )
+            found = [*usual[split]]
+        places[split] = [place for place in found if place is not None]
+    return _without_overlap(places, findings)
+
+
+def _without_overlap(
+    places: dict[Split, list[Place]], findings: Findings
+) -> dict[Split, list[Place]]:
+    """Drop the splits that hold the training images once more, as in coco128: they test nothing."""
+    files = {split: {p for place in own for p in place.images} for split, own in places.items()}
+    for split in ("val", "test"):
+        if files.get(split) and files[split] == files.get("train"):
+            kind = f"{split} image that is also of train|{split} images that are also of train"
+            what = "data.yaml names the same twice; some are held out instead"
+            findings.note(kind, count=len(files[split]), what=what)
+            del places[split]
+    return places
+
+
+def _named_place(name: str, root: Path, described: Described, findings: Findings) -> Place | None:
+    """Return the images in a folder, or those that a text file lists."""
+    assert described.file is not None
+    for path in _candidates(name, root, described):
+        if path.is_dir():
+            return _place(path, root, findings)
+        if path.is_file():
+            return _listed(path, root, findings)
+    return None
+
+
+def _candidates(name: str, root: Path, described: Described) -> list[Path]:
+    """Return where a name may lead: below ``path``, or, where the set was moved, below the root."""
+    assert described.file is not None
+    home = described.file.parent
+    forward = name.replace("\\", "/")
+    bases = [home / described.base.replace("\\", "/"), home, root]
+    parts = [part for part in forward.split("/") if part not in ("", ".", "..")]
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    return [base / each for each in (forward, *tails) for base in bases]
+
+
+def _place(folder: Path, root: Path, findings: Findings) -> Place:
+    """Return the images of a folder: those in its ``images``, or its own."""
+    images = find_folder(folder, "images")
+    if images and (found := images_in(images, findings)):
+        labels = find_folder(folder, "labels") or folder / "labels"
+        return Place(images, found, root, images, labels)
+    return Place(folder, images_in(folder, findings), root)
+
+
+def _listed(listing: Path, root: Path, findings: Findings) -> Place:
+    """Return the images that a text file lists, which may have been written elsewhere."""
+    finder, found = FileFinder(listing.parent, root), []
+    for line in read_lines(listing):
+        if path := finder.find(line.removeprefix("./")):
+            found.append(path)
+        else:
+            findings.fault("absent image|absent images", f"{line} of {listing.name}")
+    return Place(listing, list(dict.fromkeys(found)), root)
+
+
+def _split_folders(root: Path | None) -> dict[Split, Path]:
+    return sort_by_split((path.name, path) for path in subfolders(root))[0] if root else {}
+
+
+def _of_yaml(path: Path) -> Described:
+    content = _load(path)
+    names = content.get("names") if isinstance(content, dict) else None
+    if not names:
+        raise ValueError(f"{path} has no 'names'")
+    if isinstance(names, dict) and _numbers(names) == list(range(len(names))):
+        names = [names[key] for key in sorted(names, key=int)]
+    if not isinstance(names, list):
+        raise ValueError(
+            f"{path} has names {names!r}; expected a list, or a mapping from the numbers 0, 1, ..."
+        )
+    shape = content.get("kpt_shape")
+    return Described(
+        path.name,
+        tuple(str(name).strip() for name in names),
+        path,
+        keypoints=math.prod(shape) if isinstance(shape, list | tuple) else 0,
+        base=str(content.get("path") or ""),
+        splits=_splits(content.items()),
+    )
+
+
+def _of_darknet(path: Path, root: Path) -> Described:
+    pairs = (line.partition("=") for line in read_lines(path))
+    content = {key.strip(): value.strip() for key, _, value in pairs if value}
+    finder = FileFinder(path.parent, root)
+    names = finder.find(content.get("names", "obj.names"))
+    if names is None:
+        raise ValueError(f"{path} says names = {content.get('names')}, which is not there")
+    return Described(path.name, tuple(read_lines(names)), path, splits=_splits(content.items()))
+
+
+def _splits(items: Iterable[tuple[Any, Any]]) -> dict[Split, Sequence[str]]:
+    """Return what a description says of each split; an empty value says nothing."""
+    named = [
+        (key, value) for key, value in items if isinstance(key, str) and value and split_of(key)
+    ]
+    found, _ = sort_by_split(named)
+    return {
+        split: [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        for split, value in found.items()
+    }
+
+
+def _names_classes(path: Path) -> bool:
+    """Return whether a YAML file is a description; args.yaml, which ultralytics leaves, is none."""
+    try:
+        content = _load(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and bool(content.get("names"))
+
+
+def _load(path: Path) -> Any:
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+
+
+def _numbers(names: Mapping[Any, Any]) -> list[int] | None:
+    """Return the keys of a mapping as sorted numbers, or None if they are not."""
+    try:
+        return sorted(int(key) for key in names)
+    except (TypeError, ValueError):
+        return None
+
+
+def _has_labels(root: Path) -> bool:
+    """Return whether a folder holds label files: below ``labels``, or named as an image beside."""
+    texts = (path for path in files_below(root) if path.suffix.lower() == ".txt")
+    return any(
+        "labels" in map(str.lower, path.relative_to(root).parts[:-1])
+        or any(path.with_suffix(suffix).is_file() for suffix in image_suffixes())
+        for path in islice(texts, _MOST_TRIES)
+        if path.name != "classes.txt"
+    )

@@ -1,0 +1,101 @@
+"""Pascal VOC's segmentation as it ships, or one's own in this layout, as CVAT exports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rmt.data.findings import Findings
+from rmt.data.folders import FileFinder, image_suffixes
+from rmt.data.formats import Format, Source
+from rmt.data.splits import SPLITS, Split
+from rmt.data.text import read_lines
+from rmt.data.voc_lists import find_lists, names_of
+from rmt.segmentation.classes import VOC
+from rmt.segmentation.datasets.class_file import Coding, coding_of
+from rmt.segmentation.datasets.drawn import save
+from rmt.segmentation.datasets.pairs import Pairs, pair, samples_of
+from rmt.segmentation.masks import plain_table
+from rmt.segmentation.recipe import Data
+from rmt.segmentation.samples import Samples
+
+_IMAGES, _MASKS = "JPEGImages", "SegmentationClass"
+
+
+def sign(root: Path) -> str | None:
+    """Return the folder of masks."""
+    return f"{_MASKS}/" if (root / _MASKS).is_dir() else None
+
+
+def read(source: Source[Data]) -> Mapping[Split, Samples]:
+    """Read the images that ``ImageSets/Segmentation/SPLIT.txt`` names; without lists, all.
+
+    Without ``classes.txt`` (or CVAT's ``labelmap.txt``) the classes are VOC's 21.
+
+    Raises:
+        ValueError: if there are no images with masks.
+    """
+    root, data, findings = source.root, source.data, source.findings
+    table = plain_table(len(VOC), ignore_index=data.ignore_index)
+    coding = coding_of(root, data) or Coding(VOC, table)
+    lists = find_lists(root / "ImageSets" / "Segmentation")
+    if not lists:
+        return {"train": samples_of(pair(root / _IMAGES, root / _MASKS, findings), coding)}
+    found: dict[Split, Samples] = {}
+    for split in (each for each in SPLITS if each in lists):
+        pairs = _listed(lists[split], root, findings, optional=split == "test")
+        if pairs:
+            found[split] = samples_of(pairs, coding)
+    return found
+
+
+def write(root: Path, split: Split, stem: str, image: np.ndarray, labels: np.ndarray) -> None:
+    """Write an image and its labels, as background, cat and person, the first line ignored."""
+    values = np.array([0, VOC.index("cat"), VOC.index("person")], dtype=np.uint8)[labels]
+    values[0] = 255  # VOC leaves outlines out
+    save(image, root / _IMAGES / f"{stem}.jpg")
+    save(values, root / _MASKS / f"{stem}.png", palette=True)
+    listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    with listing.open("a", encoding="utf-8") as file:
+        file.write(f"{stem}\n")
+
+
+def _listed(listing: Path, root: Path, findings: Findings, *, optional: bool) -> Pairs | None:
+    """Return the images of a list with their masks; None if none has one, where that may be."""
+    images, masks = FileFinder(root / _IMAGES), FileFinder(root / _MASKS)
+    found: list[tuple[str, Path | None, Path | None]] = []
+    for line in read_lines(listing):
+        names = names_of(line)
+        image = _first(images, names, (".jpg", *image_suffixes()))
+        found.append((line, image, _first(masks, names, (".png",))))
+    kept = [(image, mask) for _, image, mask in found if image and mask]
+    if not kept:
+        if optional:
+            what = f"{listing.name} names no image with a mask"
+            findings.note("image not used|images not used", count=len(found), what=what)
+            return None
+        raise ValueError(f"{listing} names {len(found)} images; none has a file and a mask")
+    for line, image, mask in found:
+        if image is None:
+            findings.fault("absent image|absent images", f"{line} of {listing.name}")
+        elif mask is None:
+            findings.fault("image without mask|images without mask", f"{line} of {listing.name}")
+    return [image for image, _ in kept], [mask for _, mask in kept]
+
+
+def _first(finder: FileFinder, names: list[str], suffixes: tuple[str, ...]) -> Path | None:
+    tries = (finder.find(f"{name}{suffix}") for name in names for suffix in suffixes)
+    return next((path for path in tries if path), None)
+
+
+FORMAT = Format(
+    name="voc",
+    title="Pascal VOC",
+    layout=f"{_IMAGES}/ and {_MASKS}/",
+    sign=sign,
+    read=read,
+    write=write,
+)

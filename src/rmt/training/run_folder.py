@@ -1,0 +1,210 @@
+"""The folder of a run: its lock, its files, and which of them can be trusted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from rmt.files import write_atomically
+from rmt.recipes import as_dict
+from rmt.recipes.schema import Recipe
+from rmt.weights.read import read_pickle
+
+LAST, PREVIOUS, BEST = (f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best"))
+RECIPE, LOCK = "recipe.yaml", ".lock"
+
+#: What may change when a run is resumed; everything else belongs to what is trained.
+MAY_CHANGE = (
+    "title",
+    "published",
+    "data.root",
+    "data.num_workers",
+    "data.max_bad_samples",
+    "data.loader_timeout",
+    "schedule.epochs",
+    "schedule.steps",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.accelerator",
+    "trainer.threads",
+    "trainer.grad_checkpointing",
+    "trainer.early_stopping_patience",
+    "trainer.save_every",
+    "trainer.evaluate_every",
+    "trainer.log_every",
+)
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: of the folder; it may be absent.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.last, self.previous, self.best = (self.path / n for n in (LAST, PREVIOUS, BEST))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out, as long as this process lives; the folder is made if absent.
+
+        The first process of a run speaks for all. A folder that was made for a run that never
+        began is removed again.
+
+        Raises:
+            ValueError: if another run is in the folder, naming its process and machine.
+        """
+        if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
+            yield
+            return
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise ValueError(f"{self.path} is a file; name a folder with --out") from error
+        lock = self.path / LOCK
+        with lock.open("a+") as file:
+            self._take(file)
+            try:
+                self._clean()
+                yield
+            finally:
+                if is_new and not self._has_run():
+                    lock.unlink()
+                    with suppress(OSError):  # it holds something after all
+                        self.path.rmdir()
+
+    def state_to_resume(self) -> tuple[Path, dict[str, Any]]:
+        """Return the newest whole state of an interrupted run, as path and content.
+
+        A damaged file is named, and the one before it is taken.
+
+        Raises:
+            ValueError: if there is no run, or no state of it is whole.
+        """
+        candidates = [path for path in (self.last, self.previous) if path.exists()]
+        if not candidates:
+            raise ValueError(f"{self.path} holds no run to resume: there is no {LAST}")
+        faults = []
+        for path in candidates:
+            try:
+                content = read_state(path)
+            except ValueError as error:
+                faults.append(str(error))
+                continue
+            if faults:
+                print(f"{faults[0]}; continuing from {path.name}, the state before it")
+            return path, content
+        raise ValueError(
+            f"{'; '.join(faults)}. No state of this run can be resumed: restore one of the files "
+            "from a copy, or start anew with another --out"
+        )
+
+    def holds_best(self, kept: Mapping[str, Any]) -> bool:
+        """Return whether the best weights are those of a state's record of the best evaluation."""
+        if not self.best.exists():
+            return False
+        try:
+            found = read_state(self.best)["rmt"]["best"]
+        except ValueError:
+            return False
+        # The state before the last one may be older than the best weights: they are found again.
+        return found["at"] >= kept["rmt"]["best"]["at"]
+
+    def commit(self, recipe: Recipe) -> None:
+        """Write the resolved recipe: from here on the folder holds a run."""
+        text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
+        write_atomically(self.path / RECIPE, lambda path: path.write_text(text))
+
+    def _take(self, file: IO[str]) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: no lock that a dead process gives back
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise ValueError(
+                f"{self.path} is in use by another run ({holder}); wait until it has ended, or "
+                "name another folder with --out"
+            ) from error
+        except OSError:  # a file system without locks
+            return
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+
+    def _has_run(self) -> bool:
+        return (self.path / RECIPE).exists() or self.last.exists()
+
+    def _clean(self) -> None:
+        """Remove what killed writes of earlier runs left behind."""
+        for folder in (self.path, self.last.parent):
+            for partial in folder.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a run whose every byte is as it was written.
+
+    Raises:
+        ValueError: if it is damaged, or not a checkpoint of a run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if damaged:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} does not match")
+    content = read_pickle(path)
+    if not isinstance(content.get("rmt"), dict):
+        raise ValueError(f"{path} is not a checkpoint of a training run")
+    return content
+
+
+def check_unchanged(recipe: Recipe, kept: Mapping[str, Any]) -> None:
+    """Raise unless a resumed recipe differs from the run's in what may change alone.
+
+    Args:
+        recipe: to go on with.
+        kept: the recipe in the run's state.
+
+    Raises:
+        ValueError: naming each key with both values.
+    """
+    now, before = _flat(as_dict(recipe)), _flat(kept)
+    differing = [
+        f"{key} is {now.get(key)!r}, the run has {before.get(key)!r}"
+        for key in sorted({*now, *before})
+        if now.get(key) != before.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+    ]
+    if differing:
+        raise ValueError(
+            f"a resumed run cannot change {'; '.join(differing[:5])}"
+            f"{f' (and {len(differing) - 5} more)' if differing[5:] else ''}. Start a new run with "
+            "another --out; --model.checkpoint can start it from these weights"
+        )
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(content, Mapping) and content and prefix != "published.numbers.":
+        flat: dict[str, Any] = {}
+        for key, value in content.items():
+            flat |= _flat(value, f"{prefix}{key}.")
+        return flat
+    plain = list(content) if isinstance(content, tuple) else content
+    return {prefix.rstrip("."): plain}
