@@ -66,6 +66,7 @@ def test_a_good_one() -> None:
         ("info.label_names", ["a", None], r"info\.label_names\.1 is None; expected text"),
         ("info.palette", [[0, 0, 0], [0, 256, 0]], r"info\.palette\.1\.1 is 256; .* 0 to 255"),
         ("info.palette", [[0, 0, 0], [0, 0]], r"info\.palette\.1 is not a colour"),
+        ("info.palette", [[0, 0, 0]], r"info\.palette has 1 colours for 2 classes"),
         ("info.recipe", [1], r"info\.recipe is a list of 1; expected a mapping"),
         ("info.weights", "best", r"info\.weights is 'best'; expected 'raw' or 'ema'"),
         ("info.source", 3, r"info\.source is 3; expected text"),

@@ -63,7 +63,7 @@ MANY = 10**8
     [
         (classifier, {"num_classes": MANY}, r"≠ head\.fc\.weight: \(4, 256\) in the file, \(1000"),
         (detector, {"num_classes": MANY}, r"≠ head\.cls\.weight"),
-        (segmenter, {"num_classes": MANY}, r"num_classes is 100000000; at most 255"),
+        (segmenter, {"num_classes": MANY}, r"num_classes is 100000000; it must be at most 255"),
         (
             classifier,
             {"model_args__depths": [10**6, 1, 1, 1]},
@@ -135,7 +135,7 @@ def test_claims_out_of_proportion(
         (detector, {"model_args__backbone_options": [1]}, r"model_args\.backbone_options"),
         (detector, {"model_args__nothing": 5}, r"model_args\.nothing 5 does not make a retinanet"),
         (detector, {"architecture": "retina"}, r"unknown detection head 'retina'"),
-        (detector, {"model_args": {}}, r"model_args does not make a retinanet"),
+        (detector, {"model_args": {}}, r"does not fit the model it looks like"),
         (segmenter, {"architecture": "retinanet"}, r"unknown segmentation head 'retinanet'"),
         (segmenter, {"model_args__drop_path_rate": "x"}, r"drop_path_rate"),
         (convnet, {"model_args__backbone": "vit_tiny_patch16_224"}, r"x\.safetensors: "),
@@ -153,7 +153,7 @@ def test_impossible_options_are_named(
     path = write(models[make], tmp_path, **config)
     with pytest.raises(ValueError, match=message) as error:
         load(path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).startswith(str(path))
     with pytest.raises(ValueError):  # noqa: PT011 - of a class that is known, in other words
         type(models[make]).from_pretrained(path)
 

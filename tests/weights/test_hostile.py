@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save_file
 
 import rmt
@@ -20,6 +21,7 @@ from limits import memory_limit, time_limit
 from rmt.modeling.pretrained import Pretrained
 from rmt.weights.load import load
 from rmt.weights.read import read_pickle
+from rmt_cli import main
 
 MEGABYTE = 2**20
 
@@ -174,6 +176,26 @@ def test_names_do_not_move_the_terminal_s_cursor(
         with pytest.raises(ValueError, match=r"\\x1b") as error:
             load(tmp_path / name)
         assert str(error.value).isprintable()
+
+
+def test_the_command_says_so_and_exits_with_2(
+    nano: Pretrained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    torch.save({"rmt": 5, "\x1b[2J": 1}, tmp_path / "x.ckpt")
+    words = ["predict", str(tmp_path / "x.png"), "--checkpoint", str(tmp_path / "x.ckpt")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"rmt: {tmp_path}/x.ckpt: 'rmt' is 5; expected a mapping")
+    assert said.count("\n") == 1
+    model = rmt.create_model("rmt_nano", 2)
+    model.info["label_names"] = ["\x1b]0;owned\x07", "\x1b[2Jb"]
+    rmt.save(model, tmp_path / "x.safetensors")
+    assert main([*words[:-1], str(tmp_path / "x.safetensors")]) == 0
+    assert capsys.readouterr().out.strip("\n").isprintable()
+    torch.save({"\x1b[2J": torch.zeros(1)}, tmp_path / "x.ckpt")
+    assert main(words) == 2
+    assert r"first ['\x1b[2J']" in capsys.readouterr().err
 
 
 def places(content: Any, before: tuple = ()) -> Iterator[tuple]:

@@ -93,7 +93,10 @@ def _check_info(info: Field, classes: int) -> None:
     # A classifier may have lost its head and kept the names.
     if names and classes and len(names) != classes:
         raise info["label_names"].error(f"has {len(names)} names for {classes} classes")
-    for colour in info.get("palette", []).items():
+    shades = info.get("palette", []).items()
+    if shades and classes and len(shades) != classes:
+        raise info["palette"].error(f"has {len(shades)} colours for {classes} classes")
+    for colour in shades:
         levels = colour.items()
         if len(levels) != 3:
             raise colour.error("is not a colour: expected red, green and blue, each 0 to 255")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rmt.data.folders import find_images, local_path
 from rmt.data.images import decoded, read_image
-from rmt.messages import did_you_mean
+from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
 from rmt.weights.load import load
@@ -199,7 +199,14 @@ def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return one readable line of a record of :func:`predict_files`."""
+    """Return one readable line of a record of :func:`predict_files`.
+
+    Names of files and classes cannot do anything to the terminal in it.
+    """
+    return printable(_line(record), limit=4000)
+
+
+def _line(record: dict[str, Any]) -> str:
     name = record["image"]
     if "error" in record:
         return f"{name}  ERROR {record['error']}"

@@ -24,7 +24,7 @@ from rmt.data.loaders import loading_faults_named
 from rmt.data.splits import Samples
 from rmt.files import digest_of_file, write_atomically
 from rmt.modeling.pretrained import Pretrained
-from rmt.modeling.saved import find_weights
+from rmt.modeling.saved import WEIGHTS_NAME, find_weights
 from rmt.recipes.schema import Ema, Recipe
 from rmt.task import get_task
 from rmt.training import fsdp
@@ -34,7 +34,7 @@ from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
 from rmt.training.run_folder import BEST as BEST
 from rmt.training.run_folder import LAST as LAST
-from rmt.training.run_folder import RunFolder, check_unchanged
+from rmt.training.run_folder import RECIPE, RunFolder, check_unchanged
 from rmt.version import __version__
 from rmt.weights.identify import Weights
 from rmt.weights.load import load, load_body
@@ -176,7 +176,7 @@ def evaluate(
         ValueError: if data and weights do not belong together, or ``knn`` is asked of a detector
             or segmenter.
     """
-    model = source if isinstance(source, Pretrained) else load(source, weights=weights)
+    model = source if isinstance(source, Pretrained) else _load(source, weights)
     return _evaluate(model, overrides, recipe, knn)[0]
 
 
@@ -195,7 +195,7 @@ def record_evaluation(
         processes but the first, nothing. The digest of the checkpoint is that of its file; that of
         the data covers each image's name, size in bytes and labels.
     """
-    model = load(source, weights=weights)
+    model = _load(source, weights)
     metrics, recipe, samples = _evaluate(model, overrides, None, knn)
     if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
         return {}
@@ -232,6 +232,16 @@ def _machine(recipe: Recipe) -> str:
     if recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         return f"{platform.machine()}, CPU"
     return f"{platform.machine()}, {torch.cuda.get_device_name()}"
+
+
+def _load(source: str | Path, weights: Weights | None) -> Pretrained:
+    """Load weights; those of a run's folder with the paths, which only its recipe.yaml has."""
+    model = load(source, weights=weights)
+    path = find_weights(source)
+    own = path.with_name(RECIPE)
+    if path.name == WEIGHTS_NAME and own.is_file() and "recipe" in model.info:
+        model.info["recipe"] = recipes.read(own)
+    return model
 
 
 def _evaluate(

@@ -156,7 +156,7 @@ def _tensors(state: Any, content: Content, name: str) -> State:
     """
     entries = state.items() if isinstance(state, Mapping) else ()
     if not entries or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries):
-        held = [printable(k) for k, _ in list(entries)[:8] if isinstance(k, str | int)]
+        held = [str(k)[:200] for k, _ in list(entries)[:8] if isinstance(k, str | int)]
         raise ValueError(
             f"{name} holds no weights: names of tensors were expected, alone or under 'model', "
             "'model_ema', 'state_dict' or 'state_dict_ema', and there is "
@@ -184,5 +184,5 @@ def _layout_of(state: State, name: str) -> tuple[Layout, str]:
             )
         if prefixes:
             return layout, prefixes[0]
-    first = [printable(key) for key in list(state)[:3]]
+    first = [key[:200] for key in list(state)[:3]]
     raise ValueError(f"{name}: its keys are of no known model, first {first}")
