@@ -22,7 +22,8 @@ from PIL import Image
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.training.fit import evaluate, fit, load_recipe
+from rmt.training.evaluate import evaluate
+from rmt.training.fit import fit, load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 OLD = 5  # classes

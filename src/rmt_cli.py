@@ -136,7 +136,7 @@ def _train(verbs: Any) -> None:
 
 def _eval(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.training.fit import record_evaluation
+        from rmt.training.evaluate import record_evaluation
 
         record = record_evaluation(
             args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn

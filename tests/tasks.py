@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -61,6 +62,26 @@ class Case:
         """Return the image files of a split."""
         folder = root / self.image_folders.format(split=split)
         return sorted(p for p in folder.rglob("*") if p.suffix in (".png", ".jpg"))
+
+    def add_image(self, root: Path) -> None:
+        """Add one image, labelled as another one is, to an undivided data set."""
+        old = self.images(root, "train")[0]
+        new = old.with_name(f"new_{old.name}")
+        shutil.copy(old, new)
+        mask = root / "masks" / "train" / f"{old.stem}.png"
+        if mask.exists():
+            shutil.copy(mask, mask.with_name(f"{new.stem}.png"))
+        listing = root / "annotations" / "train.json"
+        if listing.exists():
+            content = json.loads(listing.read_text())
+            entry = next(e for e in content["images"] if e["file_name"].endswith(old.name))
+            name = entry["file_name"].replace(old.name, new.name)
+            content["images"].append(entry | {"id": 999, "file_name": name})
+            own = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
+            content["annotations"] += [
+                a | {"id": 9000 + i, "image_id": 999} for i, a in enumerate(own)
+            ]
+            listing.write_text(json.dumps(content))
 
     def recipe_for(self, root: Path, **keys: Any) -> Recipe:
         """Return the small recipe on some data; ``__`` in a keyword stands for a dot."""

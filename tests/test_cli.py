@@ -427,7 +427,7 @@ def test_the_report_of_half_a_run(tmp_path: Path) -> None:
 
 
 def test_functions_behind_the_verbs_restore_the_mode(run: Path) -> None:
-    from rmt.training.fit import evaluate
+    from rmt.training.evaluate import evaluate
 
     model = rmt.load(run).train()
     evaluate(model, overrides=["--data.batch_size=360"])

@@ -20,8 +20,10 @@ from rmt.task import TASKS, get_task
 from rmt.tools import report
 from rmt.tools.predict import Predictor, predict_files
 from rmt.training.callbacks import Interrupted
+from rmt.training.data_record import DataRecord
 from rmt.training.dry_run import dry_run, show
-from rmt.training.fit import BEST, LAST, evaluate, fit
+from rmt.training.evaluate import evaluate
+from rmt.training.fit import BEST, LAST, fit
 from tasks import CASES, Case, assert_same, signal_at, state
 
 IMAGES = 6
@@ -134,6 +136,7 @@ def test_other_classes_are_refused(case: Case, root: Path, foreign: Path) -> Non
 def test_another_number_of_classes_is_refused(case: Case, root: Path) -> None:
     recipe = case.recipe_for(root)
     model = get_task(case.task).new_model(recipe, [*case.classes, "one more"])
+    del model.info["label_names"]
     with pytest.raises(ValueError, match=rf"has {len(case.classes) + 1} classes and the data"):
         evaluate(model, overrides=["--data.root", str(root)])
     with pytest.raises(ValueError, match=r"model\.num_classes is 77 and the data has"):
@@ -360,3 +363,45 @@ def test_compiled_and_checkpointed(case: Case, root: Path) -> None:
     assert model.body.grad_checkpointing
     assert callable(model.compiled())
     assert isinstance(model, nn.Module)
+
+
+# Data that change between runs.
+
+
+@pytest.fixture
+def cut(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Any]:
+    """Stop a run on an undivided data set; return the run's folder, the data and the recipe."""
+    data = case.undivided(tmp_path / "data", 10)
+    recipe = case.recipe_for(data, schedule__epochs=2, data__val_fraction=0.3)
+    with monkeypatch.context() as patch:
+        signal_at(patch, 2)
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path / "run")
+    return tmp_path / "run", data, recipe
+
+
+def test_changed_data_are_refused_or_allowed(case: Case, cut: tuple[Path, Path, Any]) -> None:
+    """An image more would redraw the held-out images: allowed, these stay what they are."""
+    run, data, recipe = cut
+    before = {
+        split: set(names) for split, names in DataRecord.read(run / "data.json.gz").splits.items()
+    }
+    case.add_image(data)
+    with pytest.raises(ValueError, match=r"the data have changed since .*1 added: .*new.*allow_ch"):
+        fit(recipe, run, resume=True)
+    allowed = replace(recipe, data=replace(recipe.data, allow_changed=True))
+    metrics = fit(allowed, run, resume=True)
+    after = {
+        split: set(names) for split, names in DataRecord.read(run / "data.json.gz").splits.items()
+    }
+    assert after["val"] == before["val"]
+    assert len(after["train"]) == len(before["train"]) + 1
+    assert metrics["test"]["images"] == len(before["val"])
+    assert evaluate(run)["images"] == len(before["val"])
+
+
+def test_moved_data_are_the_same_data(case: Case, cut: tuple[Path, Path, Any]) -> None:
+    run, data, recipe = cut
+    data.rename(data.with_name("elsewhere"))
+    moved = replace(recipe, data=replace(recipe.data, root=str(data.with_name("elsewhere"))))
+    fit(moved, run, resume=True)

@@ -6,10 +6,12 @@ A digest says that two numbers were measured on the same things.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
 def digest_of_file(path: Path) -> str:
@@ -55,3 +57,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as readable JSON; a half-written file never stays."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))

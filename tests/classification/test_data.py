@@ -22,7 +22,8 @@ from rmt.classification.token_labels import CutTransform
 from rmt.classification.transforms import eval_transform as eval_transform_of
 from rmt.classification.transforms import train_transform
 from rmt.data.seeding import seeded
-from rmt.training.fit import evaluate, fit, load_recipe
+from rmt.training.evaluate import evaluate
+from rmt.training.fit import fit, load_recipe
 
 RECIPE = """
 task: classification

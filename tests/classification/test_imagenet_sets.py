@@ -19,7 +19,7 @@ from rmt.classification.metrics import ClassificationMetrics, TopOneByGroup
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.data.splits import Splits
-from rmt.training.fit import evaluate
+from rmt.training.evaluate import evaluate
 
 
 def picture(path: Path) -> None:

@@ -14,7 +14,7 @@ import rmt_cli
 from rmt.classification import RECIPE
 from rmt.classification.knn import evaluate_knn, vote
 from rmt.recipes import resolve
-from rmt.training.fit import evaluate
+from rmt.training.evaluate import evaluate
 
 
 def test_votes_are_weighted_by_likeness() -> None:

@@ -22,7 +22,8 @@ from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.toy import SHAPES, toy
 from rmt.tools.predict import Predictor, predict_files
 from rmt.training.dry_run import dry_run
-from rmt.training.fit import evaluate, fit, load_recipe
+from rmt.training.evaluate import evaluate
+from rmt.training.fit import fit, load_recipe
 from rmt.training.optim import learning_rate
 from rmt.weights.load import load
 

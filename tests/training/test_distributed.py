@@ -21,7 +21,8 @@ from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
 from rmt.data.samplers import EvalBatches, TrainBatches
 from rmt.detection import create_detector
-from rmt.training.fit import LAST, evaluate
+from rmt.training.evaluate import evaluate
+from rmt.training.fit import LAST
 
 RUN = """
 schedule: {{epochs: 1, by_epoch: false{warmup}}}

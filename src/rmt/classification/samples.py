@@ -113,6 +113,14 @@ class Samples:
             return identity(item.file), item.name
         return identity(item)
 
+    def label(self, index: int) -> object:
+        """Return the name of an image's class."""
+        return self.classes[self.labels[index]]
+
+    def join(self, other: Samples) -> Samples:
+        """Return these images and others of the same data set, by its plain rule."""
+        return Samples([*self.items, *other.items], [*self.labels, *other.labels], self.classes)
+
     def take(self, indices: Sequence[int]) -> Samples:
         """Return some of the images, in no groups."""
         return replace(

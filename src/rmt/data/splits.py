@@ -50,8 +50,16 @@ class Samples(Protocol):
         """Return the SHA-256 of names, sizes and labels."""
         ...
 
+    def label(self, index: int) -> object:
+        """Return plain values that tell the labels of an image from others."""
+        ...
+
     def take(self, indices: Sequence[int]) -> Self:
         """Return some of the images."""
+        ...
+
+    def join(self, other: Self) -> Self:
+        """Return these images and others of the same data set."""
         ...
 
 
@@ -66,6 +74,7 @@ class Splits(Generic[S]):
         train: images to train on, or None if there are none.
         val: images that choose the best weights.
         test: images of the final evaluation, or None where ``val`` serves.
+        unused: training images that are not trained on, such as those without objects.
         held_out: whether ``val`` was taken from the training images.
         format: what the data set was read as, for people.
         sign: what it was recognised by; empty if its format was named.
@@ -75,6 +84,7 @@ class Splits(Generic[S]):
     train: S | None
     val: S
     test: S | None = None
+    unused: S | None = None
     held_out: bool = False
     format: str = ""
     sign: str = ""

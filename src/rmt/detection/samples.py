@@ -69,6 +69,14 @@ class Samples:
             (identity(self.path(i)), self.objects.get(own)) for i, own in enumerate(self.ids)
         )
 
+    def label(self, index: int) -> object:
+        """Return the annotations of an image."""
+        return self.objects.get(self.ids[index])
+
+    def join(self, other: Samples) -> Samples:
+        """Return these images and others of the same data set."""
+        return replace(self, ids=[*self.ids, *other.ids])
+
     def name(self, index: int) -> str:
         """Return the path of an image."""
         return str(self.path(index))

@@ -155,6 +155,8 @@ class DataConfig(Section):
         num_workers: loading processes per device; -1 takes the spare cores, at most 16.
         repeats: show each training image this many times per epoch, augmented anew.
         max_bad_samples: unreadable samples tolerated per device; each is named in the log.
+        allow_changed: resume a run although images were added, removed or relabelled since it
+            began; its validation images stay validation images.
         loader_timeout: seconds to wait for a batch of a loading process before the run stops with
             a message; 0 waits for ever.
     """
@@ -168,6 +170,7 @@ class DataConfig(Section):
     num_workers: int = number(-1, -1, 256)
     repeats: int = number(1, 1)
     max_bad_samples: int = number(100, 0)
+    allow_changed: bool = False
     loader_timeout: int = number(600, 0)
 
 

@@ -63,6 +63,16 @@ class Samples:
         files = zip(self.images, self.masks, strict=True)
         return digest_of_samples((identity(image), identity(mask)) for image, mask in files)
 
+    def label(self, index: int) -> object:
+        """Return name and size in bytes of an image's mask."""
+        return identity(self.masks[index])
+
+    def join(self, other: Samples) -> Samples:
+        """Return these images and others of the same data set."""
+        return replace(
+            self, images=[*self.images, *other.images], masks=[*self.masks, *other.masks]
+        )
+
     def name(self, index: int) -> str:
         """Return the path of an image."""
         return str(self.images[index])

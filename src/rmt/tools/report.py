@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rmt.data.bad_samples import spread_readable
+from rmt.files import write_json
 from rmt.modeling.rmt import RMT
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
 from rmt.tools.explain import draw_attention, draw_decay, model_attention
-from rmt.training.fit import load_recipe, write_json
+from rmt.training.fit import load_recipe
 from rmt.training.run_folder import RECIPE
 from rmt.weights.load import load
 

@@ -1,14 +1,9 @@
-"""A recipe to a trained model, and a model to its metrics, through Lightning's Trainer."""
+"""A recipe to a trained model, through Lightning's Trainer."""
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,24 +14,19 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
-from rmt.data.classes import check_classes
 from rmt.data.loaders import loading_faults_named
-from rmt.data.splits import Samples
-from rmt.files import digest_of_file, write_atomically
-from rmt.modeling.pretrained import Pretrained
-from rmt.modeling.saved import WEIGHTS_NAME, find_weights
-from rmt.recipes.schema import Ema, Recipe
+from rmt.files import write_json
+from rmt.recipes.schema import Recipe
 from rmt.task import get_task
 from rmt.training import fsdp
 from rmt.training.callbacks import KeepBest, KeepLast, Progress, StopEarly, Throughput
+from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
 from rmt.training.run_folder import BEST as BEST
 from rmt.training.run_folder import LAST as LAST
-from rmt.training.run_folder import RECIPE, RunFolder, check_unchanged
-from rmt.version import __version__
-from rmt.weights.identify import Weights
+from rmt.training.run_folder import RunFolder, check_unchanged
 from rmt.weights.load import load, load_body
 
 
@@ -87,6 +77,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
         check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
     task = get_task(recipe.task)
     data = task.training().open_data(recipe)
+    record = folder.same_data(data, resumed=content is not None)
     rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)
     L.seed_everything(recipe.seed, verbose=False)
@@ -102,14 +93,14 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     started = time.monotonic()
     with quiet(), loading_faults_named():
         trainer = _trainer(recipe, folder)
-        folder.commit(recipe)
+        folder.commit(recipe, record)
         trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
         if module.best.at < 0:  # the best weights were lost after the last evaluation
             trainer.save_checkpoint(folder.best, weights_only=False)
     seconds = time.monotonic() - started
     trainer.strategy.barrier()
     model = load(folder.best)
-    test = evaluate(model, recipe=recipe)  # by all processes
+    test = evaluate_on(data, model)  # by all processes
     if not trainer.is_global_zero:
         return {}
     model.save_pretrained(folder.path)
@@ -146,144 +137,6 @@ def _start_from(module: TrainingModule, checkpoint: str) -> None:
     print(f"started from {checkpoint}; randomly initialised: {', '.join(new) or 'nothing'}")
     if module.ema:
         module.ema.set(module.model)
-
-
-def evaluate(
-    source: str | Path | Pretrained,
-    *,
-    overrides: Sequence[str] = (),
-    weights: Weights | None = None,
-    recipe: Recipe | None = None,
-    knn: int = 0,
-) -> dict[str, Any]:
-    """Evaluate weights on the test split of a data set (the validation split if there is no test).
-
-    A model that was not trained by a recipe has seen none of these images: a data set without
-    splits is evaluated whole.
-
-    Args:
-        source: a model, or anything :func:`rmt.load` reads.
-        overrides: ``--data.root DIR`` and other recipe keys.
-        weights: ``raw`` or ``ema`` where a file holds both.
-        recipe: how to evaluate; None takes the recipe that travels with the weights, or the
-            task's defaults for a file of the release.
-        knn: evaluate a classifier's features by so many nearest training images instead.
-
-    Returns:
-        Metric name -> value, exact over all images and processes.
-
-    Raises:
-        ValueError: if data and weights do not belong together, or ``knn`` is asked of a detector
-            or segmenter.
-    """
-    model = source if isinstance(source, Pretrained) else _load(source, weights)
-    return _evaluate(model, overrides, recipe, knn)[0]
-
-
-def record_evaluation(
-    source: str | Path,
-    *,
-    overrides: Sequence[str] = (),
-    weights: Weights | None = None,
-    knn: int = 0,
-) -> dict[str, Any]:
-    """Evaluate a checkpoint as :func:`evaluate` does, and record what was evaluated on what.
-
-    Returns:
-        ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
-        what was asked (``knn``, ``overrides``), the ``recipe`` it led to, and ``versions``; in all
-        processes but the first, nothing. The digest of the checkpoint is that of its file; that of
-        the data covers each image's name, size in bytes and labels.
-    """
-    model = _load(source, weights)
-    metrics, recipe, samples = _evaluate(model, overrides, None, knn)
-    if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
-        return {}
-    file = digest_of_file(find_weights(source))
-    return {
-        "checkpoint": {
-            "path": str(source),
-            "weights": model.info.get("weights", "raw"),
-            "sha256": file,
-        },
-        "data": {
-            "root": recipe.data.root,
-            "images": len(samples),
-            "unreadable": len(samples) - int(metrics.get("images", len(samples))),
-            "sha256": samples.digest(),
-        },
-        "metrics": metrics,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": _machine(recipe),
-        "knn": knn,
-        "overrides": list(overrides),
-        "recipe": recipes.as_dict(recipe),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "lightning")}
-        | {"rmt": __version__, "python": platform.python_version()},
-    }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values as readable JSON; a half-written file never stays."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
-
-
-def _machine(recipe: Recipe) -> str:
-    if recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available():
-        return f"{platform.machine()}, CPU"
-    return f"{platform.machine()}, {torch.cuda.get_device_name()}"
-
-
-def _load(source: str | Path, weights: Weights | None) -> Pretrained:
-    """Load weights; those of a run's folder with the paths, which only its recipe.yaml has."""
-    model = load(source, weights=weights)
-    path = find_weights(source)
-    own = path.with_name(RECIPE)
-    if path.name == WEIGHTS_NAME and own.is_file() and "recipe" in model.info:
-        model.info["recipe"] = recipes.read(own)
-    return model
-
-
-def _evaluate(
-    model: Pretrained, overrides: Sequence[str], recipe: Recipe | None, knn: int
-) -> tuple[dict[str, Any], Recipe, Samples]:
-    task = get_task(model.task)
-    announce = recipe is None  # else a run has said what it found
-    if recipe is None:
-        content = model.info.get("recipe") or task.default_recipe(model)
-        content = {key: value for key, value in content.items() if key != "trainer"}
-        recipe = recipes.resolve(task.recipe, content, overrides)
-    if "recipe" not in model.info:  # not trained here: no image was held out from it
-        recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
-    if knn:
-        evaluate_knn = task.training().knn
-        if evaluate_knn is None:
-            raise ValueError(
-                f"--knn evaluates the features of a classifier; this model is for {model.task}"
-            )
-        found, samples = evaluate_knn(model, recipe, knn)
-        return found, recipe, samples
-    recipe = replace(recipe, ema=Ema())  # a matter of training
-    parts = task.training()
-    data = parts.open_data(recipe, classes=model.info.get("label_names"))
-    if announce:
-        rank_zero_only(print)(data.describe())
-    check_classes(
-        model.info.get("label_names"),
-        data.classes,
-        num_classes=model.num_classes,
-        any_order=parts.any_class_order,
-        same=parts.same_classes,
-    )
-    module = TrainingModule(task, recipe, model, data, train=False)
-    was_training = model.training
-    with quiet(), loading_faults_named():
-        trainer = new_trainer(
-            recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
-        )
-        trainer.test(module, LoopData(data), verbose=False)
-    model.train(was_training)
-    return module.results["raw"], recipe, data.splits.evaluated
 
 
 def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:

@@ -13,13 +13,15 @@ from typing import IO, Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from rmt.data.loaders import DataModule
 from rmt.files import write_atomically
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
+from rmt.training.data_record import DataRecord
 from rmt.weights.read import read_pickle
 
 LAST, PREVIOUS, BEST = (f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best"))
-RECIPE, LOCK = "recipe.yaml", ".lock"
+RECIPE, DATA, LOCK = "recipe.yaml", "data.json.gz", ".lock"
 
 #: What may change when a run is resumed; everything else belongs to what is trained.
 MAY_CHANGE = (
@@ -28,6 +30,7 @@ MAY_CHANGE = (
     "data.root",
     "data.num_workers",
     "data.max_bad_samples",
+    "data.allow_changed",
     "data.loader_timeout",
     "schedule.epochs",
     "schedule.steps",
@@ -121,8 +124,30 @@ class RunFolder:
         # The state before the last one may be older than the best weights: they are found again.
         return found["at"] >= kept["rmt"]["best"]["at"]
 
-    def commit(self, recipe: Recipe) -> None:
-        """Write the resolved recipe: from here on the folder holds a run."""
+    def same_data(self, data: DataModule[Any, Any], *, resumed: bool) -> DataRecord:
+        """Divide the data of a resumed run as they were, and return the record of its images.
+
+        Args:
+            data: of the run; its splits are replaced where images were held out.
+            resumed: whether the run began before.
+
+        Raises:
+            ValueError: if the data have changed, saying how, and the recipe does not allow it.
+        """
+        config = data.recipe.data
+        now = DataRecord.of(data.splits, config.root)
+        if not (resumed and (self.path / DATA).exists()):
+            return now
+        before = DataRecord.read(self.path / DATA)
+        before.check(now, allow_changed=config.allow_changed)
+        data.splits = before.keep_division(data.splits, config.root)
+        return DataRecord.of(data.splits, config.root)
+
+    def commit(self, recipe: Recipe, data: DataRecord) -> None:
+        """Write the resolved recipe and the record of the data: now the folder holds a run."""
+        if getattr(rank_zero_only, "rank", 0):
+            return
+        data.write(self.path / DATA)
         text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
         write_atomically(self.path / RECIPE, lambda path: path.write_text(text))
 

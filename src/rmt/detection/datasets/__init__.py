@@ -44,7 +44,10 @@ def open_splits(data: Data, classes: Sequence[str] | None = None) -> Splits[Samp
     kind = "training image without objects|training images without objects"
     what = "trained on as background" if keep_empty else "not trained on: data.keep_empty"
     splits.findings.note(kind, count=len(train) - len(with_objects), what=what)
-    return splits if keep_empty else replace(splits, train=train.take(with_objects))
+    if keep_empty:
+        return splits
+    rest = sorted(set(range(len(train))) - set(with_objects))
+    return replace(splits, train=train.take(with_objects), unused=train.take(rest))
 
 
 def open_parts(data: Data) -> Mapping[Split, Samples]:

@@ -1,0 +1,197 @@
+"""Weights to their metrics on a data set, and the record of what was evaluated on what."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from rmt import recipes
+from rmt.data.classes import check_classes
+from rmt.data.loaders import DataModule, loading_faults_named
+from rmt.data.splits import Samples
+from rmt.files import digest_of_file
+from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.saved import find_weights
+from rmt.recipes.schema import Ema, Recipe
+from rmt.task import get_task
+from rmt.training.callbacks import Progress
+from rmt.training.data_record import DataRecord
+from rmt.training.lightning import LoopData, new_trainer, quiet
+from rmt.training.module import TrainingModule
+from rmt.training.run_folder import DATA, RECIPE
+from rmt.version import __version__
+from rmt.weights.identify import Weights
+from rmt.weights.load import load
+
+
+def evaluate(
+    source: str | Path | Pretrained,
+    *,
+    overrides: Sequence[str] = (),
+    weights: Weights | None = None,
+    recipe: Recipe | None = None,
+    knn: int = 0,
+) -> dict[str, Any]:
+    """Evaluate weights on the test split of a data set (the validation split if there is no test).
+
+    A model that was not trained by a recipe has seen none of these images: a data set without
+    splits is evaluated whole.
+
+    Args:
+        source: a model, or anything :func:`rmt.load` reads.
+        overrides: ``--data.root DIR`` and other recipe keys.
+        weights: ``raw`` or ``ema`` where a file holds both.
+        recipe: how to evaluate; None takes the recipe that travels with the weights, or the
+            task's defaults for a file of the release.
+        knn: evaluate a classifier's features by so many nearest training images instead.
+
+    Returns:
+        Metric name -> value, exact over all images and processes.
+
+    Raises:
+        ValueError: if data and weights do not belong together, or ``knn`` is asked of a detector
+            or segmenter.
+    """
+    return _evaluate(source, overrides, weights, recipe, knn)[1]
+
+
+def record_evaluation(
+    source: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    weights: Weights | None = None,
+    knn: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint as :func:`evaluate` does, and record what was evaluated on what.
+
+    Returns:
+        ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
+        what was asked (``knn``, ``overrides``), the ``recipe`` it led to, and ``versions``; in all
+        processes but the first, nothing. The digest of the checkpoint is that of its file; that of
+        the data covers each image's name, size in bytes and labels.
+    """
+    model, metrics, recipe, samples = _evaluate(source, overrides, weights, None, knn)
+    if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
+        return {}
+    file = digest_of_file(find_weights(source))
+    return {
+        "checkpoint": {
+            "path": str(source),
+            "weights": model.info.get("weights", "raw"),
+            "sha256": file,
+        },
+        "data": {
+            "root": recipe.data.root,
+            "images": len(samples),
+            "unreadable": len(samples) - int(metrics.get("images", len(samples))),
+            "sha256": samples.digest(),
+        },
+        "metrics": metrics,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": _machine(recipe),
+        "knn": knn,
+        "overrides": list(overrides),
+        "recipe": recipes.as_dict(recipe),
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "lightning")}
+        | {"rmt": __version__, "python": platform.python_version()},
+    }
+
+
+def evaluate_on(data: DataModule[Any, Any], model: Pretrained) -> dict[str, float]:
+    """Evaluate a model on opened data, as they are divided, and leave it in its mode.
+
+    Args:
+        data: of the model's task; the recipe says how to evaluate.
+        model: of the data's classes.
+
+    Returns:
+        Metric name -> value, exact over all images and processes.
+
+    Raises:
+        ValueError: if the model's classes are not the data's.
+    """
+    task, recipe = get_task(model.task), replace(data.recipe, ema=Ema())  # EMA is for training
+    parts = task.training()
+    check_classes(
+        model.info.get("label_names"),
+        data.classes,
+        num_classes=model.num_classes,
+        any_order=parts.any_class_order,
+        same=parts.same_classes,
+    )
+    module = TrainingModule(task, recipe, model, data, train=False)
+    was_training = model.training
+    with quiet(), loading_faults_named():
+        trainer = new_trainer(
+            recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
+        )
+        trainer.test(module, LoopData(data), verbose=False)
+    model.train(was_training)
+    return module.results["raw"]
+
+
+def _evaluate(
+    source: str | Path | Pretrained,
+    overrides: Sequence[str],
+    weights: Weights | None,
+    recipe: Recipe | None,
+    knn: int,
+) -> tuple[Pretrained, dict[str, Any], Recipe, Samples]:
+    model = source if isinstance(source, Pretrained) else _load(source, weights)
+    task = get_task(model.task)
+    if recipe is None:
+        content = model.info.get("recipe") or task.default_recipe(model)
+        content = {key: value for key, value in content.items() if key != "trainer"}
+        recipe = recipes.resolve(task.recipe, content, overrides)
+    if "recipe" not in model.info:  # not trained here: no image was held out from it
+        recipe = replace(recipe, data=replace(recipe.data, val_fraction=1.0))
+    if knn:
+        evaluate_knn = task.training().knn
+        if evaluate_knn is None:
+            raise ValueError(
+                f"--knn evaluates the features of a classifier; this model is for {model.task}"
+            )
+        return model, *_with_recipe(evaluate_knn(model, recipe, knn), recipe)
+    data = task.training().open_data(recipe, classes=model.info.get("label_names"))
+    _divide_as_in_training(data, source)
+    rank_zero_only(print)(data.describe())
+    return model, evaluate_on(data, model), recipe, data.splits.evaluated
+
+
+def _load(source: str | Path, weights: Weights | None) -> Pretrained:
+    """Load weights; those of a run's folder with the paths that only its recipe.yaml has."""
+    model = load(source, weights=weights)
+    own = Path(source) / RECIPE
+    if own.is_file() and "recipe" in model.info:
+        model.info["recipe"] = recipes.read(own)
+    return model
+
+
+def _with_recipe(
+    found: tuple[dict[str, float], Samples], recipe: Recipe
+) -> tuple[dict[str, float], Recipe, Samples]:
+    metrics, samples = found
+    return metrics, recipe, samples
+
+
+def _divide_as_in_training(data: DataModule[Any, Any], source: str | Path | Pretrained) -> None:
+    """Hold out the images that a run's folder records, if it is evaluated on its own data."""
+    if isinstance(source, Pretrained) or not (Path(source) / DATA).is_file():
+        return
+    record, root = DataRecord.read(Path(source) / DATA), data.recipe.data.root
+    if record.shares_images(DataRecord.of(data.splits, root)):
+        data.splits = record.keep_division(data.splits, root)
+
+
+def _machine(recipe: Recipe) -> str:
+    if recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return f"{platform.machine()}, CPU"
+    return f"{platform.machine()}, {torch.cuda.get_device_name()}"
