@@ -17,7 +17,7 @@ from PIL import Image
 from rmt.data.findings import Findings
 from rmt.data.folders import find_images, local_path
 from rmt.data.images import decoded, read_image
-from rmt.messages import did_you_mean
+from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
 from rmt.weights.load import load
@@ -207,7 +207,14 @@ def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return a record of :func:`predict_files` as one readable line."""
+    """Return a record of :func:`predict_files` as one readable line.
+
+    Names of files and classes cannot do anything to the terminal in it.
+    """
+    return printable(_line(record), limit=4000)
+
+
+def _line(record: dict[str, Any]) -> str:
     name = record["image"]
     if "error" in record:
         return f"{name}  ERROR {record['error']}"

@@ -18,7 +18,7 @@ from rmt.files import write_atomically
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.training.data_record import DataRecord
-from rmt.weights.load import read_pickle
+from rmt.weights.read import read_pickle
 
 LAST, PREVIOUS, BEST = (f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best"))
 RECIPE, DATA, LOCK = "recipe.yaml", "data.json.gz", ".lock"
