@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 DROP_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Head:
+    """A kind of segmentation head.
+
+    Attributes:
+        channels: its width as published.
+        build: (channels of the four maps, number of classes, width) -> neck, head and, for
+            training, an auxiliary head on the third map or None.
+    """
+
+    channels: int
+    build: Callable[[Sequence[int], int, int], tuple[nn.Module, nn.Module, nn.Module | None]]
 
 
 class ConvNormReLU(nn.Module):

@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmt.messages import did_you_mean
-from rmt.modeling.necks import FPN, Backbone, full_precision, without_download
+from rmt.modeling.necks import Backbone, full_precision, without_download
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.registry import IMAGENET_MEAN, IMAGENET_STD
-from rmt.segmentation.blocks import resize
-from rmt.segmentation.semantic_fpn import SemanticFPNHead
-from rmt.segmentation.upernet import AuxiliaryHead, UperNetHead
+from rmt.segmentation import semantic_fpn, upernet
+from rmt.segmentation.blocks import Head, resize
 
-#: Name of a head -> its number of channels as published.
-HEADS = {"semantic_fpn": 128, "upernet": 512}
+#: Name of a head -> how it is built.
+HEADS: dict[str, Head] = {"semantic_fpn": semantic_fpn.HEAD, "upernet": upernet.HEAD}
 #: Label of pixels without a class.
 IGNORED = 255
 #: Label maps have 8 bits for all classes and the ignored value.
@@ -83,15 +82,10 @@ class Segmenter(Pretrained):
             **options.backbone_options,
         )
         dims = [int(dim) for dim in self.backbone.channels]
-        width = options.channels or HEADS[head]
-        if head == "semantic_fpn":
-            self.neck = FPN(dims, 2 * width)
-            self.head = SemanticFPNHead(2 * width, num_classes, channels=width)
-            self.aux_head = None
-        else:
-            self.neck = nn.Identity()
-            self.head = UperNetHead(dims, num_classes, channels=width)
-            self.aux_head = AuxiliaryHead(dims[2], num_classes, channels=width // 2)
+        kind = HEADS[head]
+        self.neck, self.head, self.aux_head = kind.build(
+            dims, num_classes, options.channels or kind.channels
+        )
 
     @property
     def config(self) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.segmentation.blocks import ConvNormReLU, PixelClassifier, resize
+from rmt.modeling.necks import FPN
+from rmt.segmentation.blocks import ConvNormReLU, Head, PixelClassifier, resize
 
 
 class UpsampleBlock(nn.ModuleList):
@@ -52,3 +53,13 @@ class SemanticFPNHead(nn.Module):
         for level, x in zip(self.levels[1:], maps[1:], strict=True):
             total = total + resize(level(x), total.shape[2:])
         return self.classifier(total)
+
+
+def _build(
+    dims: Sequence[int], num_classes: int, channels: int
+) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    neck = FPN(dims, 2 * channels)
+    return neck, SemanticFPNHead(2 * channels, num_classes, channels=channels), None
+
+
+HEAD = Head(channels=128, build=_build)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt.segmentation.blocks import ConvNormReLU, PixelClassifier, resize
+from rmt.segmentation.blocks import ConvNormReLU, Head, PixelClassifier, resize
 
 POOL_SIZES = (1, 2, 3, 6)
 
@@ -88,3 +88,13 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, H, W)."""
         return self.classifier(self.conv(x))
+
+
+def _build(
+    dims: Sequence[int], num_classes: int, channels: int
+) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    head = UperNetHead(dims, num_classes, channels=channels)
+    return nn.Identity(), head, AuxiliaryHead(dims[2], num_classes, channels=channels // 2)
+
+
+HEAD = Head(channels=512, build=_build)
