@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"rmt: {error}", file=sys.stderr)
+        from rmt.messages import printable
+
+        print(f"rmt: {printable(error, keep=chr(10), limit=20_000)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rmt: interrupted", file=sys.stderr)
@@ -150,8 +152,10 @@ def _eval(verbs: Any) -> None:
             args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
         )
         if record:  # empty in all processes but the first
+            from rmt.messages import printable  # the names may be those of classes
+
             metrics = record["metrics"].items()
-            print("\n".join(f"{name:>24}  {value:.4f}" for name, value in metrics))
+            print("\n".join(f"{printable(name):>24}  {value:.4f}" for name, value in metrics))
             _write(args.json, record)
 
     parser = _verb(verbs, "eval", run, "Evaluate a model on a data set.")
@@ -389,7 +393,7 @@ def _json_option(
 def _write(path: Path | None, content: Any) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rmt.detection import Detector, from_config
 from rmt.detection.matcher import Sampler
 from rmt.detection.transform import Batch, normalise
 from rmt.weights.identify import identify
+from rmt.weights.read import Content
 
 TOLERANCE = 1e-9
 # Box deltas to learn are float32 logarithms, whose last bit depends on the processor's library.
@@ -53,7 +54,7 @@ def load_case(name: str) -> Case:
     with np.load(GOLDEN / "detection" / f"{name}.npz") as file:
         arrays = dict(file)
     state = golden_state(release_keys(name), facts["overrides"])
-    found = identify(state, name)
+    found = identify(Content(state), name)
     assert found.renamed is not None
     model = from_config(found.description.config)
     model.load_state_dict(dict(found.tensors), strict=True)

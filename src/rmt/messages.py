@@ -13,3 +13,19 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     listed = f" (known: {', '.join(known)})" if len(known) <= 12 else ""
     return hint + listed
+
+
+def printable(text: object, *, keep: str = "", limit: int = 200) -> str:
+    r"""Return text from a file so that it can do nothing but be read.
+
+    Control and formatting characters, which can move a terminal's cursor or turn its text around,
+    become escapes such as ``\x1b``.
+
+    Args:
+        text: name of a tensor, class or file.
+        keep: characters to leave, such as a line's end.
+        limit: longest result; the rest is cut off, which an ellipsis shows.
+    """
+    words = str(text)
+    cut = f"{words[: limit - 1]}…" if len(words) > limit else words
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in cut)

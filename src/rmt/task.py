@@ -32,10 +32,30 @@ if TYPE_CHECKING:
     from rmt.data.splits import Samples
 
 R = TypeVar("R", bound=Recipe)
+R_in = TypeVar("R_in", bound=Recipe, contravariant=True)
 M = TypeVar("M", bound=Pretrained)
 O = TypeVar("O")  # noqa: E741 - options of prediction
 
 Named = dict[str, Tensor]
+
+
+@runtime_checkable
+class OpenData(Protocol[R_in]):
+    """Opens the data set of a recipe."""
+
+    def __call__(
+        self, recipe: R_in, *, classes: Sequence[str] | None = None
+    ) -> DataModule[Any, Any]:
+        """Return the opened data.
+
+        Args:
+            recipe: of the task.
+            classes: names of a trained model's classes; the data may then lack images of some.
+
+        Raises:
+            ValueError: if there is nothing that can be read.
+        """
+        ...
 
 
 @runtime_checkable
@@ -80,8 +100,7 @@ class Training(Generic[R, M]):
     """What training and evaluating need of a task.
 
     Attributes:
-        open_data: opens a recipe's data set; with ``classes``, the class names of a trained model,
-            some of these classes may have no images.
+        open_data: opens a recipe's data set.
         criterion: losses of a model to train.
         metrics: of a model on the samples to evaluate; True adds the metrics of each class.
         check: raises ``ValueError`` for mistakes in a recipe that only a run would notice.
@@ -90,7 +109,7 @@ class Training(Generic[R, M]):
         same_classes: whether two lists of different names mean the same classes.
     """
 
-    open_data: Callable[..., DataModule[R, Any]]
+    open_data: OpenData[R]
     criterion: Callable[[R, M], Criterion]
     metrics: Callable[[R, M, Any, bool], Metrics]
     check: Callable[[R], None]
@@ -187,7 +206,7 @@ def _classification_prediction() -> Prediction:
 @cache
 def _detection_training() -> Training[DetectionRecipe, Detector]:
     from rmt.detection.datamodule import DetectionData
-    from rmt.detection.metrics import DetectionMetrics
+    from rmt.detection.metrics import DetectionMetrics, check_recipe
 
     return Training(
         open_data=DetectionData,
@@ -195,7 +214,7 @@ def _detection_training() -> Training[DetectionRecipe, Detector]:
         metrics=lambda recipe, model, samples, per_class: DetectionMetrics(
             model, samples, per_class=per_class
         ),
-        check=lambda recipe: None,
+        check=check_recipe,
         any_class_order=True,
     )
 

@@ -148,3 +148,23 @@ def test_nothing_found_and_nothing_there() -> None:
     assert average_precision(truth, [], "box")[0]["AP"] == 0
     bare = truth | {"annotations": []}
     assert "AP" not in average_precision(bare, [{**own} for own in found], "mask")[0]
+
+
+def test_objects_to_be_ignored_are_neither_hits_nor_misses() -> None:
+    """VOC's difficult objects: to find one costs nothing, and neither does to overlook it."""
+    images = [{"file_name": "x.png", "height": 100, "width": 100}]
+    boxes = ([10, 10, 30, 30], [60, 60, 30, 30])
+    objects = [{"image_id": 1, "label": 0, "bbox": list(box)} for box in boxes]
+    objects[1]["ignore"] = 1
+    truth = assemble(images, objects, ["thing"])
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": list(box), "score": score}
+        for box, score in zip(boxes, (0.5, 0.9), strict=True)
+    ]
+    for records in (found, found[:1]):
+        numbers, _ = average_precision(truth, records, "box")
+        assert numbers["AP"] == pytest.approx(100)
+        assert numbers["AR100"] == pytest.approx(100)
+    del objects[1]["ignore"]
+    numbers, _ = average_precision(assemble(images, objects, ["thing"]), found[:1], "box")
+    assert numbers["AR100"] == pytest.approx(50)

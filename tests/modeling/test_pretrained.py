@@ -1,5 +1,6 @@
 """Models written to folders and hub repositories and read back, without a network."""
 
+import ast
 import json
 import os
 import stat
@@ -223,6 +224,23 @@ def test_a_card_says_whose_weights_they_are() -> None:
     model.pretrained_cfg["license"] = "unlicensed-release"
     head = yaml.safe_load(model_card(model, "me/mine").split("---")[1])
     assert (head["license"], head["license_name"]) == ("other", "unlicensed-release")
+
+
+def test_a_card_shows_what_strangers_wrote_and_does_nothing_else() -> None:
+    model = small()
+    model.info["source"] = "x.pth\n---\n# <script>alert(1)</script> [a](javascript:b) `c` \x1b[2J"
+    model.pretrained_cfg["license"] = "mit\npipeline_tag: evil\n---"
+    model.info["recipe"] = {"data": {"root": "/home/ann/data"}}
+    card = model_card(model, 'me/mine"); import os; ("')
+    head = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert head["pipeline_tag"] == "image-classification"
+    assert head["license_name"] == r"mit\npipeline_tag: evil\n---"
+    assert card.count("\n---\n") == 1
+    assert r"\<script\>alert\(1\)" in card  # shown as it is written
+    assert r"\[a\]\(javascript:b\) \`c\`" in card
+    assert not [word for word in ("\x1b", "ann") if word in card]
+    code = card.split("```python\n")[1].split("```")[0]
+    assert len(ast.parse(code).body) == 2  # an import and one call
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rmt.data.loaders import SeededSamples
 from rmt.training.callbacks import Interrupted
 from rmt.training.fit import BEST, LAST, fit, load_recipe
 from rmt.training.module import TrainingModule
+from tasks import assert_same, signal_at, state
 
 BATCHES = 4  # per epoch
 RECIPE = """
@@ -46,50 +47,6 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(recipe_file: Path, out: Path, *overrides: str, resume: bool = False) -> None:
     fit(load_recipe(recipe_file, overrides), out, resume=resume)
-
-
-def state(out: Path, file: str = LAST) -> dict:
-    """Return all of a checkpoint that decides how the run goes on, or what it has found."""
-    content = torch.load(out / file, weights_only=True)
-    return {
-        "weights": content["state_dict"],
-        "optimizer": content["optimizer_states"],
-        "schedule": content["lr_schedulers"],
-        "found": content["rmt"],
-        "at": (content["epoch"], content["global_step"]),
-    }
-
-
-def assert_same(ours: object, expected: object, where: str = "") -> None:
-    """Compare nested values; tensors must be equal bit for bit."""
-    assert type(ours) is type(expected), where
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(ours, expected), where
-    elif isinstance(expected, dict):
-        assert ours.keys() == expected.keys(), where
-        for key, value in expected.items():
-            assert_same(ours[key], value, f"{where}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(ours) == len(expected), where
-        for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
-            assert_same(a, b, f"{where}/{i}")
-    else:
-        assert ours == expected, where
-
-
-def signal_at(monkeypatch: pytest.MonkeyPatch, calls: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal in the middle of a training step."""
-    step = TrainingModule.training_step
-    done = 0
-
-    def training_step(self: TrainingModule, batch: object, batch_idx: int) -> torch.Tensor:
-        nonlocal done
-        done += 1
-        if done == calls:
-            os.kill(os.getpid(), number)
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(TrainingModule, "training_step", training_step)
 
 
 @pytest.fixture(scope="module")

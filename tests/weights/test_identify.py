@@ -12,8 +12,10 @@ from rmt.detection.rcnn import MaskRCNN
 from rmt.modeling.saved import Description
 from rmt.segmentation.segmenter import Segmenter
 from rmt.task import get_task
-from rmt.weights.identify import LAYOUTS, identify
+from rmt.weights.identify import identify
+from rmt.weights.layouts import LAYOUTS
 from rmt.weights.load import load
+from rmt.weights.read import Content
 from rmt.weights.templates import Template
 
 HEADS = {
@@ -33,7 +35,7 @@ def layout(name: str) -> dict[str, Tensor]:
 
 
 def describe(name: str, meta: dict[str, Any] | None = None) -> Description:
-    return identify({"state_dict": layout(name), "meta": meta or {}}, name).description
+    return identify(Content({"state_dict": layout(name), "meta": meta or {}}), name).description
 
 
 def expected(name: str) -> tuple[str, str, int, dict[str, Any]]:
@@ -60,7 +62,7 @@ def test_all_layouts_are_here() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layout(name: str) -> None:
-    found = identify({"state_dict": layout(name)}, name)
+    found = identify(Content({"state_dict": layout(name)}), name)
     description, renamed = found.description, found.renamed
     task, architecture, num_classes, args = expected(name)
     if task == "classification" and args["token_labels"]:
@@ -114,7 +116,7 @@ def test_palette_without_colours(colour: object) -> None:
 def test_unknown_decode_head() -> None:
     state = {k: v for k, v in layout("semfpn_t").items() if ".scale_heads." not in k}
     with pytest.raises(ValueError, match=r"not a known one.*semantic_fpn, upernet"):
-        identify(state, "a state dict")
+        identify(Content(state), "a state dict")
 
 
 def test_load_reads_a_detector(tmp_path) -> None:

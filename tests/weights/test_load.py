@@ -17,7 +17,8 @@ from torch import Tensor
 import rmt
 from golden_rule import GOLDEN, golden_state, release_keys
 from rmt.modeling.pretrained import Pretrained
-from rmt.weights.load import load, load_body, read_pickle, save
+from rmt.weights.load import load, load_body, save
+from rmt.weights.read import read_pickle
 
 IMAGE = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(1))
 

@@ -147,7 +147,13 @@ def check_recipe(recipe: ClassificationRecipe) -> None:
     Raises:
         ValueError: for a RandAugment string or a teacher that timm does not know.
     """
-    train_transform(recipe.data, recipe.augment)
+    try:
+        train_transform(recipe.data, recipe.augment)
+    except (AssertionError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"augment.rand_augment is {recipe.augment.rand_augment!r}, which timm cannot read "
+            f"({type(error).__name__}); write it such as rand-m9-mstd0.5-inc1"
+        ) from error
     eval_transform(recipe.data)
     teacher = recipe.token_labels.teacher
     if teacher and not timm.is_model(teacher):

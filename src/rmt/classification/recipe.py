@@ -135,6 +135,7 @@ class ClassificationRecipe(Recipe):
     token_labels: TokenLabels = field(default_factory=TokenLabels)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size < 2:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but Mixup and CutMix mix pairs of "

@@ -33,16 +33,20 @@ def average_precision(
     from faster_coco_eval import COCO, COCOeval_faster
 
     # Numbered from 1: an object of id 0, which many tools write, would count as not found.
-    objects = [entry | {"id": i} for i, entry in enumerate(truth["annotations"], start=1)]
+    # What is to be ignored (VOC's difficult objects) counts as a crowd: neither hit nor miss.
+    objects = [
+        entry | {"id": i, "iscrowd": int(bool(entry["iscrowd"] or entry.get("ignore")))}
+        for i, entry in enumerate(truth["annotations"], start=1)
+    ]
     with redirect_stdout(io.StringIO()):
         ours = COCO(truth | {"annotations": objects})
-        evaluator = COCOeval_faster(ours, ours.loadRes(list(found)), iouType=_KINDS[kind])
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    stats = [float(value) for value in evaluator.stats[: len(NAMES)]]
+        scorer = COCOeval_faster(ours, ours.loadRes(list(found)), iouType=_KINDS[kind])
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    stats = [float(value) for value in scorer.stats[: len(NAMES)]]
     numbers = {name: 100 * value for name, value in zip(NAMES, stats, strict=True) if value > -1}
-    return numbers, evaluator.eval["precision"][:, :, :, 0, -1]
+    return numbers, scorer.eval["precision"][:, :, :, 0, -1]
 
 
 def by_class(precision: np.ndarray, truth: dict[str, Any]) -> dict[str, float]:

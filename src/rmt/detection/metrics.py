@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -11,11 +12,18 @@ from torch import Tensor, nn
 from rmt.data.classes import check_classes
 from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
+from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.rle import to_rle
 from rmt.detection.samples import Samples
 
 Found = list[dict[str, Any]]
 T = TypeVar("T")
+
+
+def check_recipe(recipe: DetectionRecipe) -> None:
+    """Raise ``ValueError`` if the first evaluation would fail for want of a library."""
+    if find_spec("faster_coco_eval") is None:
+        raise ValueError("average precision needs faster-coco-eval: pip install faster-coco-eval")
 
 
 class DetectionMetrics(nn.Module):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from rmt.files import write_atomically
+from rmt.messages import printable
 from rmt.modeling.fuse import fuse
 from rmt.modeling.saved import (
     CONFIG_NAME,
@@ -19,6 +22,7 @@ from rmt.modeling.saved import (
     Description,
     find_weights,
     read_safetensors,
+    without_paths,
     write_safetensors,
 )
 from rmt.modeling.strict import build_with
@@ -107,14 +111,17 @@ class Pretrained(nn.Module):
         Raises:
             ValueError: if the model was fused or pruned.
         """
-        tensors, description = self.tensors_to_save(), self.describe()
+        tensors, description = self.tensors_to_save(), without_paths(self.describe())
         folder = Path(folder)
         write_safetensors(folder / WEIGHTS_NAME, tensors, description)
         if self.body is self:  # timm and transformers look for these at the top
             names = self.info.get("label_names")
-            description = self.config | ({"label_names": names} if names else {}) | description
-        text = json.dumps(description, indent=2)
-        write_atomically(folder / CONFIG_NAME, lambda path: path.write_text(text + "\n"))
+            for_others = {"label_names": names} if names else {}
+            description = description["config"] | for_others | description
+        text = json.dumps(description, indent=2, allow_nan=False)
+        write_atomically(
+            folder / CONFIG_NAME, lambda path: path.write_text(text + "\n", encoding="utf-8")
+        )
         return folder
 
     @classmethod
@@ -125,18 +132,24 @@ class Pretrained(nn.Module):
             FileNotFoundError: if there is no such folder or repository file.
             ValueError: if it holds another task's model, or its keys do not fit.
         """
-        tensors, description = read_safetensors(find_weights(source))
+        path = find_weights(source)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path} is not a .safetensors file; rmt.load reads others")
+        tensors, description = read_safetensors(path)
         if description is None:
             raise ValueError(
-                f"{source} carries no description of a model of this package in its metadata; "
+                f"{path} carries no description of a model of this package in its metadata; "
                 "rmt.load recognises files of others"
             )
         if description.task != cls.task:
             raise ValueError(
-                f"{source} holds a model for {description.task!r}, not {cls.task!r}; "
+                f"{path} holds a model for {printable(description.task)!r}, not {cls.task!r}; "
                 "rmt.load recognises any of them"
             )
-        model = build_with(cls.from_config, description.config, tensors, name=str(source))
+        model = build_with(cls.from_config, description.config, tensors, name=str(path))
+        ours, theirs = (about["architecture"] for about in (model.config, description.config))
+        if ours != theirs:
+            raise ValueError(f"{path} holds a {printable(theirs)!r}, not a {ours!r}")
         model.info = dict(description.info)
         return model
 
@@ -156,7 +169,8 @@ class Pretrained(nn.Module):
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(model_card(self, repo_id))
+            card = model_card(self, repo_id)
+            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -168,21 +182,29 @@ class Pretrained(nn.Module):
 
 def model_card(model: Pretrained, repo_id: str) -> str:
     """Return a README for a hub repository, with the metadata that the hub knows."""
-    cfg = model.config.get("pretrained_cfg") or model.info.get("pretrained_cfg") or {}
-    licence = cfg.get("license", "unknown")
-    stated = licence if licence == "apache-2.0" else f"other\nlicense_name: {licence}"
+    about = without_paths(model.describe())
+    config, info = about["config"], about["info"]
+    cfg = config.get("pretrained_cfg") or info.get("pretrained_cfg") or {}
+    licence = printable(cfg.get("license", "unknown"))
+    head: dict[str, str] = {"library_name": "rmt-vision", "license": licence}
+    if licence != "apache-2.0":
+        head |= {"license": "other", "license_name": licence}
+    head["pipeline_tag"] = _PIPELINES[model.task]
     return f"""---
-library_name: rmt-vision
-license: {stated}
-pipeline_tag: {_PIPELINES[model.task]}
+{yaml.safe_dump(head, sort_keys=False).strip()}
 ---
-# {model.config["architecture"]}
+# {_markdown(config["architecture"])}
 
 {model.task.capitalize()} with RMT, "RMT: Retentive Networks Meet Vision Transformers"
-(arXiv 2309.11523). Source of the weights: {model.info.get("source", "not stated")}.
+(arXiv 2309.11523). Source of the weights: {_markdown(info.get("source", "not stated"))}.
 
 ```python
 import rmt
-model = rmt.load("hf-hub:{repo_id}")
+model = rmt.load({json.dumps(f"hf-hub:{repo_id}")})
 ```
 """
+
+
+def _markdown(text: str) -> str:
+    """Return text as Markdown that shows just this text, in one line."""
+    return re.sub(r"([\\`*_{}\[\]()<>|~&!])", r"\\\1", printable(text))

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rmt import recipes
 from rmt.segmentation.classes import ADE20K, colours
 from rmt.segmentation.inference import label_map, normalise, resize_photo
 from rmt.segmentation.overlay import draw_overlay, save_labels
-from rmt.segmentation.recipe import Inference
+from rmt.segmentation.recipe import Inference, SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter
 
 
@@ -62,11 +63,14 @@ def pixels(model: Segmenter, image: Image.Image) -> tuple[Tensor, Image.Image]:
 
 
 def options_of(model: Segmenter) -> Inference:
-    """Return the options that the weights were evaluated with."""
+    """Return how the weights were evaluated.
+
+    Raises:
+        ValueError: if the recipe in their file has an impossible value.
+    """
     kept = model.info.get("recipe", {}).get("inference", {})
-    # JSON has no tuples.
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
-    return Inference(**fields)
+    content = {"task": model.task, "inference": kept}
+    return recipes.resolve(SegmentationRecipe, content).inference
 
 
 def label_names(model: Segmenter) -> list[str]:

@@ -128,6 +128,7 @@ class SegmentationRecipe(Recipe):
     inference: Inference = field(default_factory=Inference)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inference.window is None:
             resolved = replace(self.inference, window=self.data.crop)
             object.__setattr__(self, "inference", resolved)

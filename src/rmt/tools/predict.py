@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rmt.data.findings import Findings
 from rmt.data.folders import find_images, local_path
 from rmt.data.images import decoded, read_image
-from rmt.messages import did_you_mean
+from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
 from rmt.weights.load import load
+
+log = logging.getLogger(__name__)
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -152,7 +156,10 @@ def predict_files(
     Raises:
         ValueError: if there is no image, or ``out`` is a folder of the images.
     """
-    paths = find_images(sources)
+    findings = Findings()
+    paths = find_images(sources, findings)
+    if left_out := findings.describe():
+        log.warning("%s", left_out)
     folder = None if out is None else Path(out)
     if folder is not None:
         _refuse_own_folder(folder, paths)
@@ -200,7 +207,14 @@ def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return a record of :func:`predict_files` as one readable line."""
+    """Return a record of :func:`predict_files` as one readable line.
+
+    Names of files and classes cannot do anything to the terminal in it.
+    """
+    return printable(_line(record), limit=4000)
+
+
+def _line(record: dict[str, Any]) -> str:
     name = record["image"]
     if "error" in record:
         return f"{name}  ERROR {record['error']}"

@@ -9,13 +9,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rmt import recipes
 from rmt.data.bad_samples import spread_readable
 from rmt.files import write_json
 from rmt.modeling.rmt import RMT
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
 from rmt.tools.explain import draw_attention, draw_decay, model_attention
+from rmt.training.fit import load_recipe
+from rmt.training.run_folder import RECIPE
 from rmt.weights.load import load
 
 _CENTRE = (0.5, 0.5)
@@ -36,11 +37,11 @@ def write(run: str | Path) -> dict[str, str]:
     run = Path(run)
     if not (run / "metrics.json").is_file():
         raise ValueError(f"{run} holds no finished run: there is no metrics.json")
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     model = load(run)
     task = get_task(model.task)
     prediction = task.prediction()
-    recipe = recipes.resolve(task.recipe, model.info["recipe"])
+    recipe = load_recipe(run / RECIPE)  # with the paths, which the weights do not carry
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     write_json(folder / "metrics.json", metrics)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.strategies import StrategyRegistry
+from torch import nn
 
 from rmt.messages import did_you_mean
 from rmt.modeling.flops import count
@@ -72,17 +73,7 @@ def dry_run(
         "accumulation": batch.accumulation,
         "peak_lr": peak,
         **_schedule(recipe, peak, max(1, images // batch.total)),
-        "memory_gib": training_memory(
-            model,
-            measured,
-            size,
-            batch_size=recipe.data.batch_size,
-            ema=bool(recipe.ema.decay),
-            grad_checkpointing=config.grad_checkpointing,
-            bytes_per_activation=next(
-                (size for word, size in (("16", 2), ("64", 8)) if word in config.precision), 4
-            ),
-        ),
+        "memory_gib": _memory(recipe, model, measured, size),
         "data": data,
         "assumed": _assumptions(task, recipe, known=data is not None),
         "published": {
@@ -173,6 +164,21 @@ def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None
     if recipe.model.checkpoint and not str(recipe.model.checkpoint).startswith("hf-hub:"):
         find_weights(recipe.model.checkpoint)
     task.training().check(recipe)
+
+
+def _memory(
+    recipe: Recipe, model: Pretrained, measured: nn.Module, size: tuple[int, int]
+) -> dict[str, float]:
+    precision = recipe.trainer.precision
+    return training_memory(
+        model,
+        measured,
+        size,
+        batch_size=recipe.data.batch_size,
+        ema=bool(recipe.ema.decay),
+        grad_checkpointing=recipe.trainer.grad_checkpointing,
+        bytes_per_activation=2 if "16" in precision else 8 if "64" in precision else 4,
+    )
 
 
 def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from rmt.training.callbacks import Progress
 from rmt.training.data_record import DataRecord
 from rmt.training.lightning import LoopData, new_trainer, quiet
 from rmt.training.module import TrainingModule
-from rmt.training.run_folder import DATA
+from rmt.training.run_folder import DATA, RECIPE
 from rmt.version import __version__
-from rmt.weights.load import Weights, load
+from rmt.weights.identify import Weights
+from rmt.weights.load import load
 
 
 def evaluate(
@@ -144,7 +145,7 @@ def _evaluate(
     recipe: Recipe | None,
     knn: int,
 ) -> tuple[Pretrained, dict[str, Any], Recipe, Samples]:
-    model = source if isinstance(source, Pretrained) else load(source, weights=weights)
+    model = source if isinstance(source, Pretrained) else _load(source, weights)
     task = get_task(model.task)
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
@@ -163,6 +164,15 @@ def _evaluate(
     _divide_as_in_training(data, source)
     rank_zero_only(print)(data.describe())
     return model, evaluate_on(data, model), recipe, data.splits.evaluated
+
+
+def _load(source: str | Path, weights: Weights | None) -> Pretrained:
+    """Load weights; those of a run's folder with the paths that only its recipe.yaml has."""
+    model = load(source, weights=weights)
+    own = Path(source) / RECIPE
+    if own.is_file() and "recipe" in model.info:
+        model.info["recipe"] = recipes.read(own)
+    return model
 
 
 def _with_recipe(

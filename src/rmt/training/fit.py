@@ -76,6 +76,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     if content is not None:
         check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
     task = get_task(recipe.task)
+    task.training().check(recipe)
     data = task.training().open_data(recipe)
     record = folder.same_data(data, resumed=content is not None)
     rank_zero_only(print)(data.describe())

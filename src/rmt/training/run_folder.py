@@ -18,7 +18,7 @@ from rmt.files import write_atomically
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.training.data_record import DataRecord
-from rmt.weights.load import read_pickle
+from rmt.weights.read import read_pickle
 
 LAST, PREVIOUS, BEST = (f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best"))
 RECIPE, DATA, LOCK = "recipe.yaml", "data.json.gz", ".lock"
@@ -149,7 +149,7 @@ class RunFolder:
             return
         data.write(self.path / DATA)
         text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
-        write_atomically(self.path / RECIPE, lambda path: path.write_text(text))
+        write_atomically(self.path / RECIPE, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _take(self, file: IO[str]) -> None:
         try:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from rmt.messages import did_you_mean
+from rmt.messages import did_you_mean, printable
 from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.rmt import RMT
-from rmt.modeling.saved import Description, find_weights, read_safetensors, write_safetensors
+from rmt.modeling.saved import Description, find_weights, write_safetensors
 from rmt.modeling.strict import build_with
 from rmt.task import get_task
 from rmt.variants import Variant
 from rmt.weights.identify import Weights, identify
+from rmt.weights.read import Content, read_file
 from rmt.weights.release import check_geometry
 
 
@@ -47,20 +45,19 @@ def load(
     """
     if weights not in (None, "raw", "ema"):
         raise ValueError(f"weights is {weights!r}; choose 'raw' or 'ema', or None for the better")
-    name, description = "a state dict", None
     if isinstance(source, Mapping):
-        content: Mapping[str, Any] = source
+        name, content = "a state dict", Content(source)
     else:
         path = find_weights(source)
-        name = str(path)
-        if path.suffix == ".safetensors":
-            content, description = read_safetensors(path)
-        else:
-            content = read_pickle(path)
-    found = identify(content, name, weights=weights, description=description)
+        name, content = printable(path, limit=1000), read_file(path)
+    found = identify(content, name, weights=weights)
+    try:
+        task = get_task(found.description.task)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     renamed = found.renamed
     model: Pretrained = build_with(
-        get_task(found.description.task).from_config,
+        task.from_config,
         _with_overrides(found.description, overrides),
         found.tensors,
         name=name,
@@ -89,34 +86,6 @@ def save(model: Pretrained, path: str | Path) -> Path:
 def convert(source: str | Path, destination: str | Path, *, weights: Weights | None = None) -> Path:
     """Read any file that :func:`load` reads and write it as ``.safetensors`` with metadata."""
     return save(load(source, weights=weights), destination)
-
-
-def read_pickle(path: str | Path) -> dict[str, Any]:
-    """Read a ``.pth`` or ``.ckpt`` without running any code from it.
-
-    ``argparse.Namespace`` is let in: the release's files keep their command line in one.
-
-    Raises:
-        ValueError: if the file is damaged, or would need more than tensors and plain values.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError, MemoryError):
-        raise  # the machine's fault, not the file's
-    except Exception as error:  # random bytes can raise anything in the unpickler
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, UnpicklingError) and wanted:
-            raise ValueError(
-                f"{path} was not read: it asks to run {wanted[1]!r} on loading, and only tensors "
-                "and plain values are accepted"
-            ) from error
-        raise ValueError(
-            f"{path} is damaged or not a checkpoint ({type(error).__name__})"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    return content
 
 
 def load_body(

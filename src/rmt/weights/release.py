@@ -119,6 +119,7 @@ class Renamed:
         tensors: our name -> tensor.
         sources: our name -> the file's name.
         geometry: buffers (``Relpos.*``) that are computed here; :func:`check_geometry` compares.
+        prefix: what stands before all names of the network in the file, such as ``module.``.
         unknown: names that no rule matches.
         rules: the table.
     """
@@ -128,9 +129,13 @@ class Renamed:
     geometry: dict[str, Tensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
+    prefix: str = ""
 
     def name_in_file(self, ours: str) -> str:
         """Return what the file calls a tensor of ours, or would if it had it; else our name."""
+        return self.prefix + self._name_behind_prefix(ours)
+
+    def _name_behind_prefix(self, ours: str) -> str:
         if ours in self.sources:
             return self.sources[ours]
         possible = [name for rule in self.rules if (name := rule.to_theirs(ours))]
@@ -139,16 +144,22 @@ class Renamed:
         return max(possible, key=lambda name: tuple(name.split(".")[:3]) in parents, default=ours)
 
 
-def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
-    """Give each tensor of a release file our name."""
-    out = Renamed(rules=tuple(rules))
+def rename(state: Mapping[str, Tensor], rules: Iterable[Rule], *, prefix: str = "") -> Renamed:
+    """Give each tensor of a release file our name.
+
+    Args:
+        state: the file's tensors; the prefix is cut off already.
+        rules: the table.
+        prefix: what stood before each name.
+    """
+    out = Renamed(rules=tuple(rules), prefix=prefix)
     for key, tensor in state.items():
         if _first(_GEOMETRY, key):
             out.geometry[key] = tensor
             continue
         ours = next((name for rule in out.rules if (name := rule.to_ours(key))), None)
         if ours is None:
-            out.unknown.append(key)
+            out.unknown.append(prefix + key)
             continue
         out.tensors[ours] = tensor.flatten() if ours.endswith(".gamma") else tensor
         out.sources[ours] = key

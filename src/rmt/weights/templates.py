@@ -49,6 +49,18 @@ class Template:
         match = self._pattern.fullmatch(name)
         return None if match is None else match.groupdict()
 
+    def behind(self, name: str) -> str | None:
+        """Return what stands before this template in a name, None if the name is another.
+
+        It may be nothing, or words with a dot behind each.
+        """
+        match = self._behind.fullmatch(name)
+        return None if match is None else match["prefix"]
+
+    @cached_property
+    def _behind(self) -> re.Pattern[str]:
+        return re.compile(rf"(?P<prefix>(?:\w+\.)*?){self._pattern.pattern}", re.ASCII)
+
     def write(self, values: Mapping[str, str]) -> str:
         """Return the name with these values for the placeholders."""
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text)

@@ -1,0 +1,167 @@
+"""Values from files of strangers: read within limits, and every check names its place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmt.messages import did_you_mean, printable
+
+# Far above what any description needs (ImageNet-21k has 21,841 class names).
+_MOST_BYTES = 16 * 2**20
+_MOST_VALUES = 300_000
+_MOST_LEVELS = 32
+_MOST_BITS = 64
+
+
+@dataclass(frozen=True)
+class Field:
+    """A plain value of a file, and where it stands.
+
+    Attributes:
+        value: as it was read.
+        file: name of the file, and of the part of it that holds the values.
+        path: keys that lead to the value, with dots between them; empty for the whole.
+        hint: a sentence that says what to do, at the end of each message.
+    """
+
+    value: Any
+    file: str
+    path: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, content: object, file: str, *, hint: str = "") -> Field:
+        """Return the whole content, made sure that it consists of plain values.
+
+        Raises:
+            ValueError: if there is something else than mappings with text as keys, lists, text,
+                finite numbers, true, false and null; or too much of it, or too deep.
+        """
+        whole = cls(content, file, hint=hint)
+        waiting, count = [(whole, 0)], 0
+        while waiting:
+            field, level = waiting.pop()
+            count += 1
+            if level > _MOST_LEVELS or count > _MOST_VALUES:
+                raise whole.error(
+                    f"holds more than {_MOST_VALUES:,} values"
+                    if count > _MOST_VALUES
+                    else f"is nested more than {_MOST_LEVELS} levels deep"
+                )
+            waiting += [(part, level + 1) for part in field._parts()]
+        return whole
+
+    def _parts(self) -> list[Field]:
+        """Return the values within this one, once its own kind is checked."""
+        value = self.value
+        if isinstance(value, Mapping):
+            for key in value:
+                if not isinstance(key, str):
+                    kind = type(key).__name__
+                    raise self.error(f"has a key of type {kind}; expected text as keys")
+            return [self._part(key, item) for key, item in value.items()]
+        if isinstance(value, list | tuple):
+            return [self._part(str(i), item) for i, item in enumerate(value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.error(f"is {value}; expected a finite number")
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise self.error(f"is a whole number of {value.bit_length()} bits")
+        if value is not None and not isinstance(value, str | int | float):
+            raise self.error(f"is a {type(value).__name__}; expected a plain value")
+        return []
+
+    def _part(self, key: str, value: Any) -> Field:
+        path = f"{self.path}.{printable(key)}" if self.path else printable(key)
+        return Field(value, self.file, path, self.hint)
+
+    def error(self, reason: str) -> ValueError:
+        """Return the error that says what is wrong with this value."""
+        words = f"{self.file}: {self.path} {reason}" if self.path else f"{self.file} {reason}"
+        return ValueError(f"{words}. {self.hint}" if self.hint else words)
+
+    def _expected(self, what: str) -> ValueError:
+        return self.error(f"is {_shown(self.value)}; expected {what}")
+
+    def __getitem__(self, key: str) -> Field:
+        entries = self.mapping()
+        if key not in entries:
+            missing = did_you_mean(key, map(printable, entries))
+            raise self.error(f"has no entry {key!r}{missing}")
+        return self._part(key, entries[key])
+
+    def get(self, key: str, default: Any) -> Field:
+        """Return an entry, or ``default`` in its place if it is missing or null."""
+        value = self.mapping().get(key)
+        return self._part(key, default if value is None else value)
+
+    def mapping(self) -> dict[str, Any]:
+        """Return the value, which must be a mapping."""
+        if not isinstance(self.value, Mapping):
+            raise self._expected("a mapping of names to values")
+        return dict(self.value)
+
+    def items(self) -> list[Field]:
+        """Return the parts of the value, which must be a list."""
+        if not isinstance(self.value, list | tuple):
+            raise self._expected("a list")
+        return [self._part(str(i), item) for i, item in enumerate(self.value)]
+
+    def text(self) -> str:
+        """Return the value, which must be text."""
+        if not isinstance(self.value, str):
+            raise self._expected("text")
+        return self.value
+
+    def one_of(self, *choices: str) -> str:
+        """Return the value, which must be one of some words."""
+        if self.value not in choices:
+            raise self._expected(" or ".join(map(repr, choices)))
+        return self.value
+
+    def number(self) -> float:
+        """Return the value, which must be a number."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self._expected("a number")
+        return self.value
+
+    def whole(self, *, least: int, most: int = 2**53) -> int:
+        """Return the value, which must be a whole number from ``least`` to ``most``."""
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            upper = "" if most == 2**53 else f" to {most:,}"
+            raise self._expected(f"a whole number from {least}{upper}")
+        return value
+
+
+def read_json(text: str | bytes, file: str) -> Any:
+    """Return what JSON says.
+
+    Args:
+        text: as read; bytes are UTF-8, with a byte order mark or without.
+        file: its name, for messages.
+
+    Raises:
+        ValueError: if it is not JSON, or too long or too deep.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ValueError(
+            f"{file} is {len(text):,} characters long; at most {_MOST_BYTES:,} are read"
+        )
+    try:
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else printable(error)
+        raise ValueError(f"{file} is not JSON ({reason})") from error
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it."""
+    if isinstance(value, Mapping | list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str | int | float | None):
+        return printable(repr(value), limit=60)
+    return f"a {type(value).__name__}"

@@ -1,0 +1,107 @@
+"""Values of files are read within limits, and a wrong one is named with its place."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from limits import memory_limit, time_limit
+from rmt.untrusted import Field, read_json
+
+VALUES = {"a": {"b": [1, "x", None, True, 0.5]}}
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda f: f["c"], r"^f\.json has no entry 'c'"),
+        (lambda f: f["a"]["d"], r"^f\.json: a has no entry 'd'"),
+        (lambda f: f["a"].items(), r"a is a dict of 1; expected a list"),
+        (lambda f: f["a"].text(), r"a is a dict of 1; expected text"),
+        (lambda f: f["a"]["b"].mapping(), r"a\.b is a list of 5; expected a mapping"),
+        (lambda f: f["a"]["b"].items()[0].text(), r"a\.b\.0 is 1; expected text"),
+        (lambda f: f["a"]["b"].items()[1].number(), r"a\.b\.1 is 'x'; expected a number"),
+        (lambda f: f["a"]["b"].items()[2].mapping(), r"a\.b\.2 is None; expected a mapping"),
+        (lambda f: f["a"]["b"].items()[3].whole(least=0), r"a\.b\.3 is True; expected a whole"),
+        (lambda f: f["a"]["b"].items()[3].number(), r"a\.b\.3 is True; expected a number"),
+        (lambda f: f["a"]["b"].items()[0].whole(least=2, most=9), r"is 1; .* from 2 to 9"),
+        (lambda f: f["a"]["b"].items()[1].one_of("y", "z"), r"is 'x'; expected 'y' or 'z'"),
+    ],
+)
+def test_a_wrong_value_is_named(read: Callable[[Field], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(Field.of(VALUES, "f.json"))
+
+
+def test_right_values() -> None:
+    field = Field.of(VALUES, "f.json")
+    one, text, _, true, half = field["a"]["b"].items()
+    assert (one.whole(least=0), text.text(), true.value, half.number()) == (1, "x", True, 0.5)
+    assert field.get("gone", 7).value == 7
+    assert Field.of({"a": None}, "f").get("a", 7).value == 7
+
+
+def test_a_hint_ends_the_message() -> None:
+    with pytest.raises(ValueError, match=r"^f: a is 1; expected text\. Do this$"):
+        Field.of({"a": 1}, "f", hint="Do this")["a"].text()
+
+
+def deep(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def shared(levels: int) -> object:
+    """Return a few lists that contain each other in a number of ways that nobody can count."""
+    value: list = [1]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def endless() -> object:
+    value: list = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (deep(100), "nested more than 32 levels"),
+        (endless(), "nested more than 32 levels"),
+        (shared(30), "more than 300,000 values"),
+        ({"a": {1: 2}}, r"a has a key of type int"),
+        ({"a": {(): 2}}, r"a has a key of type tuple"),
+        ({"a": {"x\x1b[2J": b""}}, r"a\.x\\x1b\[2J is a bytes; expected a plain value"),
+        ({"a": float("nan")}, "a is nan; expected a finite number"),
+        ([1, float("-inf")], r"1 is -inf"),
+        ({"a": 10**5000}, "a is a whole number of 16610 bits"),
+        ({"a": {1, 2}}, "a is a set"),
+    ],
+)
+def test_what_is_no_plain_value(value: object, message: str) -> None:
+    with memory_limit(500), time_limit(30), pytest.raises(ValueError, match=message):
+        Field.of(value, "f.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "f.json is not JSON"),
+        ("", "f.json is not JSON"),
+        (b"\xff\xfe", "f.json is not JSON"),
+        ("[" * 100_000, "f.json is not JSON .nested too deep"),
+        ("1" * 5000, "f.json is not JSON"),
+        ('"' + "x" * 2**24 + '"', "f.json is 16,777,218 characters long"),
+    ],
+)
+def test_what_is_no_json(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_json(text, "f.json")
+
+
+def test_json_with_a_byte_order_mark() -> None:
+    assert read_json(json.dumps(VALUES).encode("utf-8-sig"), "f.json") == VALUES
