@@ -251,7 +251,7 @@ def test_a_damaged_map_is_named(photos: Path, tmp_path: Path, content: object) -
         torch.save(content, path)
     with pytest.raises(ValueError, match=r"n0_0\.pt"):
         LabelMaps(tmp_path, samples)[0]
-    with pytest.raises(ValueError, match="no folder of label maps"):
+    with pytest.raises(ValueError, match="is not a folder"):
         LabelMaps(tmp_path / "absent", samples)
 
 
@@ -380,7 +380,7 @@ def test_packed_images_are_labelled_and_their_maps_found(
 
 def test_what_has_no_names_or_no_training_part_gets_no_maps(photos: Path, tmp_path: Path) -> None:
     nameless = Samples(np.zeros((2, 8, 8), np.uint8), [0, 1], ("cat", "dog"))
-    with pytest.raises(ValueError, match=r"fashion-mnist have none; name token_labels\.teacher"):
+    with pytest.raises(ValueError, match=r"fashion-mnist have none; use token_labels\.teacher"):
         LabelMaps(tmp_path, nameless)
     shutil.copytree(photos / "val", tmp_path / "val")
     with pytest.raises(ValueError, match="has no training images to label"):
@@ -419,7 +419,7 @@ def test_the_class_target_may_be_the_map(photos: Path, maps: Path) -> None:
     ("token_labels", "starred", "message"),
     [
         (TokenLabels(), True, "name label maps in token_labels.root, or a timm model"),
-        (TokenLabels(root="maps"), False, "the model needs model.token_labels true"),
+        (TokenLabels(root="maps"), False, "need a model with model.token_labels true"),
         (TokenLabels(teacher="test_resnex"), True, "unknown teacher 'test_resnex'.*test_resnet"),
     ],
 )
@@ -431,7 +431,7 @@ def test_what_does_not_fit_together(token_labels: TokenLabels, starred: bool, me
 
 
 def test_maps_and_a_teacher_cannot_both_be_set() -> None:
-    with pytest.raises(ValueError, match="both set; name one"):
+    with pytest.raises(ValueError, match="both set; set only one"):
         TokenLabels(root="maps", teacher="test_resnet")
 
 

@@ -322,9 +322,7 @@ class TestImagesFromStrangers:
     def test_a_line_of_pixels(self, tmp_path: Path) -> None:
         """Its short side resized to 256 would make a picture of 15 GB."""
         Image.new("L", (1, 60_000)).save(tmp_path / "line.png")
-        with pytest.raises(
-            ValueError, match=r"line\.png has 1x60000 pixels: .* 200 times"
-        ):
+        with pytest.raises(ValueError, match=r"line\.png has 1x60000 pixels: .* 200 times"):
             read_image(tmp_path / "line.png")
 
     @pytest.mark.parametrize("suffix", ["eps", "pdf", "pcx", "icns"])

@@ -206,7 +206,7 @@ def test_bad_arguments() -> None:
         create_detector("retinanet", "rmt_nano", num_classes=0)
     with pytest.raises(ValueError, match="roi_samples_per_image is 0"):
         create_detector("mask_rcnn", "rmt_nano", roi_samples_per_image=0)
-    with pytest.raises(ValueError, match="min_size is 900 and max_size 100"):
+    with pytest.raises(ValueError, match="min_size is 900 and max_size is 100"):
         create_detector("retinanet", "rmt_nano", min_size=900, max_size=100)
 
 

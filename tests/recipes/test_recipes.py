@@ -75,7 +75,11 @@ class TestResolving:
             ({"data": {"batch_size": "many"}}, "data.batch_size"),
             ({"data": {"batch_size": 1.5}}, "data.batch_size"),
             ({"data": {"mean": [1, 2]}}, "data.mean"),
-            ({"data": 3}, "data"),
+            (
+                {"data": 3},
+                "recipe key 'data' is 3, but it is a section: give its keys, such as data.",
+            ),
+            ({"data": {"key": "x"}}, "unknown recipe key 'data.key'"),
             ({"augment": {"crop": "centre"}}, "augment.crop"),
             ({"trainer": {"compile": "perhaps"}}, "trainer.compile"),
         ],
@@ -89,7 +93,7 @@ class TestResolving:
         [
             (["data.batch_size", "3"], r"expected --key\.sub value, got 'data\.batch_size'"),
             (["--data.batch_size"], r"--data\.batch_size has no value"),
-            (["--seed.x", "3"], "seed has no parts"),
+            (["--seed.x", "3"], "seed is a value, not a section"),
         ],
     )
     def test_invalid_arguments(self, words: list[str], message: str) -> None:
@@ -101,7 +105,7 @@ class TestResolving:
 class TestReading:
     def test_not_a_yaml_file(self, tmp_path: Path) -> None:
         (tmp_path / "x.yaml").write_text("a: [")
-        with pytest.raises(ValueError, match=r"x\.yaml is no YAML"):
+        with pytest.raises(ValueError, match=r"x\.yaml is not a YAML file"):
             read(tmp_path / "x.yaml")
 
     @pytest.mark.parametrize("text", ["", "- a", "model: {}"])

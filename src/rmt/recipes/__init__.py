@@ -79,7 +79,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> None:
-    fields = typing.get_type_hints(kind)
+    fields = _fields(kind)
     for key, value in content.items():
         if key not in fields:
             known = {path.rsplit(".", 1)[-1]: path for path in _paths(kind, prefix)}
@@ -98,9 +98,15 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
             _known_keys(fields[key], value, f"{prefix}{key}.")
 
 
+def _fields(kind: type) -> dict[str, Any]:
+    """Return the type of each field; class variables, such as a section's key, are left out."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
 def _paths(kind: type, prefix: str = "") -> Iterator[str]:
     """Yield the dotted name of every key of a recipe."""
-    for key, value in typing.get_type_hints(kind).items():
+    for key, value in _fields(kind).items():
         if dataclasses.is_dataclass(value) and isinstance(value, type):
             yield from _paths(value, f"{prefix}{key}.")
         else:
