@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="?", default="small/digits")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--note", default="", help="what else ran on the machine")
@@ -40,7 +40,7 @@ def main() -> int:
     model = rmt.load(run)
     name = args.recipe.split("/")[-1]
     result = {
-        "what": f"{description['recipe']['title']}, from scratch",
+        "what": f"{description['info']['recipe']['title']}, from scratch",
         "command": " ".join(["rmt train", args.recipe, *overrides]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()} CPU with {os.cpu_count()} cores, "
@@ -54,7 +54,7 @@ def main() -> int:
         },
         "rows": [
             {
-                "model": description["architecture"],
+                "model": description["config"]["architecture"],
                 "params": sum(p.numel() for p in model.parameters()),
                 "epochs": len(metrics["history"]),
                 "minutes": round(metrics["seconds"] / 60, 1),

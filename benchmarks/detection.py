@@ -1,13 +1,13 @@
 """Train rmt_nano from scratch on two small real data sets, next to torchvision's own detectors.
 
 These are RetinaNet and Mask R-CNN with a ResNet-18 FPN (all layers trained, no batch norm frozen).
-Data, augmentation, sizes, optimizer, schedule, weight average and number of steps are the same for
-both, all weights are randomly initialised, and the averaged weights of the last step are evaluated:
-nothing is selected on test data.
+Data, augmentation, sizes, optimizer, schedule, EMA and number of steps are the same for both, all
+weights are randomly initialised, and the EMA weights of the last step are evaluated: nothing is
+selected on test data.
 
 Data (written by this program from packages on this machine):
   trees   aerial photos of deepforest 2.1.0 with boxes of tree crowns. The largest photo is for
-          training (one ninth of it for validation), the other three are for test, in tiles.
+          training (one ninth of it for validation), the other three are for testing, in tiles.
   nuclei  the 512x512 microscope image of stardist 0.9.2 with masks drawn by people; left half for
           training (its lowest quarter for validation), right half for test.
 
@@ -24,12 +24,11 @@ import importlib.util
 import json
 import platform
 import sys
-import time
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
+from from_scratch import train
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
@@ -41,12 +40,10 @@ from rmt.detection.annotations import assemble
 from rmt.detection.datamodule import DetectionData
 from rmt.detection.datasets import coco, open_splits, voc
 from rmt.detection.plots import draw
-from rmt.detection.predict import draw_detections, predictor
+from rmt.detection.predict import Options, draw_detections, predictor
 from rmt.detection.rle import to_rle
 from rmt.detection.samples import Samples
-from rmt.detection.task import DetectionTask
 from rmt.recipes import as_dict
-from rmt.training.callbacks import quiet
 from rmt.training.fit import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,7 +52,7 @@ TREES = {
     "train": ("2019_YELL_2_528000_4978000_image_crop2",),
     "test": ("2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061"),
 }
-# What is kept of the history.
+# Keys of the history that are recorded.
 KEPT = {"step", "loss"} | {f"ema/{kind}_{n}" for kind in ("box", "mask") for n in ("AP", "AP50")}
 
 
@@ -117,21 +114,22 @@ def main() -> None:
 
 
 def compare(samples: Samples, models: dict[str, nn.Module], index: int = 0) -> Figure:
-    """Return one test image with its labels and the predictions of each network."""
-    picture = samples.image(index)
-    known = []
+    """Return one test image with its annotations and the predictions of each network."""
+    image = samples.image(index)
+    annotated = []
     for own in samples.objects[samples.ids[index]]:
         x, y, w, h = own["bbox"]
         mask = {"mask": own["segmentation"]} if "segmentation" in own else {}
-        known.append({"box": [x, y, x + w, y + h], "score": 1.0, "label": 0, "name": ""} | mask)
-    shown = {"labels": known}
+        annotated.append({"box": [x, y, x + w, y + h], "score": 1.0, "label": 0, "name": ""} | mask)
+    shown = {"annotated": annotated}
     for name, model in models.items():
-        prediction = predictor(model)(picture)["detections"]
+        with torch.inference_mode():
+            prediction = predictor(model, Options())(image)["detections"]
         shown[name] = [entry | {"name": ""} for entry in prediction]
     figure = Figure(figsize=(5 * len(shown), 5), layout="constrained")
     for axis, (name, objects) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
-        axis.imshow(draw_detections(picture, objects))
-        axis.set_title(name if name == "labels" else f"{name}, score at least 0.3", fontsize=9)
+        axis.imshow(draw_detections(image, objects))
+        axis.set_title(name if name == "annotated" else f"{name}, score at least 0.3", fontsize=9)
         axis.set_axis_off()
     return figure
 
@@ -139,48 +137,27 @@ def compare(samples: Samples, models: dict[str, nn.Module], index: int = 0) -> F
 def run(
     recipe, out: Path, kind: type[nn.Module] | None, accelerator: str
 ) -> tuple[dict, nn.Module]:
-    """Train and test one network; return its numbers and its averaged weights."""
-    L.seed_everything(recipe.seed, verbose=False)
+    """Train and test one network; return its numbers and its EMA weights."""
     data = DetectionData(recipe)
-    model = None if kind is None else kind(recipe, data.classes)
-    task = DetectionTask(recipe, data.splits, model=model)
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=recipe.trainer.precision,
-        max_epochs=recipe.schedule.epochs,
-        check_val_every_n_epoch=recipe.trainer.evaluate_every,
-        gradient_clip_val=recipe.optimizer.clip_grad,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=False,
-    )
-    started = time.monotonic()
-    with quiet():
-        trainer.fit(task, data)
-        seconds = time.monotonic() - started
-        found = trainer.test(task, data, verbose=False)[0]
-    test = {key.removeprefix("ema/"): value for key, value in found.items() if "ema/" in key}
-    final = task.ema.module.eval()
-    if kind is None:
-        final.save_pretrained(out)
-        draw(final, recipe, out)
+    other = None if kind is None else kind(recipe, data.classes)
+    found = train(recipe, data, other, accelerator)
+    if other is None:
+        found.final.info["recipe"] = as_dict(recipe)
+        found.final.save_pretrained(out)
+        draw(found.final, recipe, out)
     numbers = {
-        "params": sum(p.numel() for p in task.model.parameters()),
-        "seconds": round(seconds),
-        "steps": trainer.global_step,
+        "params": found.params,
+        "seconds": round(found.seconds),
+        "steps": found.steps,
         "train_images": len(data.splits.train),
         "test_images": len(data.splits.test),
-        "test": {key: round(value, 3) for key, value in test.items()},
+        "test": {key: round(value, 3) for key, value in found.test.items()},
         "history": [
             {key.removeprefix("ema/"): round(value, 4) for key, value in record.items()}
-            for record in ({k: v for k, v in r.items() if k in KEPT} for r in task.history)
+            for record in ({k: v for k, v in r.items() if k in KEPT} for r in found.history)
         ],
     }
-    return numbers, final
+    return numbers, found.final
 
 
 class Torchvision(nn.Module):
@@ -244,7 +221,7 @@ def package(name: str, folder: Path | None) -> Path:
 
 
 def write_trees(root: Path, source: Path) -> Path:
-    """Cut the photos into tiles: ninths of the large one, and about 400 pixels wide for test."""
+    """Cut the photos into tiles: ninths of the large one, about 400 pixels wide for testing."""
     tiles: dict[str, list] = {"train": [], "val": [], "test": []}
     for split, stems in TREES.items():
         for stem in stems:

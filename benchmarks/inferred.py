@@ -3,6 +3,7 @@
 python benchmarks/inferred.py
 """
 
+import argparse
 from itertools import product
 
 import rmt
@@ -12,6 +13,7 @@ NAMES = ("rmt_deit_s", "rmt_swin_t", "rmt_swin_s")
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print("LCE    conv   full   " + "  ".join(f"{name:>15}" for name in NAMES))
     for lce, full, conv in product((True, False), (False, True), (False, True)):
         if conv and not lce:
@@ -19,7 +21,7 @@ def main() -> None:
         cells = []
         for name in NAMES:
             options = {"lce": lce, "mlp_conv": conv}
-            if full and name != "rmt_deit_s":  # that one attends fully in its only stage anyway
+            if full and name != "rmt_deit_s":  # its only stage has full attention anyway
                 options["full_attention"] = (False, False, True, True)
             model = rmt.create_model(name, **options)
             params = sum(p.numel() for p in model.parameters())

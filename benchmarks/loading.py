@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import PIL
@@ -36,7 +35,7 @@ from torch.utils.data import DataLoader
 
 import rmt
 from rmt.classification.datamodule import ClassificationData
-from rmt.classification.posterize import mended
+from rmt.classification.transforms import with_posterize
 from rmt.data.loaders import ResumableLoader
 from rmt.training.fit import load_recipe
 
@@ -112,11 +111,7 @@ def write(root: Path, images: list[tuple[str, str, bytes]]) -> None:
 def ours(root: Path) -> ResumableLoader:
     options = [f"--data.root={root}", f"--data.batch_size={BATCH}", "--data.num_workers=0"]
     data = ClassificationData(load_recipe("imagenet/rmt_s", [*options, "--data.repeats=1"]))
-    # What the loop of a run with one process says at its start.
-    progress = SimpleNamespace(current=SimpleNamespace(ready=0))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=0, fit_loop=loop)
-    return data.train_dataloader()
+    return data.train_loader()
 
 
 def theirs(root: Path) -> DataLoader:
@@ -143,14 +138,14 @@ def theirs(root: Path) -> DataLoader:
         pin_memory=False,
         use_prefetcher=False,  # it would leave normalising and erasing to the accelerator
     )
-    mended(dataset.transform)  # otherwise Pillow 13 raises an error
+    with_posterize(dataset.transform)  # otherwise Pillow 13 raises an error
     return loader
 
 
 def one_pass(loader: DataLoader, epoch: int) -> tuple[int, float, float]:
     """Return images, CPU seconds and seconds of one pass."""
     if isinstance(loader, ResumableLoader):
-        loader.batch_sampler.set_epoch(epoch)  # other random variation each time, as timm's
+        loader.batch_sampler.set_epoch(epoch)  # other random numbers each time, as with timm's
     wall, cpu = time.perf_counter(), time.process_time()
     count = sum(len(images) for images, _ in loader)
     return count, time.process_time() - cpu, time.perf_counter() - wall

@@ -107,11 +107,11 @@ def evaluated(files: Iterable[Path]) -> list[str]:
 
 def command(record: dict[str, Any]) -> str:
     """Return the command of a record of `rmt eval`."""
-    words = ["rmt", "eval", "--checkpoint", record["checkpoint"]["path"]]
-    words += ["--weights", record["checkpoint"]["weights"]]
+    parts = ["rmt", "eval", "--checkpoint", record["checkpoint"]["path"]]
+    parts += ["--weights", record["checkpoint"]["weights"]]
     if record["knn"]:
-        words += ["--knn", str(record["knn"])]
-    return shlex.join([*words, *record["overrides"]])
+        parts += ["--knn", str(record["knn"])]
+    return shlex.join([*parts, *record["overrides"]])
 
 
 def measured(files: Iterable[Path]) -> list[str]:
@@ -144,7 +144,7 @@ def page() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     target = ROOT / "RESULTS.md"

@@ -2,9 +2,9 @@
 
 The other one is segmentation-models-pytorch's FPN with timm's regnetx_002: about as many multiply-
 accumulates in the encoder (0.15 G against 0.19 G at 192²), 3.6 times its parameters. Both have
-128-channel pyramids and 64-channel heads. Data, augmentation, loss, optimizer, schedule, weight
-average and number of steps are the same for both, all weights are randomly initialised, and the
-averaged weights of the last step are evaluated: nothing is selected on test data.
+128-channel pyramids and 64-channel heads. Data, augmentation, loss, optimizer, schedule, EMA and
+number of steps are the same for both, all weights are randomly initialised, and the EMA weights of
+the last step are evaluated: nothing is selected on test data.
 
 Data (written by this program from packages on this machine):
   nuclei   stardist 0.9.2's 512x512 microscope image; left half for training, right half for test.
@@ -15,7 +15,7 @@ Data (written by this program from packages on this machine):
            Debian's package mricron-data.
 
 Run: python benchmarks/segmentation.py nuclei [--epochs 200] [--out runs/nuclei]
-     python benchmarks/segmentation_pictures.py draws the learning curves
+     python benchmarks/segmentation_plots.py draws the learning curves
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ import gzip
 import importlib.util
 import json
 import platform
-import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
+from from_scratch import train
 from PIL import Image
 from torch import Tensor, nn
 
@@ -41,8 +40,6 @@ from rmt.recipes import as_dict
 from rmt.segmentation.datamodule import SegmentationData
 from rmt.segmentation.plots import draw
 from rmt.segmentation.segmenter import Segmenter, pixel_loss
-from rmt.segmentation.task import SegmentationTask
-from rmt.training.callbacks import quiet
 from rmt.training.fit import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +74,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--nuclei", help="stardist wheel or package folder")
     parser.add_argument(
-        "--backbone", default="rmt_nano", help="one other than rmt_nano runs without the comparison"
+        "--backbone",
+        default="rmt_nano",
+        help="with one other than rmt_nano the other network is not trained",
     )
     parser.add_argument("--accelerator", default="cpu", help="Lightning's name")
     parser.add_argument("--note", default="", help="what else ran on the machine")
@@ -94,7 +93,7 @@ def main() -> None:
         epochs = args.epochs or 60
     else:
         root = write_colin27(out / "data")
-        # One scanner and one head: grey values need no augmentation, and both sides have one name.
+        # One scanner, one head: grey values need no augmentation, and the sides share names.
         keys = {"data.crop": 192, "data.batch_size": 4, "augment.scale": [0.8, 1.25]}
         keys |= {"augment.photometric": False}
         epochs = args.epochs or 60
@@ -132,44 +131,24 @@ def main() -> None:
 
 def run(recipe, out: Path, kind: type[nn.Module] | None, accelerator: str) -> dict:
     """Train and test one network; return its numbers."""
-    L.seed_everything(recipe.seed, verbose=False)
     data = SegmentationData(recipe)
-    model = None if kind is None else kind(len(data.classes))
-    task = SegmentationTask(recipe, data.classes, model=model)
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        max_epochs=recipe.schedule.epochs,
-        check_val_every_n_epoch=recipe.trainer.evaluate_every,
-        gradient_clip_val=recipe.optimizer.clip_grad,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=False,
-    )
-    started, cpu_started = time.monotonic(), time.process_time()
-    with quiet():
-        trainer.fit(task, data)
-        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-        found = trainer.test(task, data, verbose=False)[0]
-    test = {key.removeprefix("ema/"): value for key, value in found.items() if "ema/" in key}
-    if kind is None:
-        final = task.ema.module.cpu().eval()
-        final.info |= {"label_names": list(data.classes), "recipe": as_dict(recipe)}
-        final.save_pretrained(out)
-        draw(final, recipe, out)
+    other = None if kind is None else kind(len(data.classes))
+    found = train(recipe, data, other, accelerator)
+    if other is None:
+        found.final.info |= {"label_names": list(data.classes), "recipe": as_dict(recipe)}
+        found.final.save_pretrained(out)
+        draw(found.final, recipe, out)
     return {
-        "params": sum(p.numel() for p in task.model.parameters()),
-        "seconds": round(seconds),
-        "cpu_seconds": round(cpu_seconds),
-        "steps": trainer.global_step,
+        "params": found.params,
+        "seconds": round(found.seconds),
+        "cpu_seconds": round(found.cpu_seconds),
+        "steps": found.steps,
         "train_images": len(data.splits.train),
         "test_images": len(data.splits.test),
-        "test": {key: round(value, 3) for key, value in test.items()},
+        "test": {key: round(value, 3) for key, value in found.test.items()},
         "history": [
             {"step": r["step"], "val_mIoU": round(r["ema/mIoU"], 3), "loss": round(r["loss"], 5)}
-            for r in task.history
+            for r in found.history
         ],
     }
 

@@ -5,7 +5,7 @@ The decay is part of the architecture and not learned, so the picture needs no w
     python examples/decay_picture.py docs/images/decay.png
 """
 
-import sys
+import argparse
 
 import torch
 from matplotlib.figure import Figure
@@ -40,4 +40,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", help="PNG to write")
+    main(parser.parse_args().path)

@@ -1,7 +1,7 @@
 """The command ``rmt``: one verb, one public function.
 
 This module lies beside the package because ``import rmt`` brings torch and timm, and help must not
-wait for them: each verb imports what it runs.
+wait for them. Each verb imports what it runs.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 _TRAIN_HELP = """\
-RECIPE is a shipped recipe (rmt train --list) or a YAML file. Options that follow change its keys:
+Examples; any key of the recipe can be set by an option:
 
   rmt train small/digits
-  rmt train small/folder --data.root DIR          a folder with one folder per class
+  rmt train small/folder --data.root DIR          DIR holds one folder of images per class
   rmt train imagenet/rmt_s --data.root DIR --trainer.devices 8 --trainer.num_nodes 4
   rmt train small/folder --data.root DIR --model.checkpoint rmt_s.pth      fine-tune
 
---print_config shows every key with its value. Ctrl-C and SIGTERM finish the current step, save
-and exit with status 130 and 143; the same command with --resume continues exactly there.
+--print_config shows every key with its value. On Ctrl-C or SIGTERM the current step is finished,
+the state is saved, and the exit status is 130 or 143; the same command with --resume continues
+exactly where the run stopped.
 """
 
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="rmt",
         description="RMT vision backbones: train, evaluate, predict, explain, convert.",
+        epilog="`rmt VERB --help` shows the options of a verb.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _annotations, _demo):
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from rmt.allocator import keep_memory
 
-        keep_memory()  # the process is the command's own
+        keep_memory()  # the whole process is ours
         return args.run(args) or 0
     except BrokenPipeError:  # `rmt ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,7 +96,9 @@ def _train(verbs: Any) -> None:
         if args.json and not (args.dry_run or args.print_config):
             raise ValueError("--json goes with --dry-run; a run writes metrics.json")
         if args.recipe is None and (args.overrides or args.dry_run or args.print_config):
-            raise ValueError("name a recipe or a YAML file; `rmt train --list` shows the recipes")
+            raise ValueError(
+                "name a recipe or a YAML file; `rmt train --list` prints the names of the recipes"
+            )
         if args.list or args.recipe is None:
             from rmt.recipes import list_recipes
 
@@ -111,10 +115,14 @@ def _train(verbs: Any) -> None:
             return train(args.recipe, overrides=args.overrides, out=args.out, resume=args.resume)
         return 0
 
-    parser = _verb(verbs, "train", run, "Train what a recipe describes.", epilog=_TRAIN_HELP)
+    parser = _verb(
+        verbs, "train", run, "Train the model that a recipe describes.", epilog=_TRAIN_HELP
+    )
     parser.set_defaults(takes_overrides=True)
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe, or a YAML file"
+    )
+    _out_option(parser, "folder of the run (default: runs/RECIPE)")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -122,16 +130,18 @@ def _train(verbs: Any) -> None:
         default=False,
         choices=(True, "auto"),
         metavar="auto",
-        help="continue the run in --out; auto: start it if there is none yet",
+        help="continue the run in --out; `--resume auto` starts it if there is none yet",
     )
-    parser.add_argument("--list", action="store_true", help="list the shipped recipes")
-    parser.add_argument("--print_config", action="store_true", help="show every key and stop")
+    parser.add_argument("--list", action="store_true", help="list the shipped recipes and exit")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print every key with its value and exit"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="describe the run and load the first samples, without training",
+        help="show size, cost, memory and learning rates, load the first samples, and exit",
     )
-    _json_option(parser, "with --dry-run: also write the result to this file")
+    _json_option(parser, "with --dry-run: also write the result to FILE")
 
 
 def _eval(verbs: Any) -> None:
@@ -141,29 +151,24 @@ def _eval(verbs: Any) -> None:
         record = record_evaluation(
             args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
         )
-        if record:  # the first process speaks for all
+        if record:  # empty in all processes but the first
             from rmt.messages import printable  # the names may be those of classes
 
             metrics = record["metrics"].items()
             print("\n".join(f"{printable(name):>24}  {value:.4f}" for name, value in metrics))
             _write(args.json, record)
 
-    parser = _verb(verbs, "eval", run, "Evaluate weights on the test split of a data set.")
+    parser = _verb(verbs, "eval", run, "Evaluate a model on a data set.")
     parser.set_defaults(takes_overrides=True)
     parser.epilog = (
-        "Options that change recipe keys may follow, such as --data.root DIR --data.batch_size 32."
+        "The test split is evaluated; the validation split if there is no test split; all images\n"
+        "if the data set has no splits and the model was not trained on it. The recipe comes with\n"
+        "the weights; any of its keys can be set by an option, such as --data.root DIR."
     )
     _checkpoint_option(parser)
-    parser.add_argument(
-        "--weights", choices=("raw", "ema"), help="which weights, where a file holds both"
-    )
-    parser.add_argument(
-        "--knn",
-        type=int,
-        default=0,
-        metavar="K",
-        help="evaluate features by K nearest neighbours",
-    )
+    _weights_option(parser)
+    text = "classify by the K nearest training images, to evaluate a classifier's features"
+    parser.add_argument("--knn", type=int, default=0, metavar="K", help=text)
     _json_option(parser)
 
 
@@ -183,40 +188,50 @@ def _predict(verbs: Any) -> None:
                 failed = failed or "error" in record
         return int(failed)
 
-    parser = _verb(verbs, "predict", run, "Predict image files, folders and glob patterns.")
+    parser = _verb(verbs, "predict", run, "Predict images: files, folders and glob patterns.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern")
     _checkpoint_option(parser)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
-    parser.add_argument("--out", type=Path, help="folder for pictures")
-    _json_option(parser, "write the records to this file, as an array or, in .jsonl, by lines")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)"
+    )
+    _out_option(
+        parser, "draw the predictions on the images, and write these (and label maps) there"
+    )
+    _json_option(
+        parser,
+        "write the predictions to FILE: a JSON array, or one record per line if it ends in .jsonl",
+    )
     own = _options_of_tasks(parser)
 
 
 def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
-    """Add what one task's models take, absent unless given; return the names."""
-    names = []
+    """Add the options of each task, which are absent unless given; return their names."""
+    names = ["flip"]
 
-    def group(title: str, **options: dict[str, Any]) -> None:
+    def group(title: str, **options: tuple[Callable[[str], Any], str, str]) -> Any:
         added = parser.add_argument_group(title)
-        for name, details in options.items():
-            added.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **details)
+        for name, (kind, metavar, text) in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            added.add_argument(
+                flag, type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text
+            )
             names.append(name)
+        return added
 
-    group("classifiers", top={"type": int, "help": "classes to name (5)"})
-    group("detectors", score={"type": float, "help": "minimum score of a detection (0.05)"})
-    pixels = {"type": int, "metavar": "PIXELS"}
+    group("classifiers", top=(int, "K", "number of classes to list (default: 5)"))
+    group("detectors", score=(float, "SCORE", "minimum score of a detection (default: 0.05)"))
     group(
-        "segmenters (default: as the weights were evaluated)",
-        min_size=pixels | {"help": "resize the short side to this; 0 keeps the size"},
-        max_size=pixels | {"help": "upper bound of the long side"},
-        window=pixels | {"help": "average overlapping windows of this side; 0: whole image"},
-        stride=pixels | {"help": "from one window to the next (two thirds of it)"},
-        scales={
-            "type": _numbers,
-            "metavar": "S,S,...",
-            "help": "average over these scales: 0.5,1,1.5",
-        },
-        flip={"action": argparse.BooleanOptionalAction, "help": "average with the flipped image"},
+        "segmenters (default: as the weights were evaluated in training)",
+        min_size=(int, "PIXELS", "resize the short side to this; 0 keeps the image's size"),
+        max_size=(int, "PIXELS", "the long side is at most this"),
+        window=(int, "PIXELS", "average over windows of this side; 0: the whole image at once"),
+        stride=(int, "PIXELS", "between windows (default: two thirds of the window)"),
+        scales=(_numbers, "S,S,...", "average over resized images, such as 0.5,1,1.5"),
+    ).add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="average with the mirrored image",
     )
     return names
 
@@ -227,10 +242,10 @@ def _convert(verbs: Any) -> None:
 
         print(convert(args.source, args.destination, weights=args.weights))
 
-    parser = _verb(verbs, "convert", run, "Turn a checkpoint into .safetensors with metadata.")
-    parser.add_argument("source", help="a file of the release or of ours")
-    parser.add_argument("destination", help="the .safetensors to write")
-    parser.add_argument("--weights", choices=("raw", "ema"), help="default: the published ones")
+    parser = _verb(verbs, "convert", run, "Convert a checkpoint to .safetensors.")
+    parser.add_argument("source", help="checkpoint of the release or of this package")
+    parser.add_argument("destination", help=".safetensors file to write")
+    _weights_option(parser)
 
 
 def _explain(verbs: Any) -> None:
@@ -240,7 +255,7 @@ def _explain(verbs: Any) -> None:
         for path in explain(args.image, args.checkpoint, args.out, at=args.at).values():
             print(path)
 
-    parser = _verb(verbs, "explain", run, "Draw what a position of an image attends to.")
+    parser = _verb(verbs, "explain", run, "Draw what one position of an image attends to.")
     parser.add_argument("image", help="image file")
     _checkpoint_option(parser)
     parser.add_argument(
@@ -248,9 +263,9 @@ def _explain(verbs: Any) -> None:
         type=_position,
         default=(0.5, 0.5),
         metavar="Y,X",
-        help="position as fractions of height and width (default: 0.5,0.5, the centre)",
+        help="position as fractions of height and width (default: 0.5,0.5: the centre)",
     )
-    parser.add_argument("--out", type=Path, default=Path("explain"), help="folder for pictures")
+    _out_option(parser, "folder for the plots (default: explain)", default="explain")
 
 
 def _label(verbs: Any) -> None:
@@ -269,22 +284,26 @@ def _label(verbs: Any) -> None:
         print(f"{count} label maps written to {args.out}")
 
     parser = _verb(
-        verbs, "make-token-labels", run, "Write label maps of a teacher for token labelling."
+        verbs, "make-token-labels", run, "Label images with a teacher network, for token labelling."
     )
-    parser.add_argument("teacher", help="a timm model with the classes of the data")
-    parser.add_argument("--data", required=True, metavar="DIR", help="as data.root of a recipe")
+    parser.add_argument("teacher", help="a timm model trained on the classes of the data")
+    parser.add_argument("--data", required=True, metavar="DIR", help="as data.root in a recipe")
     parser.add_argument(
-        "--data.format", dest="kind", metavar="FORMAT", default="auto", help="as of a recipe"
+        "--data.format", dest="kind", metavar="FORMAT", default="auto", help="as in a recipe"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="MAPS", help="folder of maps")
-    parser.add_argument("--weights", default="", help="the teacher's state dict (default: timm's)")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder for the label maps"
+    )
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help="the teacher's (default: timm's, downloaded)"
+    )
     parser.add_argument(
         "--img-size",
         type=int,
-        dest="img_size",
-        help="side of the square that the teacher sees, in pixels",
+        metavar="PIXELS",
+        help="images are resized to a square of this side for the teacher (default: its own)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
 
 
 def _annotations(verbs: Any) -> None:
@@ -294,13 +313,21 @@ def _annotations(verbs: Any) -> None:
         for folder in convert(args.source, args.destination, to=args.to, read_as=args.read_as):
             print(folder)
 
-    parser = _verb(verbs, "convert-dataset", run, "Write a data set of boxes in another format.")
-    parser.epilog = "COCO keeps everything, YOLO boxes and single polygons, VOC boxes."
-    parser.add_argument("source", help="folder of a COCO, VOC or YOLO data set")
+    parser = _verb(verbs, "convert-dataset", run, "Convert a detection data set to another format.")
+    parser.epilog = (
+        "COCO keeps everything. YOLO keeps boxes, and masks of a single polygon. VOC keeps boxes."
+    )
+    parser.add_argument("source", help="folder of the data set")
     parser.add_argument("destination", help="new folder; the images are copied into it")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="to write: coco, voc, ...")
     parser.add_argument(
-        "--from", dest="read_as", metavar="FORMAT", default="auto", help="to read (default: auto)"
+        "--to", required=True, metavar="FORMAT", help="format to write: coco, voc or yolo"
+    )
+    parser.add_argument(
+        "--from",
+        dest="read_as",
+        metavar="FORMAT",
+        default="auto",
+        help="format of the source (default: recognised)",
     )
 
 
@@ -310,8 +337,10 @@ def _demo(verbs: Any) -> None:
 
         return run_demo(args.out)
 
-    parser = _verb(verbs, "demo", run, "Train, evaluate and predict on real images in minutes.")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser = _verb(
+        verbs, "demo", run, "Train, evaluate and predict on real images, in about two minutes."
+    )
+    _out_option(parser, "folder of the run (default: runs/demo)", default="runs/demo")
 
 
 def _position(text: str) -> tuple[float, float]:
@@ -338,12 +367,25 @@ def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help=".pth of the release, .safetensors, .ckpt, folder of a run, or hf-hub:user/name",
+        help="the weights: folder of a run, .ckpt, .safetensors, .pth of the release, or "
+        "hf-hub:user/name",
     )
 
 
+def _weights_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        choices=("raw", "ema"),
+        help="which weights of a file that holds both (default: the better ones)",
+    )
+
+
+def _out_option(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", default=default, help=text)
+
+
 def _json_option(
-    parser: argparse.ArgumentParser, text: str = "also write the result to this file"
+    parser: argparse.ArgumentParser, text: str = "also write the result to FILE"
 ) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help=text)
 
@@ -351,7 +393,7 @@ def _json_option(
 def _write(path: Path | None, content: Any) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

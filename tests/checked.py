@@ -5,7 +5,7 @@ from collections.abc import Callable
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintPep673Exception
 
-_check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # accept an int as a float
 
 
 def checked(function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""Each task with a tiny data set and a recipe of seconds: what suites over all tasks share."""
+"""Each task with a tiny data set and a recipe of seconds, for suites over all tasks."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, calls: int, number: int = signal.
 
 
 def state(out: Path, file: str = LAST) -> dict[str, Any]:
-    """Return all of a checkpoint that decides how the run goes on, or what it has found."""
+    """Return everything in a checkpoint that determines how the run continues or ends."""
     content = torch.load(out / file, weights_only=True)
     return {
         "weights": content["state_dict"],

@@ -29,7 +29,7 @@ def new_bytes(mode: str) -> tuple[str, int]:
 
 
 def test_a_freed_tensor_gives_its_place_to_the_next() -> None:
-    """Where the C library is glibc; any other says that it does not."""
+    """With glibc it returns True; other C libraries do not have the setting."""
     kept, new = new_bytes("keep")
     has_switch = platform.libc_ver()[0] == "glibc"
     assert kept == str(has_switch)

@@ -1,4 +1,4 @@
-"""The command: every verb on real data, exit codes, words for mistakes, and quick help."""
+"""The command: every verb on real data, exit codes, messages for mistakes, and quick help."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from rmt.tools import demo
 from rmt.training.fit import fit, load_recipe
 
 QUICK = ["--schedule.epochs=1", "--data.batch_size=128"]
-# What the parser may not need, so that help does not wait for it.
+# Modules that help must not import, so that it is quick.
 HEAVY = ("torch", "timm", "lightning", "PIL", "numpy", "rmt")
 
 
@@ -74,7 +74,7 @@ def test_training_leaves_a_whole_folder(run: Path) -> None:
 
 
 def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recipe travels with the weights, and the judgement is that of the run."""
+    """The recipe is saved with the weights, and the metrics are those of the run."""
     expected = json.loads((run / "metrics.json").read_text())["test"]
     for checkpoint in (run, run / "model.safetensors", run / "checkpoints" / "best.ckpt"):
         file = tmp_path / "deep" / "eval.json"
@@ -98,7 +98,7 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_predict(
     run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bad.png").write_text("no image")
+    (tmp_path / "bad.png").write_text("not an image")
     words = [photo, tmp_path / "bad.png", photo, "--checkpoint", run, "--top", "3"]
     assert call("predict", *words, "--json", tmp_path / "p.json", "--out", tmp_path / "seen") == 1
     records = json.loads((tmp_path / "p.json").read_text())
@@ -107,14 +107,14 @@ def test_predict(
     assert records[0] == records[2]
     assert records[0].keys() == {"image", "top"}
     assert len(records[0]["top"]) == 3
-    for answer in records[0]["top"]:
-        assert answer.keys() == {"label", "name", "score"}
-        assert answer["name"] == str(answer["label"])
-    scores = [answer["score"] for answer in records[0]["top"]]
+    for found in records[0]["top"]:
+        assert found.keys() == {"label", "name", "score"}
+        assert found["name"] == str(found["label"])
+    scores = [found["score"] for found in records[0]["top"]]
     assert scores == sorted(scores, reverse=True)
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [
-        "grey_0.png",
-        "grey_2.png",
+        "grey.png",
+        "grey_1.png",
     ]
     out = capsys.readouterr().out
     assert f"{photo}  {records[0]['top'][0]['name']} " in out
@@ -123,12 +123,12 @@ def test_predict(
 
 def test_predictor(run: Path, photo: Path) -> None:
     predictor = rmt.Predictor.from_checkpoint(run, top=2)
-    answer = predictor(photo)
-    assert len(answer["top"]) == 2
+    prediction = predictor(photo)
+    assert len(prediction["top"]) == 2
     with Image.open(photo) as image:
-        assert predictor(image) == answer
+        assert predictor(image) == prediction
     streamed = list(predictor.stream([photo, "gone.png"]))
-    assert streamed[0] == {"image": str(photo)} | answer
+    assert streamed[0] == {"image": str(photo)} | prediction
     assert streamed[1].keys() == {"image", "error"}
     with pytest.raises(ValueError, match="top is 0"):
         rmt.Predictor.from_checkpoint(run, top=0)
@@ -141,7 +141,7 @@ SLIDING = "--min-size 64 --window 32 --stride 20 --scales 0.5,1,1.75 --flip"
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a segmenter with fresh weights that answers with each class."""
+    """Return the folder of a randomly initialised segmenter that predicts each class."""
     torch.manual_seed(0)
     model = rmt.create_segmenter("semantic_fpn", "rmt_nano", num_classes=3, channels=8).eval()
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_predict_by_windows_and_scales(segmenter: Path, tmp_path: Path) -> None:
 
 
 def test_eval_by_windows_and_scales(segmenter: Path, tmp_path: Path) -> None:
-    """The same options are keys of the recipe, below ``test``."""
+    """The same options are keys of the recipe, in section ``inference``."""
     words = ["eval", "--checkpoint", segmenter, "--data.root", toy(tmp_path / "toy", images=1)]
     words += ["--data.num_workers=0", "--trainer.accelerator=cpu", "--inference.min_size=64"]
     found = []
@@ -220,7 +220,7 @@ def test_the_command_has_every_option_of_prediction(
         call("predict", "--help")
     shown = capsys.readouterr().out
     for option in fields(get_task(task).prediction().options):
-        if option.name != "pad":  # follows from the weights
+        if option.name != "pad":  # saved with the weights
             assert f"--{option.name.replace('_', '-')}" in shown
 
 
@@ -262,7 +262,7 @@ def test_list_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "small/digits", "--print_config", "--optimizer.lr", "0.5") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["optimizer"]["lr"] == 0.5
-    assert shown["data"]["max_bad_samples"] == 100  # what the recipe leaves to the defaults
+    assert shown["data"]["max_bad_samples"] == 100  # a default that the recipe does not set
 
 
 def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,15 +329,15 @@ def test_mistakes(
 
 
 @pytest.mark.parametrize("words", ["", "fly", "predict", "predict x.jpg", "convert a b --lr 1"])
-def test_calls_that_are_none(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_calls(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         call(*words.split())
     assert stop.value.code == 2
     assert "usage: rmt" in capsys.readouterr().err
 
 
-def test_the_nearest_verb_s_help_is_quick() -> None:
-    """No verb's help imports what only its work needs."""
+def test_help_is_quick() -> None:
+    """The help of no verb imports what only running it needs."""
     verbs = [[], *([verb] for verb in ("models", "train", "eval", "predict", "convert"))]
     verbs += [["explain"], ["make-token-labels"], ["convert-dataset"], ["demo"]]
     code = (
@@ -382,7 +382,7 @@ def test_exit_status_of_an_interrupted_run(number: int, tmp_path: Path) -> None:
 def test_resuming_takes_the_recipe_of_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the first call changed need not be repeated."""
+    """Options of the first call need not be repeated."""
     import rmt.tools.train
 
     taken = []
@@ -397,12 +397,12 @@ def test_resuming_takes_the_recipe_of_the_run(
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """As `make demo` runs it, but for the length of the training."""
+    """As `make demo` runs it, but with a short training."""
     train = demo.train
     monkeypatch.setattr(demo, "train", lambda name, out: train(name, overrides=QUICK, out=out))
     out = tmp_path / "demo"
     (out / "checkpoints").mkdir(parents=True)
-    for file in ("recipe.yaml", "checkpoints/last.ckpt"):
+    for file in (demo.MARKER, "recipe.yaml", "checkpoints/last.ckpt"):
         (out / file).write_text("of an earlier demo, which is replaced")
     assert call("demo", "--out", out) == 0
     shown = capsys.readouterr().out
@@ -412,21 +412,21 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert len(list((out / "predicted").iterdir())) == demo.PREDICTED
 
 
-def test_demo_spares_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_refuses_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert call("demo", "--out", tmp_path) == 2
-    assert "is not empty and not a run" in capsys.readouterr().err
+    assert "is not empty and was not made by `rmt demo`" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_the_report_of_half_a_run(tmp_path: Path) -> None:
+def test_the_report_of_an_unfinished_run(tmp_path: Path) -> None:
     from rmt.tools import report
 
     with pytest.raises(ValueError, match="holds no finished run"):
         report.write(tmp_path)
 
 
-def test_functions_behind_the_verbs_restore_the_mode(run: Path) -> None:
+def test_evaluate_restores_the_mode(run: Path) -> None:
     from rmt.training.evaluate import evaluate
 
     model = rmt.load(run).train()
@@ -434,9 +434,7 @@ def test_functions_behind_the_verbs_restore_the_mode(run: Path) -> None:
     assert model.training
 
 
-def test_a_picture_that_is_not_there_spares_the_others(
-    run: Path, photo: Path, tmp_path: Path
-) -> None:
+def test_a_missing_image_does_not_stop_prediction(run: Path, photo: Path, tmp_path: Path) -> None:
     words = [photo, tmp_path / "gone.png", photo, "--checkpoint", run]
     assert call("predict", *words, "--json", tmp_path / "p.json") == 1
     records = json.loads((tmp_path / "p.json").read_text())
@@ -461,7 +459,9 @@ def test_a_damaged_state_is_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"PK half a file")
     (tmp_path / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
-    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or no checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is damaged: .*No state of this run can be resumed"
+    ):
         fit(load_recipe(tmp_path / "recipe.yaml"), tmp_path, resume=True)
 
 

@@ -1,4 +1,4 @@
-"""The documentation holds: its code runs, its commands and keys are real, its links lead somewhere.
+"""The documentation is true: its code runs, its commands, keys and links exist.
 
 Python blocks run in order, page by page, in a folder with small files of the names that they use.
 Commands are parsed by the command's own parser and their options are resolved by the recipes'
@@ -144,7 +144,7 @@ def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) 
             assert tuple(names[name].shape) == tuple(map(int, shape.split(", "))), f"{block} {name}"
 
 
-def test_nothing_is_made_smaller_in_vain() -> None:
+def test_nothing_is_made_smaller_without_need() -> None:
     text = "\n".join(block.text for page in PYTHON for block in blocks(page, "python"))
     assert [original for original in SMALLER if original not in text] == []
 
@@ -181,7 +181,7 @@ def test_commands_of_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a block."""
+    """Yield each command of a block, split into arguments."""
     for line in text.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
             yield words

@@ -1,4 +1,4 @@
-"""RESULTS.md says what the recipes and the measurements say."""
+"""RESULTS.md agrees with the recipes and the measurements."""
 
 import importlib.util
 import json

@@ -133,6 +133,24 @@ def test_other_classes_are_refused(case: Case, root: Path, foreign: Path) -> Non
         evaluate(model, overrides=words)
 
 
+def test_a_class_may_have_no_images(
+    case: Case, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a model is evaluated, the classes are the model's; and what was found is said."""
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data" / "classes.txt").unlink(missing_ok=True)  # masks number the classes
+    model = get_task(case.task).new_model(case.recipe_for(root), [*case.classes, "rare"])
+    model.info["label_names"] = [*case.classes, "rare"]
+    words = ["--data.root", str(tmp_path / "data"), "--data.num_workers", "0"]
+    words += ["--trainer.accelerator", "cpu"]
+    if case.task == "segmentation":
+        words += ["--data.crop", "48", "--inference.min_size", "48"]
+    assert evaluate(model, overrides=words)["images"] == IMAGES
+    found = capsys.readouterr().out
+    assert "data: " in found
+    assert f"{len(case.classes) + 1} classes ({', '.join(case.classes)}, rare)" in found
+
+
 def test_another_number_of_classes_is_refused(case: Case, root: Path) -> None:
     recipe = case.recipe_for(root)
     model = get_task(case.task).new_model(recipe, [*case.classes, "one more"])
@@ -389,7 +407,7 @@ def cut(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pa
 
 
 def test_changed_data_are_refused_or_allowed(case: Case, cut: tuple[Path, Path, Any]) -> None:
-    """An image more would redraw the held-out images: allowed, these stay what they are."""
+    """One more image would change which images are held out; if allowed, these stay the same."""
     run, data, recipe = cut
     before = {
         split: set(names) for split, names in DataRecord.read(run / "data.json.gz").splits.items()

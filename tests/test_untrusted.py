@@ -73,7 +73,7 @@ def endless() -> object:
     [
         (deep(100), "nested more than 32 levels"),
         (endless(), "nested more than 32 levels"),
-        (shared(30), "more than 300,000 values"),
+        (shared(30), "more than 100,000 values"),
         ({"a": {1: 2}}, r"a has a key of type int"),
         ({"a": {(): 2}}, r"a has a key of type tuple"),
         ({"a": {"x\x1b[2J": b""}}, r"a\.x\\x1b\[2J is a bytes; expected a plain value"),

@@ -1,4 +1,4 @@
-"""The architecture table: what the paper and the release say, and how it is changed."""
+"""The architecture table: the values of paper and release, and overrides."""
 
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def test_overrides_are_remembered() -> None:
         ({"heads": (4, 4, 8)}, r"heads has 3 entries for 4 stages: \(4, 4, 8\)"),
         ({"depths": (1, 1)}, "dims has 4 entries for 2 stages"),
         ({"heads": (0, 4, 8, 16)}, "64 channels on 0 heads"),
-        ({"dims": (63, 128, 256, 512)}, "63 channels on 4 heads.*whole even number"),
+        ({"dims": (63, 128, 256, 512)}, "63 channels on 4 heads.*even integer"),
         ({"stem": "conv3"}, "stem is 'conv3'; choose conv or patch"),
         ({"published": None}, "unknown option 'published'"),
     ],

@@ -1,7 +1,7 @@
 """RMT: Retentive Networks Meet Vision Transformers, as a vision backbone for today's PyTorch.
 
-``import rmt`` registers the models with timm; nothing else happens. What needs more than a model
-does is imported when it is first asked for.
+``import rmt`` registers the models with timm and does nothing else. Anything beyond models is
+imported when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_memory() -> bool:
-    """Tell the C library to keep freed memory, for the whole process and for good.
+    """Make the C library keep freed memory, for the whole process and permanently.
 
     By default glibc hands each freed block of 32 MB or more back to the system, and gets the next
     one page by page, zeroed anew: a sixth of the time of a training step of RMT-S with 32 images on
@@ -18,7 +18,7 @@ def keep_memory() -> bool:
     call it before the first large tensor.
 
     Returns:
-        False where the C library takes no such wish (macOS, Windows, musl): nothing has changed.
+        False if the C library has no such setting (macOS, Windows, musl); then nothing has changed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

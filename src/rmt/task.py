@@ -1,8 +1,8 @@
-"""Task: what classification, detection and segmentation promise, and the table of the three.
+"""Task: the contract that classification, detection and segmentation fulfil, and their table.
 
-Everything above this module (weights, training, tools) works through a :class:`Task` and knows no
-task by name. What training and prediction need is imported when it is first asked for, so that
-loading weights brings neither data sets nor plotting libraries.
+Everything above this module (weights, training, tools) works through a :class:`Task` and does not
+name any. What training and prediction need is imported when it is first asked for, so that loading
+weights imports neither data sets nor plotting libraries.
 """
 
 from __future__ import annotations
@@ -32,10 +32,29 @@ if TYPE_CHECKING:
     from rmt.data.splits import Samples
 
 R = TypeVar("R", bound=Recipe)
+R_in = TypeVar("R_in", bound=Recipe, contravariant=True)
 M = TypeVar("M", bound=Pretrained)
 O = TypeVar("O")  # noqa: E741 - options of prediction
 
 Named = dict[str, Tensor]
+
+
+class OpenData(Protocol[R_in]):
+    """Opens the data set of a recipe."""
+
+    def __call__(
+        self, recipe: R_in, *, classes: Sequence[str] | None = None
+    ) -> DataModule[Any, Any]:
+        """Return the opened data.
+
+        Args:
+            recipe: of the task.
+            classes: names of a trained model's classes; the data may then lack images of some.
+
+        Raises:
+            ValueError: if there is nothing that can be read.
+        """
+        ...
 
 
 @runtime_checkable
@@ -43,10 +62,10 @@ class Criterion(Protocol):
     """The losses of a training batch."""
 
     def __call__(self, network: Callable[..., Any], batch: Any) -> tuple[Named, Named]:
-        """Return the named losses, whose sum is minimised, and what else is logged.
+        """Return the named losses, whose sum is minimised, and other values to log.
 
         Args:
-            network: the model to train, maybe compiled.
+            network: the model to train, possibly compiled.
             batch: of the task's training loader.
         """
         ...
@@ -57,7 +76,7 @@ class Metrics(Protocol):
     """The metrics of one set of weights over a split; also an ``nn.Module``.
 
     Attributes:
-        notes: what the reader of the numbers should know, after :meth:`compute`.
+        notes: warnings about the numbers, after :meth:`compute`.
     """
 
     notes: list[str]
@@ -67,7 +86,7 @@ class Metrics(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """Return metric -> value over all processes, ``images`` among them, and start anew.
+        """Return metric -> value over all processes, ``images`` among them, and reset.
 
         Raises:
             ValueError: if no image could be read.
@@ -80,17 +99,16 @@ class Training(Generic[R, M]):
     """What training and evaluating need of a task.
 
     Attributes:
-        open_data: opens a recipe's data set; ``classes``, the names of a trained model's classes,
-            lets the data lack images of some.
+        open_data: opens a recipe's data set.
         criterion: losses of a model to train.
-        metrics: of a model on the samples that are evaluated; True adds each class.
-        check: raises ``ValueError`` for what only a run would notice in a recipe.
-        knn: evaluates features by k nearest neighbours; None where that makes no sense.
+        metrics: of a model on the samples to evaluate; True adds the metrics of each class.
+        check: raises ``ValueError`` for mistakes in a recipe that only a run would notice.
+        knn: evaluates features by k nearest neighbours; None for tasks without it.
         any_class_order: whether the data may list the model's classes in another order.
-        same_classes: says whether two lists name the same classes by other words.
+        same_classes: whether two lists of different names mean the same classes.
     """
 
-    open_data: Callable[..., DataModule[R, Any]]
+    open_data: OpenData[R]
     criterion: Callable[[R, M], Criterion]
     metrics: Callable[[R, M, Any, bool], Metrics]
     check: Callable[[R], None]
@@ -104,12 +122,12 @@ class Prediction(Generic[R, M, O]):
     """What predicting, explaining and reporting need of a task.
 
     Attributes:
-        options: a dataclass of what a user may choose.
-        default_options: those that the weights were evaluated with.
-        predictor: a model and options to a function from an RGB image to plain values.
-        save: writes a result's pictures, if a folder is given, and returns its JSON record.
-        pixels: an image as the model sees it, (C, H, W) normalised, and the same as a picture.
-        draw_report: draws the evaluated images of a run into a folder; file name -> content.
+        options: dataclass of the user's options.
+        default_options: the options that the weights were evaluated with.
+        predictor: returns a function from an RGB image to plain values.
+        save: draws a result on its image, if a folder is given, and returns its JSON record.
+        pixels: an image as the model sees it: (C, H, W) normalised, and the same as a PIL image.
+        draw_report: writes plots of a run's evaluation to a folder; file name -> what it shows.
     """
 
     options: type[O]
@@ -129,12 +147,12 @@ class Task(Generic[R, M, O]):
         recipe: class of its recipes.
         from_config: builds the model that a ``config`` describes, randomly initialised.
         new_model: builds the model of a recipe for some classes, randomly initialised.
-        default_recipe: content of a recipe to evaluate a model that brings none.
-        monitor: the metric that decides which weights are best; larger is better.
+        default_recipe: content of a recipe to evaluate a model that has none.
+        monitor: metric that decides which weights are best; larger is better.
         reference_classes: number of classes of the published data set.
         reference_images: number of its training images.
-        countable: the part of a model whose cost no image decides, with the size (h, w) of the
-            image that it is counted on.
+        countable: the part of a model whose cost does not depend on the image's content, and the
+            size (h, w) that its cost is counted at.
         training: what training and evaluating need.
         prediction: what predicting needs.
     """
@@ -187,7 +205,7 @@ def _classification_prediction() -> Prediction:
 @cache
 def _detection_training() -> Training[DetectionRecipe, Detector]:
     from rmt.detection.datamodule import DetectionData
-    from rmt.detection.metrics import DetectionMetrics
+    from rmt.detection.metrics import DetectionMetrics, check_recipe
 
     return Training(
         open_data=DetectionData,
@@ -195,7 +213,7 @@ def _detection_training() -> Training[DetectionRecipe, Detector]:
         metrics=lambda recipe, model, samples, per_class: DetectionMetrics(
             model, samples, per_class=per_class
         ),
-        check=lambda recipe: None,
+        check=check_recipe,
         any_class_order=True,
     )
 

@@ -19,7 +19,7 @@ from rmt.messages import did_you_mean, printable
 
 # Far above what any description needs (ImageNet-21k has 21,841 class names).
 _MOST_BYTES = 16 * 2**20
-_MOST_VALUES = 300_000
+_MOST_VALUES = 100_000
 _MOST_LEVELS = 32
 _MOST_BITS = 64
 # torch lets a pickle make a bytearray of any length, of which the file needs to name the length.

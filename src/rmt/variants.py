@@ -1,4 +1,4 @@
-"""The architecture table: every RMT variant as one frozen record, each row written whole.
+"""The architecture table: every RMT variant as one frozen record, each row written in full.
 
 Sources: arXiv 2309.11523 v6, tables 1 and 6; the release of June 2024 for what its published
 weights need (full attention in stage 3 of RMT-T, decay ranges, LayerScale). This module does not
@@ -40,7 +40,7 @@ class Variant:
     and L.
 
     Attributes:
-        name: the registered model that this is, or that it was derived from.
+        name: of this model, or of the registered one that it was derived from.
         depths: number of blocks.
         dims: number of channels.
         heads: number of attention heads; the key width is ``dims / heads``.
@@ -93,8 +93,8 @@ class Variant:
         for dim, heads in zip(self.dims, self.heads, strict=True):
             if heads < 1 or dim % heads or (dim // heads) % 2:
                 raise ValueError(
-                    f"{dim} channels on {heads} heads: the key width must be a whole even number "
-                    "(channels are rotated in pairs)"
+                    f"{dim} channels on {heads} heads: channels per head must be an even integer, "
+                    "because channels are rotated in pairs"
                 )
 
     @property
@@ -160,8 +160,8 @@ RMT_L = Variant(
 )
 
 
-# The strict comparison of Table 6: DeiT and Swin with MaSA in place of their own attention. These
-# were never released; what had to be inferred, and from what, is in docs/inferred.md.
+# The strict comparison of Table 6: DeiT and Swin with MaSA instead of their own attention. They
+# were never released; docs/inferred.md says what was inferred, and from what.
 RMT_DEIT_S = Variant(
     name="rmt_deit_s",
     depths=(12,),
@@ -246,7 +246,7 @@ OWN_VARIANTS: dict[str, Variant] = {RMT_NANO.name: RMT_NANO}
 VARIANTS: dict[str, Variant] = PAPER_VARIANTS | OWN_VARIANTS
 
 
-#: What a caller may override by name in ``create_model``.
+#: Fields that can be overridden by name in ``create_model``.
 VARIANT_FIELDS = tuple(f.name for f in fields(Variant) if f.name not in ("name", "published"))
 
 
@@ -271,7 +271,7 @@ def get_variant(name: str, **overrides: Any) -> Variant:
 
 
 def variant_overrides(variant: Variant) -> dict[str, Any]:
-    """Return the fields in which ``variant`` differs from the registered one of its name."""
+    """Return the fields in which ``variant`` differs from the registered variant of its name."""
     base = VARIANTS[variant.name]
     return {
         field: getattr(variant, field)

@@ -1,4 +1,4 @@
-"""Transforms, and what happens to an unreadable image: in training, evaluation, prediction."""
+"""Transforms, and unreadable images in training, evaluation and prediction."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def recipe(folder: Path, *overrides: str):
 
 @pytest.fixture
 def model(folder: Path) -> rmt.RMT:
-    """Return a model that was made for these classes."""
+    """Return a model of these classes."""
     model = rmt.create_model("rmt_nano", 2)
     model.info["label_names"] = ["dark", "light"]
     model.pretrained_cfg |= {"input_size": (3, 32, 32)}
@@ -159,11 +159,11 @@ def test_every_operation_at_every_strength(picture: Image.Image) -> None:
             for op.magnitude in (0, 9, 10):
                 assert op(picture).size == picture.size
         (coarse,) = (op for op in randomly.ops if op.name.startswith("Posterize"))
-        assert coarse(picture).getextrema() == ((0, 0),) * 3  # as older ones of Pillow do
+        assert coarse(picture).getextrema() == ((0, 0),) * 3  # as in older versions of Pillow
 
 
 def test_without_any_variation(picture: Image.Image) -> None:
-    """What is left is resizing and normalising."""
+    """Without augmentation, images are only resized and normalised."""
     data = Data(input_size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), interpolation="bilinear")
     ours = train_transform(data, Augment(crop="none", flip=0.0))(picture)
     resized = pil_to_tensor(picture.resize((32, 32), Image.Resampling.BILINEAR)).float() / 255
@@ -172,7 +172,7 @@ def test_without_any_variation(picture: Image.Image) -> None:
 
 
 def test_the_release_s_evaluation(picture: Image.Image) -> None:
-    """Short side to 256, the centre 224 of it, ImageNet's mean and deviation."""
+    """Short side to 256, centre crop of 224, ImageNet's mean and standard deviation."""
     ours = eval_transform_of(Data())(picture)
     resized = picture.resize((384, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
     mean, std = (torch.tensor(v)[:, None, None] for v in (Data().mean, Data().std))
@@ -212,7 +212,7 @@ class TestOtherClasses:
 
 
 def test_fine_tuning_a_frozen_body(folder: Path, model: rmt.RMT) -> None:
-    """Another number of classes: a new head on the given body, which stays as it is."""
+    """Another number of classes: a new head on the given body, which is unchanged."""
     three = rmt.create_model("rmt_nano", 3)
     path = rmt.save(three, folder / "three.safetensors")
     words = [f"--model.checkpoint={path}", "--model.freeze=[stem., stages.]", "--schedule.epochs=1"]

@@ -1,4 +1,4 @@
-"""ImageNet's test sets in their authors' layouts, tiny; restricted and several right answers."""
+"""ImageNet's test sets in their authors' layouts, tiny; fewer classes, several right labels."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def picture(path: Path) -> None:
 
 
 class Same(nn.Module):
-    """Answers every image with the same order of classes: 7, 5, 3, then the rest."""
+    """Predicts the same order of classes for every image: 7, 5, 3, then the rest."""
 
     def __init__(self, model: rmt.RMT) -> None:
         super().__init__()
@@ -76,9 +76,9 @@ def test_numbered_folders_are_classes(tmp_path: Path, model: rmt.RMT) -> None:
     assert evaluated(model, tmp_path, "imagenet")["images"] == 4
 
 
-def test_only_the_classes_of_a_smaller_set_are_answers(tmp_path: Path, model: rmt.RMT) -> None:
+def test_only_the_classes_of_a_smaller_set_are_predicted(tmp_path: Path, model: rmt.RMT) -> None:
     names = wordnet_ids()
-    for label in (3, 5, 9):  # as -A and -R: 7, the best answer, is no class here
+    for label in (3, 5, 9):  # as in -A and -R: 7, the best prediction, is not a class here
         picture(tmp_path / names[label] / "a.jpg")
     found = evaluated(model, tmp_path, "imagenet")
     assert found["top1"] == pytest.approx(100 / 3)
@@ -110,7 +110,7 @@ def test_what_is_no_set_is_named(tmp_path: Path) -> None:
 
 
 def test_mean_corruption_error_by_hand() -> None:
-    """As bad as AlexNet on each, but for snow, where it is half as bad."""
+    """As bad as AlexNet on all corruptions but snow, where it is half as bad."""
     errors = ALEXNET_ERRORS | {"snow": ALEXNET_ERRORS["snow"] / 2}
     top1 = {name: 100 - error for name, error in errors.items()}
     assert mean_corruption_error(top1) == pytest.approx((14 * 100 + 50) / 15)
@@ -130,7 +130,7 @@ def corrupted(tmp_path: Path) -> Path:
 
 
 def test_corruptions_in_one_pass(corrupted: Path, model: rmt.RMT) -> None:
-    """The model says 7 to all: half right. Where 5s are unreadable, it is right more often."""
+    """The model always predicts 7: half right, and more where some 5s are unreadable."""
     samples = opened(corrupted, "imagenet-c").val
     assert len(samples) == 15 * 5 * 4
     assert samples.name(4 * 5 * 7 + 3) == str(  # the eighth corruption, its first severity
@@ -172,7 +172,7 @@ def test_groups_are_counted_apart() -> None:
 
 
 def test_the_best_placed_right_class_counts() -> None:
-    """Right are 5 and 7; the answers in order are 0, 1, 2, 3, 7: no hit, but one of the best 5."""
+    """Right are 5 and 7; predictions in order are 0, 1, 2, 3, 7: a hit in the top 5 only."""
     rule = AcceptedClasses(accepted=((5, 7),))
     samples = Samples([Path("x")], [5], tuple(map(str, range(10))), rule=rule)
     metrics = ClassificationMetrics(rmt.create_model("rmt_nano", 10), samples)

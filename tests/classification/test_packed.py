@@ -395,11 +395,19 @@ class TestWebdataset:
             ({"1.jpg": b"x", "1.cls": b"7"}, r"1\.jpg is of class '7', but there are 2 classes"),
         ],
     )
-    def test_mistakes(self, tmp_path: Path, files: dict[str, bytes], words: str) -> None:
-        tar(tmp_path / "0.tar", files.items())
+    def test_a_mistake_is_left_out(
+        self, tmp_path: Path, files: dict[str, bytes], words: str
+    ) -> None:
+        good = {"good.jpg": b"x", "good.cls": b"1"}
+        tar(tmp_path / "0.tar", (good | files).items())
         (tmp_path / "classnames.txt").write_text("cat\ndog\n")
+        for _ in range(2):  # the second time from the index
+            splits = opened(tmp_path, "webdataset", val_fraction=1.0)
+            assert splits.val.name(0).endswith("good.jpg")
+            assert len(splits.val) == (2 if "2.jpg" in files else 1)
+            assert "1 left out: " in splits.describe()
         with pytest.raises(ValueError, match=words):
-            opened(tmp_path, "webdataset")
+            opened(tmp_path, "webdataset", max_bad_samples=0)
 
     def test_keys_that_come_twice_have_no_label_maps(self, tmp_path: Path) -> None:
         for name in ("0.tar", "1.tar"):

@@ -1,4 +1,4 @@
-"""Token labels of a teacher that knows ImageNet, on photographs of things that ImageNet has."""
+"""Token labels of a teacher trained on ImageNet, for photos of ImageNet's classes."""
 
 import importlib.util
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("load", "right"), [(skimage.data.chelsea, CATS), (skimage.data.coffee, CUPS)]
 )
-def test_most_places_are_labelled_with_what_is_there(
+def test_most_positions_are_labelled_with_their_object(
     load: Callable[[], np.ndarray], right: set[int], weights: Path
 ) -> None:
     teacher = Teacher(NAME, 1000, weights=weights, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -73,7 +73,7 @@ def test_maps_on_disk_name_what_is_in_a_crop(weights: Path, tmp_path: Path) -> N
 
 
 def test_tokens_learn_what_the_teacher_sees(weights: Path) -> None:
-    """Online, without a map on the disk: the network comes to name the same thing at each place."""
+    """Online, without label maps: the network learns the teacher's label of each position."""
     keys = {
         "model.name": "rmt_nano",
         "model.drop_path_rate": 0,

@@ -1,4 +1,4 @@
-"""Token labelling: cuts, mixing and losses by hand, and a model that learns eight photos so."""
+"""Token labelling: crops, mixing and losses by hand, and a model that learns eight photos."""
 
 import json
 import random
@@ -43,7 +43,7 @@ from rmt.training.fit import load_recipe
 
 
 def corner_map(size: int = 6, classes: tuple[int, ...] = (0, 1, 2, 3)) -> torch.Tensor:
-    """A map (2, 1, size, size) whose four quarters are sure of four classes."""
+    """A map (2, 1, size, size) with one certain class in each quarter."""
     half = size // 2
     index = torch.zeros(size, size)
     index[:half, half:], index[half:, :half], index[half:, half:] = classes[1:]
@@ -65,11 +65,11 @@ def cut(box: list[float], mirrored: bool, size: tuple[int, int]) -> list:
     return found[0].argmax(-1).tolist()
 
 
-def test_the_whole_picture_keeps_its_corners() -> None:
+def test_the_whole_image_keeps_its_corners() -> None:
     assert cut([0, 0, 1, 1], False, (2, 2)) == [[0, 1], [2, 3]]
 
 
-def test_a_mirrored_picture_swaps_left_and_right() -> None:
+def test_a_mirrored_image_swaps_left_and_right() -> None:
     assert cut([0, 0, 1, 1], True, (2, 2)) == [[1, 0], [3, 2]]
 
 
@@ -86,7 +86,7 @@ def test_boxes_are_x_before_y() -> None:
 
 
 def test_probabilities_of_a_map_by_hand() -> None:
-    # One place, two stored logits among four classes: softmax of (ln 3, 0, ln 2, 0).
+    # One position, two stored logits of four classes: softmax of (ln 3, 0, ln 2, 0).
     maps = torch.tensor([[np.log(3.0), np.log(2.0)], [0.0, 2.0]]).reshape(1, 2, 2, 1, 1).float()
     box, mirrored = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False])
     found = dense_labels(maps, box, mirrored, classes=4, size=(1, 1))[0, 0, 0]
@@ -95,7 +95,7 @@ def test_probabilities_of_a_map_by_hand() -> None:
 
 def test_a_map_of_other_data_is_refused() -> None:
     box, mirrored = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False])
-    with pytest.raises(ValueError, match="names class 3; the data have 3"):
+    with pytest.raises(ValueError, match="names class 3, but the data has 3"):
         dense_labels(corner_map()[None], box, mirrored, classes=3, size=(1, 1))
 
 
@@ -127,14 +127,14 @@ def test_smoothed_labels_by_hand() -> None:
 
 
 def test_mixed_boxes_cover_what_beta_says() -> None:
-    shares = []
+    fractions = []
     for _ in range(2000):
         mask = mixed_box((8, 8), 1.0)
         rows, columns = mask.any(1).sum(), mask.any(0).sum()
         assert mask.sum() == rows * columns  # a rectangle
-        shares.append(mask.float().mean().item())
-    assert 0.15 < np.mean(shares) < 0.4  # half the area, less what falls outside
-    assert max(shares) > 0.5
+        fractions.append(mask.float().mean().item())
+    assert 0.15 < np.mean(fractions) < 0.4  # half the area, less what falls outside
+    assert max(fractions) > 0.5
     random.seed(1)
     first = mixed_box((7, 7), 1.0)
     random.seed(1)
@@ -171,8 +171,8 @@ def test_mixed_tokens_come_from_the_other_end_of_the_batch(size: tuple[int, int]
         assert torch.equal(got, expected)
 
 
-def test_the_transform_tells_where_it_cut() -> None:
-    # A picture whose colours are its coordinates shows where each pixel came from.
+def test_the_transform_returns_its_crop() -> None:
+    # An image whose colours are its coordinates shows where each pixel came from.
     height, width = 120, 200
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x * 255 // width, y * 255 // height, 0 * x], -1).astype(np.uint8)
@@ -203,7 +203,7 @@ def test_the_transform_erases_and_varies_as_the_plain_one() -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight photos, quarters of two of scikit-learn's, each its own class; two files a class."""
+    """Eight photos, quarters of two of scikit-learn's, each its own class; two files per class."""
     root = tmp_path_factory.mktemp("photos")
     china, flower = load_sample_images().images
     for number in range(8):
@@ -219,7 +219,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def maps(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sure maps for the photos, as the TokenLabeling project lays them out."""
+    """Maps of certain labels for the photos, in the TokenLabeling project's layout."""
     root = tmp_path_factory.mktemp("maps")
     for number in range(8):
         logits = torch.zeros(5, 18, 18)
@@ -300,17 +300,17 @@ WORDS = [f"--{key}={value}" for key, value in SMALL.items()]
 def test_eight_photos_are_learnt_with_token_labels(
     photos: Path, maps: Path, tmp_path: Path
 ) -> None:
-    out, file = tmp_path / "run", tmp_path / "answers.json"
+    out, file = tmp_path / "run", tmp_path / "predictions.json"
     words = [*WORDS, "--data.root", str(photos), "--token_labels.root", str(maps)]
     assert rmt_cli.main(["train", "imagenet/rmt_s_tl", "--out", str(out), *words]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["test"]["top1"] == 100
     model = rmt.load(out)
     assert model.aux_head is not None
-    pictures = str(photos / "val")
-    assert rmt_cli.main(["predict", pictures, "--checkpoint", str(out), "--json", str(file)]) == 0
-    for answer in json.loads(file.read_text()):
-        assert answer["top"][0]["name"] == Path(answer["image"]).parent.name
+    images = str(photos / "val")
+    assert rmt_cli.main(["predict", images, "--checkpoint", str(out), "--json", str(file)]) == 0
+    for record in json.loads(file.read_text()):
+        assert record["top"][0]["name"] == Path(record["image"]).parent.name
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_teacher_at_each_place_averages_to_its_answer(teacher_file: Path) -> None:
+def test_a_teachers_positions_average_to_its_logits(teacher_file: Path) -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     teacher = Teacher("test_resnet", 8, weights=teacher_file, mean=mean, std=std)
     pixels = torch.rand(2, 3, *teacher.size)
@@ -333,7 +333,7 @@ def test_a_teacher_at_each_place_averages_to_its_answer(teacher_file: Path) -> N
     theirs = pixels - torch.tensor(cfg["mean"])[:, None, None]
     theirs = theirs / torch.tensor(cfg["std"])[:, None, None]
     dense = teacher.logits(ours)
-    # Its head is an average over places and a linear layer, which may change places.
+    # Its head is an average over positions and a linear layer, which commute.
     assert dense.mean((2, 3)).allclose(teacher.model(theirs), atol=1e-5)
     labels = teacher.labels(ours, (2, 3))
     assert labels.shape == (2, 2, 3, 8)
@@ -430,7 +430,7 @@ def test_what_does_not_fit_together(token_labels: TokenLabels, starred: bool, me
         teacher_of(recipe, rmt.create_model("rmt_nano", 8, token_labels=starred))
 
 
-def test_maps_and_a_teacher_are_one_too_many() -> None:
+def test_maps_and_a_teacher_cannot_both_be_set() -> None:
     with pytest.raises(ValueError, match="both set; name one"):
         TokenLabels(root="maps", teacher="test_resnet")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rmt.data.loaders import SeededSamples, make_loader
-from rmt.data.samplers import TrainBatches
+from rmt.data.samplers import GroupedBatches, TrainBatches
 
 
 class TestTrainBatches:
@@ -58,3 +58,27 @@ def test_a_sample_depends_on_its_key_alone() -> None:
         loader = make_loader(dataset, batches, num_workers=workers, collate=list)
         assert list(loader) == expected
     assert dataset[0, 3, 0] != dataset[1, 3, 0] != dataset[0, 3, 1]
+
+
+def test_batches_of_one_orientation() -> None:
+    portrait = [bool(i % 3 == 0) for i in range(40)]
+    batches = GroupedBatches(portrait, 4, seed=1)
+    taken = list(batches)
+    assert len(taken) == len(batches) == 10
+    assert sorted(key[1] for batch in taken for key in batch) == list(range(40))
+    mixed = [len({portrait[i] for _, i, _ in batch}) > 1 for batch in taken]
+    assert sum(mixed) <= 1
+    batches.resume(0, 4)
+    assert list(batches) == taken[4:]
+    batches.set_epoch(1)
+    assert list(batches) != taken
+
+
+def test_grouped_batches_of_two_processes_share_nothing() -> None:
+    portrait = [i % 2 == 0 for i in range(20)]
+    parts = [
+        [key[1] for batch in GroupedBatches(portrait, 2, seed=0, rank=r, world=2) for key in batch]
+        for r in range(2)
+    ]
+    assert len(parts[0]) == len(parts[1]) == 10
+    assert not set(parts[0]) & set(parts[1])

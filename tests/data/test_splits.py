@@ -31,8 +31,14 @@ class Numbers:
     def digest(self) -> str:
         return str(self.items)
 
+    def label(self, index: int) -> object:
+        return self.items[index] % 2
+
     def take(self, indices: Sequence[int]) -> Self:
         return replace(self, items=[self.items[i] for i in indices])
+
+    def join(self, other: Self) -> Self:
+        return replace(self, items=[*self.items, *other.items])
 
 
 @pytest.mark.parametrize(

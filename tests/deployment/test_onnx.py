@@ -1,4 +1,4 @@
-"""Exported detectors find in onnxruntime what they find here, in crowded scenes too."""
+"""Exported detectors find the same objects in onnxruntime, in crowded scenes too."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def crowded(head: str, *, limit: int) -> Detector:
 
 
 def spread(layer: nn.Conv2d | nn.Linear) -> None:
-    """Let a score layer, when it is next used, give each output mean 0 and deviation 1."""
+    """Normalise a score layer, when it is next used: mean 0 and deviation 1 of each output."""
 
     def change(layer: nn.Conv2d | nn.Linear, inputs: tuple[Tensor]) -> None:
         handle.remove()
@@ -43,7 +43,7 @@ def spread(layer: nn.Conv2d | nn.Linear) -> None:
 
 
 def assert_same(found: Detections, expected: Detections) -> None:
-    """Assert that both hold the same objects; those of equal score in any order."""
+    """Assert that both contain the same objects; those of equal score in any order."""
     assert len(found["scores"]) == len(expected["scores"])
     free = list(range(len(found["scores"])))
     for i, (box, score, label) in enumerate(

@@ -1,4 +1,4 @@
-"""Boxes and masks follow the image through every variation."""
+"""Boxes and masks are augmented together with the image."""
 
 import random
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from rmt.detection.augment import TrainTransform, brightened, cropped, mirrored
-from rmt.detection.datamodule import ShapedBatches
 from rmt.detection.recipe import Augment, Model
 from rmt.training.fit import load_recipe
 
@@ -29,7 +28,7 @@ def assert_consistent(image: torch.Tensor, target: dict[str, torch.Tensor], slac
         y, x = mask.nonzero().unbind(1)
         tight = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
         assert (tight - box).abs().max() <= slack
-        if mask.sum() > 60:  # of a smaller one most pixels lie on its border
+        if mask.sum() > 60:  # smaller ones consist mostly of their border
             assert image[0][mask.bool()].float().mean() > 150
 
 
@@ -80,7 +79,7 @@ def test_no_objects() -> None:
 
 
 def test_no_box_without_area_is_left() -> None:
-    """A sliver that resizing rounds away, and with it its label and mask."""
+    """A box that resizing rounds to nothing is dropped with its label and mask."""
     image, target = example()
     target["boxes"][1] = torch.tensor([89.99999, 5, 90, 15])
     for crop in (0.0, 1.0):
@@ -102,27 +101,3 @@ def test_brightness() -> None:
     image = torch.full((3, 4, 4), 100, dtype=torch.uint8)
     values = {int(brightened(image, 0.3)[0, 0, 0]) for _ in range(20)}
     assert len(values) > 5
-
-
-def test_batches_of_one_shape() -> None:
-    upright = [bool(i % 3 == 0) for i in range(40)]
-    batches = ShapedBatches(upright, 4, seed=1)
-    taken = list(batches)
-    assert len(taken) == len(batches) == 10
-    assert sorted(ticket[1] for batch in taken for ticket in batch) == list(range(40))
-    mixed = [len({upright[i] for _, i, _ in batch}) > 1 for batch in taken]
-    assert sum(mixed) <= 1
-    batches.resume(0, 4)
-    assert list(batches) == taken[4:]
-    batches.set_epoch(1)
-    assert list(batches) != taken
-
-
-def test_batches_of_two_processes_share_nothing() -> None:
-    upright = [i % 2 == 0 for i in range(20)]
-    parts = [
-        [t[1] for batch in ShapedBatches(upright, 2, seed=0, rank=r, world=2) for t in batch]
-        for r in range(2)
-    ]
-    assert len(parts[0]) == len(parts[1]) == 10
-    assert not set(parts[0]) & set(parts[1])

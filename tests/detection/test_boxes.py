@@ -1,4 +1,4 @@
-"""Box functions against the authors' own, and against what must hold for any box."""
+"""Box functions against the authors' own, and properties of any box."""
 
 import zlib
 
@@ -30,7 +30,7 @@ def micro() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", STDS)
 def test_coding(micro: dict[str, Tensor], name: str) -> None:
-    # Logarithm and exponential differ by a bit of float32 between processors.
+    # Logarithm and exponential differ in the last bit of float32 between CPUs.
     boxes, deltas = micro["coder.boxes"], micro["coder.deltas"].view(64, 2, 4)
     decoded = decode(boxes[:, None], deltas, STDS[name])
     torch.testing.assert_close(
@@ -53,7 +53,7 @@ def test_a_perfect_prediction_decodes_to_itself(pairs: list) -> None:
     table = torch.tensor(pairs)
     boxes, targets = (torch.cat([t[:, :2], t[:, :2] + t[:, 2:]], 1) for t in table.unbind(1))
     ratio = (table[:, 1, 2:] / table[:, 0, 2:]).log().abs().amax(dim=1)
-    near = ratio < 4.13  # farther than the coder reaches
+    near = ratio < 4.13  # beyond the clamp of the coder
     for stds in STDS.values():
         decoded = decode(boxes.double(), encode(boxes, targets, stds).double(), stds)
         assert (decoded - targets)[near].abs().max().item() < 2e-2 if near.any() else True

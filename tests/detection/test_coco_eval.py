@@ -23,7 +23,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def scene(seed: int, *, images: int = 12) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a random data set with crowds and empty images, and noisy answers to it."""
+    """Return a random data set with crowds and empty images, and noisy detections."""
     rng = np.random.default_rng(seed)
     described, objects, found = [], [], []
     for i in range(1, images + 1):
@@ -60,11 +60,11 @@ def pycocotools(truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -
         ours = api.COCO()
         ours.dataset = copy.deepcopy(truth)
         ours.createIndex()
-        judge = COCOeval(ours, ours.loadRes(copy.deepcopy(found)), kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
+        evaluator = COCOeval(ours, ours.loadRes(copy.deepcopy(found)), kind)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator.stats.tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -83,7 +83,7 @@ def test_equal_to_pycocotools(seed: int, kind: str) -> None:
     assert abs(np.mean(list(by_class(table, truth).values())) - numbers["AP"]) < 1e-9
 
 
-# pycocotools speaks to numpy in the old way.
+# pycocotools uses an old interface of numpy.
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
 @torch.no_grad()
@@ -116,15 +116,15 @@ def test_the_commands_agree(head: str, tmp_path: Path) -> None:
     if model.has_masks:
         kinds["mask"] = ("segm", "bbox")
     for kind, (name, other) in kinds.items():
-        judged = [{k: v for k, v in own.items() if k != other} for own in records]
-        expected = dict(zip(NAMES, pycocotools(truth, judged, name), strict=True))
+        evaluated = [{k: v for k, v in own.items() if k != other} for own in records]
+        expected = dict(zip(NAMES, pycocotools(truth, evaluated, name), strict=True))
         assert expected["AP50"] > 0
         for key, value in expected.items():
             if value > -1:
                 assert abs(found[f"{kind}_{key}"] / 100 - value) < 1e-12, (kind, key)
 
 
-def test_perfect_answers() -> None:
+def test_perfect_predictions() -> None:
     truth, _ = scene(1)
     found = [
         {"image_id": own["image_id"], "category_id": own["category_id"], "bbox": own["bbox"],
@@ -148,3 +148,23 @@ def test_nothing_found_and_nothing_there() -> None:
     assert average_precision(truth, [], "box")[0]["AP"] == 0
     bare = truth | {"annotations": []}
     assert "AP" not in average_precision(bare, [{**own} for own in found], "mask")[0]
+
+
+def test_objects_to_be_ignored_are_neither_hits_nor_misses() -> None:
+    """VOC's difficult objects: to find one costs nothing, and neither does to overlook it."""
+    images = [{"file_name": "x.png", "height": 100, "width": 100}]
+    boxes = ([10, 10, 30, 30], [60, 60, 30, 30])
+    objects = [{"image_id": 1, "label": 0, "bbox": list(box)} for box in boxes]
+    objects[1]["ignore"] = 1
+    truth = assemble(images, objects, ["thing"])
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": list(box), "score": score}
+        for box, score in zip(boxes, (0.5, 0.9), strict=True)
+    ]
+    for records in (found, found[:1]):
+        numbers, _ = average_precision(truth, records, "box")
+        assert numbers["AP"] == pytest.approx(100)
+        assert numbers["AR100"] == pytest.approx(100)
+    del objects[1]["ignore"]
+    numbers, _ = average_precision(assemble(images, objects, ["thing"]), found[:1], "box")
+    assert numbers["AR100"] == pytest.approx(50)

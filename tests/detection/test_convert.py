@@ -52,7 +52,7 @@ def boxes(samples: Samples) -> dict[str, np.ndarray]:
 
 def assert_equal_boxes(root: Path, other: Path) -> None:
     """Assert that two folders hold the same images with the same boxes, split by split."""
-    ours, theirs = (open_parts(Data(root=str(folder))) for folder in (root, other))
+    ours, theirs = (open_parts(Data(root=str(folder)))[0] for folder in (root, other))
     assert ours.keys() == theirs.keys()
     for part, samples in ours.items():
         assert samples.classes == theirs[part].classes
@@ -115,7 +115,7 @@ def test_the_command(official: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_polygons_survive_where_there_is_a_word(official: Path, tmp_path: Path) -> None:
     convert(official, tmp_path / "yolo", to="yolo")
     convert(tmp_path / "yolo", tmp_path / "coco", to="coco")
-    before, after = (open_parts(Data(root=str(r)))["val"] for r in (official, tmp_path / "coco"))
+    before, after = (open_parts(Data(root=str(r)))[0]["val"] for r in (official, tmp_path / "coco"))
     for i in range(len(before)):
         ours, theirs = (samples.target(i, masks=True)["masks"] for samples in (after, before))
         assert np.array_equal(ours, theirs)
@@ -126,7 +126,7 @@ def test_a_set_of_one_split_stays_whole(tmp_path: Path) -> None:
     (made / "annotations" / "val.json").unlink()
     (folder,) = convert(made, tmp_path / "voc", to="voc")
     assert len(list(folder.glob("*.xml"))) == 2
-    assert open_parts(Data(root=str(tmp_path / "voc"))).keys() == {"train"}
+    assert open_parts(Data(root=str(tmp_path / "voc")))[0].keys() == {"train"}
 
 
 def test_nothing_is_replaced(root: Path, tmp_path: Path) -> None:

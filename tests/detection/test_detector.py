@@ -1,4 +1,4 @@
-"""What any detector must do, whatever its head: shapes, batches, empty targets, bad input."""
+"""All detectors, whatever their head: shapes, batches, empty targets, bad input."""
 
 import copy
 import inspect
@@ -24,7 +24,7 @@ def detector(request: pytest.FixtureRequest) -> Detector:
         num_classes=CLASSES,
         min_size=64,
         max_size=128,
-        roi_samples_per_image=64,  # quicker, and enough here
+        roi_samples_per_image=64,  # faster, and enough here
     )
     if hasattr(model, "rpn"):
         model.rpn.limits = (40, 20)

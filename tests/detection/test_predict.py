@@ -1,4 +1,4 @@
-"""What is drawn of a detector's answer."""
+"""How a detector's predictions are drawn."""
 
 import numpy as np
 from PIL import Image
@@ -22,5 +22,5 @@ def test_overlapping_masks_are_drawn_by_the_best() -> None:
     assert np.abs(drawn[25, 30] - best).max() <= 1  # in both
     assert np.abs(drawn[34, 45] - other).max() <= 1
     assert not drawn[34, 10].any()
-    hidden = draw_detections(Image.new("RGB", (60, 40)), detections, least=0.95)
+    hidden = draw_detections(Image.new("RGB", (60, 40)), detections, min_score=0.95)
     assert not np.asarray(hidden).any()

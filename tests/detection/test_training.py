@@ -1,4 +1,4 @@
-"""Train, evaluate, predict and resume through the functions behind the command."""
+"""Train, evaluate, predict and resume through the functions that the command calls."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_report(run: tuple[Path, dict[str, Any]]) -> None:
 def test_predict_files(run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path) -> None:
     photos = sorted((root / "images" / "val").glob("*.png"))[:2]
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     records = list(predict_files([*photos, broken], run[0], out=tmp_path / "out", score=0.0))
     json.dumps(records)
     assert [record["image"] for record in records] == [str(p) for p in (*photos, broken)]
@@ -139,7 +139,7 @@ def test_recipe_is_the_row(name: str) -> None:
     assert len(text.splitlines()) <= 32
 
 
-def test_plan_without_data() -> None:
+def test_dry_run_without_data() -> None:
     described = dry_run("coco/retinanet_rmt_t_1x", ["--model.backbone", "rmt_nano"])
     assert described["epochs"] == 12
     assert described["recipe"]["model"]["head"] == "retinanet"

@@ -1,4 +1,4 @@
-"""What every registered model promises; a new variant is picked up by itself.
+"""The contract of every registered model; a new variant is tested automatically.
 
 Widths are each variant's own, depths are cut to one block a stage: nothing here depends on more.
 """
@@ -49,7 +49,7 @@ PARAMETERS = {
     "rmt_l_starred": 96_105_864,
 }
 CLASSES = 7
-# Open sizes make tracing slow; these go through every line of code there is.
+# Dynamic sizes make tracing slow; these cover every line of code.
 QUICK_GRAPHS = ("rmt_nano", "nano_patch_stem_merging", "rmt_deit_s")
 GRAPHS = [
     form if form in QUICK_GRAPHS else pytest.param(form, marks=pytest.mark.slow) for form in FORMS
@@ -315,10 +315,10 @@ def test_one_graph_for_all_sizes(form: str) -> None:
 
 @pytest.mark.parametrize("form", GRAPHS)
 def test_export(form: str) -> None:
-    """Batch, height and width stay open; torch wants the last map larger than one token."""
+    """Batch, height and width are dynamic; torch needs a last map of more than one token."""
     model = build(form)
-    least = model.variant.reductions[-1] + 1
-    shape = {0: Dim("batch"), 2: Dim("height", min=least), 3: Dim("width", min=least)}
+    smallest = model.variant.reductions[-1] + 1
+    shape = {0: Dim("batch"), 2: Dim("height", min=smallest), 3: Dim("width", min=smallest)}
     with torch.no_grad():
         program = torch.export.export(model, (image(96, 160, batch=5),), dynamic_shapes=(shape,))
         for size in ((64, 96), (33, 65)):

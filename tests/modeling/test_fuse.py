@@ -12,7 +12,7 @@ from rmt.segmentation import create_segmenter
 
 
 def settled(model: nn.Module) -> nn.Module:
-    """Give norms, biases and scales values that folding must not lose."""
+    """Set norms, biases and scales to values that folding must keep."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
@@ -77,7 +77,7 @@ def test_segmenters(head: str) -> None:
     "backbone", ["resnet18", "regnety_002", "mobilenetv4_conv_small", "cspdarknet53"]
 )
 def test_bodies_of_timm(backbone: str) -> None:
-    """Their norms may hold an activation, and their ``bn`` need not stand behind a ``conv``."""
+    """Their norms may include an activation, and their ``bn`` need not follow a ``conv``."""
     model = create_segmenter("semantic_fpn", backbone, num_classes=5, channels=32)
     model = settled(model).double()
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""RMT inside segmentation-models-pytorch and transformers, with the real libraries, offline."""
+"""RMT in segmentation-models-pytorch and transformers, with the real libraries, offline."""
 
 from pathlib import Path
 

@@ -23,7 +23,7 @@ SIZES = {
 }
 HEADS, WIDTH, VALUE_WIDTH = 3, 8, 6
 RATES = log_decay_rates(HEADS, 6.0)
-# (backend, decomposed) of all that can run; a new backend is picked up by itself.
+# (backend, decomposed) of all that can run; a new backend is tested automatically.
 KERNELS = [
     (name, decomposed)
     for name, kernel in BACKENDS.items()

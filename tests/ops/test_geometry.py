@@ -1,4 +1,4 @@
-"""Decay rates, angles and distances: equal to the release's, and never spoilt by a cache."""
+"""Decay rates, angles and distances: equal to the release's, with or without the cache."""
 
 import json
 from itertools import pairwise
@@ -82,7 +82,7 @@ def test_rotation_keeps_lengths_and_depends_on_differences(
     q, k = torch.randn(2, 8, dtype=torch.float64)
     rotated = rotate(q.expand(1, height, width, 1, 8), angles)
     assert torch.allclose(rotated.norm(dim=-1), q.norm().expand(1, height, width, 1))
-    # The product of a query and a key sees the difference of flattened positions alone.
+    # The product of a query and a key depends only on the difference of flattened positions.
     q_line, k_line = (rotate(x.expand(1, 1, 32, 1, 8), angles).view(32, 8) for x in (q, k))
     products = q_line @ k_line.T
     at = min(shift, 8)
@@ -100,7 +100,7 @@ def test_rotation_in_complex_and_in_real_numbers() -> None:
     upstream = torch.randn_like(x)
     eager = rotate(x, angles)
     (gradient,) = torch.autograd.grad(eager, x, upstream)
-    # A traced graph holds real numbers alone: formats of deployment know no others.
+    # A traced graph has real numbers only: deployment formats have no complex ones.
     exported = torch.export.export(Rotation(), (x,))
     assert "complex" not in str(exported.graph)
     traced = exported.module()
@@ -110,7 +110,7 @@ def test_rotation_in_complex_and_in_real_numbers() -> None:
         rotated = rotate(x.to(dtype), angles)
         assert rotated.dtype == dtype
         assert torch.allclose(rotated.double(), eager, atol=limit)
-    # Complex numbers do not begin at every place in memory.
+    # Complex numbers must be aligned in memory.
     odd = torch.cat([x, x], dim=-1)[..., 1:9]
     assert torch.allclose(rotate(odd, angles), traced(odd), rtol=1e-12)
 

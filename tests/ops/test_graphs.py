@@ -1,4 +1,4 @@
-"""The function and the plug-in module as one graph, with batch, height and width left open."""
+"""The function and the plug-in module as one graph, with dynamic batch, height and width."""
 
 import copy
 

@@ -93,7 +93,7 @@ def test_tracing_to_a_graph(mode: str) -> None:
 def test_function_transforms() -> None:
     x = image()
 
-    def plain(x: Tensor) -> Tensor:  # torch has no such rules for its fused kernel on the CPU
+    def plain(x: Tensor) -> Tensor:  # torch has no such rules for its fused CPU kernel
         return attend(x, "plain")
 
     for _ in range(2):

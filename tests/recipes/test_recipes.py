@@ -92,20 +92,20 @@ class TestResolving:
             (["--seed.x", "3"], "seed has no parts"),
         ],
     )
-    def test_words_that_are_none(self, words: list[str], message: str) -> None:
+    def test_invalid_arguments(self, words: list[str], message: str) -> None:
         content = {"task": "classification", "seed": 1}
         with pytest.raises(ValueError, match=message):
             resolve(ClassificationRecipe, content, words)
 
 
 class TestReading:
-    def test_no_yaml(self, tmp_path: Path) -> None:
+    def test_not_a_yaml_file(self, tmp_path: Path) -> None:
         (tmp_path / "x.yaml").write_text("a: [")
         with pytest.raises(ValueError, match=r"x\.yaml is no YAML"):
             read(tmp_path / "x.yaml")
 
     @pytest.mark.parametrize("text", ["", "- a", "model: {}"])
-    def test_no_recipe(self, text: str, tmp_path: Path) -> None:
+    def test_not_a_recipe(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(ValueError, match="must be a mapping with the key 'task'"):
             read(tmp_path / "x.yaml")
@@ -116,7 +116,7 @@ class TestReading:
             load_recipe(tmp_path / "x.yaml")
 
 
-# No dead knob.
+# Every field has an effect.
 
 
 def records(kind: type) -> Iterator[type]:
@@ -128,7 +128,7 @@ def records(kind: type) -> Iterator[type]:
 
 
 @pytest.mark.slow
-def test_no_dead_knob(tmp_path: Path) -> None:
+def test_every_field_is_read(tmp_path: Path) -> None:
     """The package's code reads every field in some run; what copies a record does not count."""
     seen: set[tuple[type, str]] = set()
     source = str(Path(rmt.__file__).parent)
@@ -148,17 +148,17 @@ def test_no_dead_knob(tmp_path: Path) -> None:
             patch.setattr(kind, "__getattribute__", watch(kind), raising=False)
         for task in TASKS:
             exercise(task, tmp_path / task)
-    dead = sorted(
+    unused = sorted(
         f"{kind.__module__}.{kind.__name__}.{field.name}"
         for kind in kinds
         for field in dataclasses.fields(kind)
         if (kind, field.name) not in seen
     )
-    assert dead == []
+    assert unused == []
 
 
 def exercise(task: str, folder: Path) -> None:
-    """Run what reads recipes, as small as it goes."""
+    """Run everything that reads recipes, as small as possible."""
     data = folder / "data"
     words = [
         "--schedule.epochs=1",

@@ -231,7 +231,6 @@ def test_wrong_folders(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("one\n", "names 1 classes"),
-        ("a\nb\na\n", "names 'a' twice"),
         ("a 1 2 3\nb\n", "colours for 1 of 2"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Windows, scales and mirrors: each against a plain computation of what it should be."""
+"""Windows, scales and mirroring, each against a plain computation."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from rmt.segmentation.recipe import Data, Inference, SegmentationRecipe
 
 
 class Position(nn.Module):
-    """Logits that tell where in its window a pixel was: (B, 2, h, w) of row and column."""
+    """Logits (B, 2, h, w) that are the row and column of a pixel in its window."""
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -75,7 +75,7 @@ def test_one_window_is_the_whole_image(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("size", [(30, 40), (1, 70), (64, 64)])
 def test_small_images_are_padded_to_the_window(model: nn.Module, size: tuple[int, int]) -> None:
-    """The network sees maps as wide as its training crops; what is filled in is cut off again."""
+    """The network sees images as wide as its training crops; the padding is cropped again."""
     images = torch.randn(1, 3, *size)
     with torch.no_grad():
         ours = sliding(model, images, window=64, stride=48, pad=True)
@@ -120,7 +120,7 @@ def test_scales_and_mirror_average_probabilities(model: nn.Module) -> None:
 def test_label_map_is_the_most_probable_class(
     model: nn.Module, short: int, options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where strips are two rows, far fewer than the whole."""
+    """Also if a strip has only two rows."""
     image = photo(61, 83)
     how = Inference(min_size=short, max_size=400, **options)
     expected = probabilities(model, image, how)
@@ -153,7 +153,7 @@ def test_logits_at_the_heads_size(model: nn.Module) -> None:
 
 
 def test_release_test_size() -> None:
-    """Short side 512 unless the long one would pass 2048."""
+    """Short side 512 unless the long one would exceed 2048."""
     assert resize_photo(photo(300, 451), Inference()).shape == (3, 512, 770)
     assert resize_photo(photo(30, 451), Inference()).shape == (3, 136, 2048)
     assert resize_photo(photo(30, 45), Inference(min_size=0)).shape == (3, 30, 45)

@@ -205,14 +205,14 @@ def test_labels_of_another_size(model: Segmenter) -> None:
     ("value", "kind"),
     [(5, torch.uint8), (-1, torch.int8), (-100, torch.long), (300, torch.int16)],
 )
-def test_labels_that_are_no_class(model: Segmenter, value: int, kind: torch.dtype) -> None:
+def test_labels_that_are_not_classes(model: Segmenter, value: int, kind: torch.dtype) -> None:
     labels = torch.zeros(1, 8, 8, dtype=kind)
     labels[0, 3, 4] = value
     with pytest.raises(ValueError, match=f"contain {value}; expected a class, 0 to 4"):
         model(torch.randn(1, 3, 8, 8), labels)
 
 
-def test_labels_that_are_no_integers(model: Segmenter) -> None:
+def test_labels_that_are_not_integers(model: Segmenter) -> None:
     with pytest.raises(ValueError, match=r"labels are torch\.float32; expected integers"):
         model(torch.randn(1, 3, 8, 8), torch.zeros(1, 8, 8))
 

@@ -1,4 +1,4 @@
-"""Train, evaluate, predict and resume through the functions behind the command."""
+"""Train, evaluate, predict and resume through the functions that the command calls."""
 
 import json
 import logging
@@ -89,7 +89,7 @@ def test_a_validation_split_is_enough_to_evaluate_but_not_to_train(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With a class that no label has, which is said."""
+    """One class has no labels, and a warning says so."""
     own = tmp_path / "own"
     shutil.copytree(root, own, ignore=shutil.ignore_patterns("train"))
     for mask in (own / "masks" / "val").iterdir():
@@ -102,7 +102,7 @@ def test_a_validation_split_is_enough_to_evaluate_but_not_to_train(
         fit(tiny(own), tmp_path / "run")
 
 
-def test_pictures_leave_out_what_cannot_be_read(
+def test_plots_leave_out_unreadable_images(
     run: tuple[Path, dict[str, Any]], broken: Path, tmp_path: Path
 ) -> None:
     """Two of nine images, in two of six stretches, the second alone in its own."""
@@ -116,7 +116,7 @@ def test_pictures_leave_out_what_cannot_be_read(
 def test_predict_files(run: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path) -> None:
     photos = sorted((root / "images" / "val").glob("*.jpg"))[:2]
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     dot = tmp_path / "dot.png"
     Image.new("L", (1, 1)).save(dot)
     records = list(predict_files([*photos, broken, dot], run[0], out=tmp_path / "out"))
@@ -151,7 +151,7 @@ def test_equal_names_are_told_apart() -> None:
     assert label_names(model) == ["ground", "thing (1)", "thing (2)"]
 
 
-def test_names_in_a_legend_are_no_formulas(tmp_path: Path) -> None:
+def test_names_in_a_legend_are_not_formulas(tmp_path: Path) -> None:
     labels = np.zeros((20, 30), dtype=np.uint8)
     path = tmp_path / "overlay.png"
     draw_overlay(Image.new("RGB", (30, 20)), labels, path, names=["$a_{$"], palette=colours(1))
@@ -180,7 +180,7 @@ def test_seven_rows_are_published() -> None:
 
 
 def test_ade20k_recipe_trains_on_its_layout(tmp_path: Path) -> None:
-    """Two steps of a published recipe, made small, counted in steps and judged at the end."""
+    """Two steps of a published recipe, made small, counted in steps and evaluated at the end."""
     toy(tmp_path / "data", "ade20k", images=2)
     keys = {
         "data.root": tmp_path / "data",
@@ -221,7 +221,7 @@ def test_dry_run_of_a_published_recipe() -> None:
     assert round(described["params"] / 1e6) == 30
 
 
-def test_batch_without_labels_says_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_without_labels_warns(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     stack = SegmentationData(tiny(root)).train_collate
     ignored = torch.full((4, 4), 255, dtype=torch.uint8)
     labelled = torch.zeros(4, 4, dtype=torch.uint8)

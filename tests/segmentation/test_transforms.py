@@ -1,4 +1,4 @@
-"""Training transforms: image and labels move together, and every step is what it says."""
+"""Training transforms: image and labels move together, and every step does what it promises."""
 
 import colorsys
 import random
@@ -66,7 +66,7 @@ def test_scale_multiplies_the_test_size() -> None:
 
 
 def test_crops_are_mixed_where_they_can_be() -> None:
-    """Two halves: 1 crop in 8 has a quarter of each by chance, 3 in 4 after ten tries."""
+    """Two halves: 1 random crop in 8 has a quarter of each, 3 in 4 after ten tries."""
     labels = torch.zeros(64, 64, dtype=torch.uint8)
     labels[:, 32:] = 1
     image = labels[None].repeat(3, 1, 1)

@@ -1,4 +1,4 @@
-"""What is drawn as attention is the attention that the model computes."""
+"""The attention that is drawn is the attention that the model computes."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def attention(**options) -> rmt.ManhattanAttention:
 @pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize("decay", [False, True])
 def test_weights_are_those_of_the_kernel(decomposed: bool, decay: bool) -> None:
-    """Applied to the values they give what `manhattan_attention` gives, token by token."""
+    """Applied to the values, the weights give the result of `manhattan_attention`, per token."""
     module = attention(decomposed=decomposed, decay=decay)
     x = torch.randn(1, HEIGHT, WIDTH, DIM, dtype=torch.float64)
     q, k = module.queries_and_keys(x)
@@ -97,8 +97,8 @@ def test_every_stage_of_a_model(model: rmt.RMT) -> None:
     assert all(maps[name].equal(again[name]) for name in maps)
 
 
-def test_the_place_is_a_share_of_the_image(model: rmt.RMT) -> None:
-    """The last stage's map of the place is that of the token there."""
+def test_the_position_is_a_fraction_of_the_image(model: rmt.RMT) -> None:
+    """The last stage's map of a position is that of the token there."""
     model.eval()
     pixels, seen = torch.randn(3, 96, 64), []
     attn = model.stages[-1].blocks[-1].attn
@@ -111,7 +111,7 @@ def test_the_place_is_a_share_of_the_image(model: rmt.RMT) -> None:
 
 
 @pytest.mark.parametrize("at", [(1.1, 0.5), (0.5, -0.1)])
-def test_a_place_outside_the_image(model: rmt.RMT, at: tuple[float, float]) -> None:
+def test_a_position_outside_the_image(model: rmt.RMT, at: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"at is .*between 0 and 1"):
         model_attention(model, torch.zeros(3, 32, 32), at)
 
@@ -128,14 +128,14 @@ def test_pictures(model: rmt.RMT, tmp_path: Path) -> None:
     image = Image.linear_gradient("L").resize((80, 50))
     drawn = explain(image, tmp_path / "model", tmp_path / "new" / "out", at=(0.2, 0.8))
     for path in drawn.values():
-        with Image.open(path) as picture:
-            assert min(picture.size) > 200
+        with Image.open(path) as image:
+            assert min(image.size) > 200
 
 
 def test_a_model_without_decay(tmp_path: Path) -> None:
     rmt.create_model("rmt_nano", 3, decay=False).save_pretrained(tmp_path / "model")
-    picture = np.zeros((64, 48, 3), np.uint8)
-    assert set(explain(picture, tmp_path / "model", tmp_path)) == {"attention"}
+    image = np.zeros((64, 48, 3), np.uint8)
+    assert set(explain(image, tmp_path / "model", tmp_path)) == {"attention"}
 
 
 def test_one_channel(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_one_channel(tmp_path: Path) -> None:
     assert len(rmt.Predictor(grey)(np.zeros((64, 48, 3), np.uint8))["top"]) == 3
     grey.save_pretrained(tmp_path / "model")
     assert explain(np.zeros((64, 48), np.uint8), tmp_path / "model", tmp_path)
-    with pytest.raises(ValueError, match="this model reads 4 channels"):
+    with pytest.raises(ValueError, match="this model takes 4 channels"):
         rmt.Predictor(rmt.create_model("rmt_nano", 3, in_chans=4))
-    with pytest.raises(ValueError, match="it must pool"):
+    with pytest.raises(ValueError, match="prediction needs pooled ones"):
         rmt.Predictor(rmt.create_model("rmt_nano", 3, global_pool=""))

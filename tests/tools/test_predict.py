@@ -1,4 +1,4 @@
-"""Prediction of files: names of what is written, records as they come, no harm to the images."""
+"""Prediction of files: names of outputs, records one by one, and the images stay untouched."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ STEMS = st.sampled_from(["a", "A", "a_0", "a_1", "a_labels", "a_1_labels", "a_la
 
 @given(st.lists(st.tuples(STEMS, st.sampled_from([".jpg", ".png"])), max_size=12))
 def test_no_two_files_written_have_one_name(names: list[tuple[str, str]]) -> None:
-    """Neither pictures nor label maps, on file systems that ignore capitals too."""
+    """Drawn images and label maps, also on file systems that ignore case."""
     found = output_names(Path(stem + suffix) for stem, suffix in names)
     files = [f"{name}{end}".casefold() for name in found for end in ("", "_labels")]
     assert len(set(files)) == len(files) == 2 * len(names)
     if names:
-        assert found[0] == names[0][0]  # its own name where that is free
+        assert found[0] == names[0][0]  # its own name if that is free
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_pictures_never_go_over_the_images(model: Path, photos: Path) -> None:
+def test_outputs_never_overwrite_the_images(model: Path, photos: Path) -> None:
     before = {path: path.read_bytes() for path in photos.iterdir()}
     for out in (photos, photos / ".." / "photos"):
         words = ["predict", str(photos), "--checkpoint", str(model), "--out", str(out)]

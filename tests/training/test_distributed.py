@@ -1,4 +1,4 @@
-"""Two processes on gloo do what one does: the same steps, the same evaluation, the same resume."""
+"""Two processes on gloo equal one: the same steps, the same evaluation, the same resuming."""
 
 import json
 import os
@@ -54,7 +54,7 @@ optimizer: {{lr: 1.0e-4}}
 
 @dataclass(frozen=True)
 class Body:
-    """A model to train on two processes, and how one process does the same.
+    """A model to train in two processes, and how one process does the same.
 
     Attributes:
         recipe: template of the recipe.
@@ -100,7 +100,7 @@ BODIES = {
         3,
         in_turn=True,
     ),
-    # It draws its regions at random, other ones in another process.
+    # It samples regions at random, different ones in each process.
     "mask_rcnn": Body(DETECTION, rmt.detection.toy.toy, 6),
 }
 
@@ -123,7 +123,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def detector_that_finds(head: str) -> nn.Module:
-    """Return a detector that finds many things from the start."""
+    """Return a detector that finds many objects from the start."""
     torch.manual_seed(0)
     model = create_detector(head, "rmt_nano", num_classes=2)
     for layer in [model.head] if head == "retinanet" else [model.rpn, *model.box_heads]:
@@ -249,7 +249,7 @@ def test_two_processes_equal_one(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
 def test_one_process_evaluates_as_two_did(head: str, folder: Path) -> None:
-    """Average precision is gathered from both; here is something to find."""
+    """Average precision is gathered from both, and there are objects to find."""
     # So small a rate that the weights still find something.
     found = metrics(run(folder, "evaluated", "--optimizer.lr=1e-6"))["test"]
     assert found["images"] == 6
@@ -278,7 +278,7 @@ def test_two_processes_resume_exactly(head: str, strategy: str, folder: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_launchers_of_a_cluster_do_the_same(folders: dict[str, Path]) -> None:
-    """What docs/imagenet.md tells to type: torchrun, and srun's variables for each process."""
+    """The commands in docs/imagenet.md: torchrun, and srun's variables for each process."""
     folder = folders["rmt_nano"]
     train = [sys.executable, "-m", "rmt_cli", "train", folder / "recipe.yaml"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
@@ -316,24 +316,24 @@ def test_launchers_of_a_cluster_do_the_same(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
-def test_the_processes_share_a_step_as_one_would_take_it(world: int) -> None:
+def test_several_processes_make_the_steps_of_one(world: int) -> None:
     alone = list(TrainBatches(1000, 8 * world, seed=3, repeats=3))
-    shares = [
+    parts = [
         list(TrainBatches(1000, 8, seed=3, repeats=3, rank=rank, world=world))
         for rank in range(world)
     ]
-    assert len({len(share) for share in shares}) == 1
-    for step, batch in enumerate(zip(*shares, strict=True)):
+    assert len({len(part) for part in parts}) == 1
+    for step, batch in enumerate(zip(*parts, strict=True)):
         assert sorted(chain.from_iterable(batch)) == sorted(alone[step])
 
 
 def test_copies_of_an_image_fall_to_different_processes() -> None:
-    shares = [list(TrainBatches(600, 4, seed=0, repeats=3, rank=r, world=3)) for r in range(3)]
-    step = [[index for _, index, _ in share[0]] for share in shares]
+    parts = [list(TrainBatches(600, 4, seed=0, repeats=3, rank=r, world=3)) for r in range(3)]
+    step = [[index for _, index, _ in part[0]] for part in parts]
     assert step[0] == step[1] == step[2]
     assert len(set(step[0])) == 4
     # As timm's sampler: an epoch keeps its length, rounded down to 256.
-    assert sum(map(len, shares[0])) == 512 // 3 // 4 * 4
+    assert sum(map(len, parts[0])) == 512 // 3 // 4 * 4
 
 
 def test_each_test_image_is_evaluated_once() -> None:

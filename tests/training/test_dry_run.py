@@ -90,7 +90,7 @@ def test_the_picture_has_the_curve() -> None:
 
 
 class TestData:
-    """With `data.root` the first samples take the way of a run."""
+    """With `data.root` the first samples are loaded as in a run."""
 
     @pytest.fixture
     def photos(self, tmp_path: Path) -> Path:

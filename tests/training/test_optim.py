@@ -1,4 +1,4 @@
-"""Which weights decay: the three rules of the recipes, with and without layer-wise rates."""
+"""Which weights decay: the three rules of recipes, with and without layer-wise rates."""
 
 import pytest
 import torch
@@ -62,12 +62,12 @@ def test_everything_decays(model: nn.Module) -> None:
     assert decaying(model, no_decay="nothing") == set(dict(model.named_parameters()))
 
 
-def test_rates_by_depth_know_the_norms(classifier: nn.Module) -> None:
+def test_layer_decay_exempts_norms(classifier: nn.Module) -> None:
     expected = decaying(classifier, no_decay="norms")
     assert decaying(classifier, no_decay="norms", layer_decay=0.75) == expected
 
 
-def test_rates_by_depth_need_an_order_of_depth(model: nn.Module) -> None:
+def test_layer_decay_is_for_classifiers(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"layer_decay is 0\.75, but a Segmenter has no order"):
         parameter_groups(model, Optimizer(layer_decay=0.75))
 
@@ -80,7 +80,7 @@ def test_frozen_parameters_are_in_no_group(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_published_recipes_spare_what_the_release_spares(name: str) -> None:
+def test_published_recipes_exempt_what_the_release_exempts(name: str) -> None:
     expected = {"imagenet": "bias_and_norm", "small": "bias_and_norm", "coco": "norms"}
     group, row = name.split("/")
     if group == "ade20k":
@@ -89,7 +89,7 @@ def test_published_recipes_spare_what_the_release_spares(name: str) -> None:
 
 
 def test_parts_are_named_whole() -> None:
-    """Block 1 is not blocks 10 to 19."""
+    """Freezing block 1 does not freeze blocks 10 to 19."""
     model = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(1, 1) for _ in range(12))})
     freeze(model, ["blocks.1"])
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}

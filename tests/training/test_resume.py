@@ -1,4 +1,4 @@
-"""A run that was stopped, anywhere and by anything, ends as the run that was not."""
+"""A run that was stopped, anywhere and by anything, ends as an uninterrupted one."""
 
 import os
 import signal
@@ -16,8 +16,9 @@ from rmt.data.loaders import SeededSamples
 from rmt.training.callbacks import Interrupted
 from rmt.training.fit import BEST, LAST, fit, load_recipe
 from rmt.training.module import TrainingModule
+from tasks import assert_same, signal_at, state
 
-BATCHES = 4  # an epoch
+BATCHES = 4  # per epoch
 RECIPE = """
 task: classification
 model: {name: rmt_nano, drop_path_rate: 0.2}
@@ -31,7 +32,7 @@ ema: {decay: 0.9, warmup: true}
 
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 40 pictures of two classes, 32 of them for training, and a recipe that uses them."""
+    """Write 40 images of two classes, 32 of them for training, and a recipe that uses them."""
     folder = tmp_path_factory.mktemp("data")
     noise = np.random.default_rng(0)
     for name, low in (("dark", 0), ("light", 100)):
@@ -46,50 +47,6 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(recipe_file: Path, out: Path, *overrides: str, resume: bool = False) -> None:
     fit(load_recipe(recipe_file, overrides), out, resume=resume)
-
-
-def state(out: Path, file: str = LAST) -> dict:
-    """Return all of a checkpoint that decides how the run goes on, or what it has found."""
-    content = torch.load(out / file, weights_only=True)
-    return {
-        "weights": content["state_dict"],
-        "optimizer": content["optimizer_states"],
-        "schedule": content["lr_schedulers"],
-        "found": content["rmt"],
-        "at": (content["epoch"], content["global_step"]),
-    }
-
-
-def assert_same(ours: object, expected: object, where: str = "") -> None:
-    """Compare nested values; tensors must be equal bit for bit."""
-    assert type(ours) is type(expected), where
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(ours, expected), where
-    elif isinstance(expected, dict):
-        assert ours.keys() == expected.keys(), where
-        for key, value in expected.items():
-            assert_same(ours[key], value, f"{where}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(ours) == len(expected), where
-        for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
-            assert_same(a, b, f"{where}/{i}")
-    else:
-        assert ours == expected, where
-
-
-def signal_at(monkeypatch: pytest.MonkeyPatch, calls: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal in the middle of a training step."""
-    step = TrainingModule.training_step
-    done = 0
-
-    def training_step(self: TrainingModule, batch: object, batch_idx: int) -> torch.Tensor:
-        nonlocal done
-        done += 1
-        if done == calls:
-            os.kill(os.getpid(), number)
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(TrainingModule, "training_step", training_step)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +84,7 @@ def test_stopped_in_any_step(
 def test_stopped_in_another_precision(
     precision: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is rounded on the way through the file."""
+    """Saving and reading does not round anything."""
     words = [f"--trainer.precision={precision}"]
     train(recipe_file, tmp_path / "whole", *words)
     signal_at(monkeypatch, BATCHES + 2)
@@ -148,7 +105,7 @@ def straight_in_steps(recipe_file: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-# 14 batches, two a step; evaluations behind batch 6, within an epoch, and behind batch 12.
+# 14 batches, two per step; evaluations after batch 6, within an epoch, and after batch 12.
 IN_STEPS = (
     "--schedule.epochs=0",
     "--schedule.steps=7",
@@ -177,7 +134,7 @@ def test_stopped_between_evaluations_within_epochs(
 
 
 def test_killed_between_two_steps(recipe_file: Path, straight: Path, tmp_path: Path) -> None:
-    """kill -9 leaves no time for anything: the last checkpoint counts."""
+    """kill -9 leaves no time to save: the run continues from the last checkpoint."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "rmt_cli", "train", str(recipe_file), "--out", str(out)]
     command += ["--trainer.save_every=1"]
@@ -205,10 +162,10 @@ def test_every_epoch_sees_every_image_in_another_order(
     seen: list[tuple[int, int, int]] = []
     read = SeededSamples.__getitem__
 
-    def getitem(self: SeededSamples, ticket: tuple[int, int, int]) -> object:
+    def getitem(self: SeededSamples, key: tuple[int, int, int]) -> object:
         if len(self) == 8 * BATCHES:
-            seen.append(ticket)
-        return read(self, ticket)
+            seen.append(key)
+        return read(self, key)
 
     monkeypatch.setattr(SeededSamples, "__getitem__", getitem)
     train(recipe_file, tmp_path, "--schedule.epochs=2")
@@ -226,7 +183,7 @@ def test_workers_change_nothing(recipe_file: Path, straight: Path, tmp_path: Pat
 def test_resumed_with_workers(
     recipe_file: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers read ahead of the loop; a resumed run must not start where they were."""
+    """Workers read ahead of the loop; a resumed run must not start from their position."""
     signal_at(monkeypatch, BATCHES + 2)
     with pytest.raises(Interrupted):
         train(recipe_file, tmp_path, "--data.num_workers=2")
@@ -236,7 +193,7 @@ def test_resumed_with_workers(
 
 
 def test_a_signal_to_all_processes_is_the_loop_s(recipe_file: Path, tmp_path: Path) -> None:
-    """As `timeout`, a terminal and schedulers send it: to the loading processes too."""
+    """As sent by `timeout`, a terminal or a scheduler: to the loading processes too."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "rmt_cli", "train", str(recipe_file), "--out", str(out)]
     command += ["--data.num_workers=2", "--schedule.epochs=1000", "--trainer.save_every=1"]
@@ -256,13 +213,13 @@ def test_a_signal_to_all_processes_is_the_loop_s(recipe_file: Path, tmp_path: Pa
     assert "--resume" in said
 
 
-def test_runs_in_steps_are_judged_at_steps(recipe_file: Path, tmp_path: Path) -> None:
-    """Four batches an epoch, three of them a step: an epoch is one step, without a rest."""
+def test_runs_in_steps_are_evaluated_at_steps(recipe_file: Path, tmp_path: Path) -> None:
+    """Four batches per epoch, three per step: an epoch is one step, and one batch is left out."""
     words = ["--schedule.epochs=0", "--schedule.steps=7", "--trainer.accumulate_grad_batches=3"]
     metrics = fit(load_recipe(recipe_file, [*words, "--trainer.evaluate_every=3"]), tmp_path)
     assert [record["step"] for record in metrics["history"]] == [3, 6, 7]
     with pytest.raises(
-        ValueError, match=r"a step takes 5 batches and the training split makes only 4: lower"
+        ValueError, match=r"one step takes 5 batches, but the training split has only 4: lower"
     ):
         fit(
             load_recipe(recipe_file, [*words, "--trainer.accumulate_grad_batches=5"]),
@@ -270,7 +227,7 @@ def test_runs_in_steps_are_judged_at_steps(recipe_file: Path, tmp_path: Path) ->
         )
 
 
-def test_the_average_follows_its_formula(
+def test_the_ema_follows_its_formula(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = []
@@ -304,7 +261,7 @@ def test_refusals(recipe_file: Path, straight: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "overrides", [(), ("--trainer.early_stopping_patience=1", "--optimizer.lr=1e-20")]
 )
-def test_resuming_a_finished_run_only_judges_it_again(
+def test_resuming_a_finished_run_only_evaluates_it_again(
     overrides: tuple[str, ...], recipe_file: Path, tmp_path: Path
 ) -> None:
     train(recipe_file, tmp_path, "--schedule.epochs=4", *overrides)
@@ -342,6 +299,6 @@ def test_a_failing_write_leaves_the_good_file(
         assert state(tmp_path, str(path.relative_to(tmp_path)))["at"][0] >= 0
 
 
-def test_a_diverging_run_says_so(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_is_stopped(recipe_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"the loss became nan at step .*optimizer\.lr"):
         train(recipe_file, tmp_path, "--optimizer.lr=1e30")

@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, states to trust, and what a resumed run may change."""
+"""A run's folder: one run at a time, damaged states, and what a resumed run may change."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def test_two_damaged_states_are_too_many(data: Path, cut: Path) -> None:
         go_on(data, cut)
 
 
-def test_lost_best_weights_are_said_and_found_again(
+def test_lost_best_weights_are_reported_and_found_again(
     data: Path, cut: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(cut / BEST)
@@ -144,7 +144,7 @@ def test_what_belongs_to_the_run_cannot_change(
     keys: dict[str, Any], message: str, data: Path, cut: Path
 ) -> None:
     before = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=f"a resumed run cannot change {message}"):
+    with pytest.raises(ValueError, match=f"cannot change when a run is resumed: {message}"):
         go_on(data, cut, **keys)
     for path, content in before.items():
         assert path.name == LOCK or path.read_bytes() == content
@@ -157,7 +157,7 @@ def test_what_may_change_may(data: Path, cut: Path) -> None:
 
 
 def test_nothing_is_written_before_everything_is_checked(data: Path, cut: Path) -> None:
-    """A mistyped folder does not spoil the run: resuming it plainly goes on."""
+    """A mistyped folder does no harm: the run can still be resumed."""
     recipe = (cut / "recipe.yaml").read_text()
     words = ["train", CASE.recipe, "--out", str(cut), "--resume"]
     assert rmt_cli.main([*words, "--data.root", "/typo"]) == 2

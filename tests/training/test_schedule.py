@@ -55,7 +55,7 @@ def test_batches_are_accumulated_to_the_nearest(batch: int, world: int, batches:
     assert BatchSize.of(recipe, world).accumulation == batches
 
 
-def test_two_ways_to_say_the_batch_are_one_too_many() -> None:
+def test_the_batch_size_is_given_in_one_way() -> None:
     with pytest.raises(
         ValueError, match=r"accumulate_grad_batches is 4 and trainer\.global_batch_size is 2048"
     ):
@@ -76,7 +76,7 @@ def test_shapes_at_their_corners() -> None:
         steps=100, name="poly", power=0.9, warmup_steps=10, warmup_ratio=0.1, min_lr=1.0
     )
     assert learning_rate(poly, 10.0, 0, 7) == 1.0
-    # Half-way up, to where the curve has fallen meanwhile, as in mmcv.
+    # Half of the way up to the falling curve, as in mmcv.
     assert learning_rate(poly, 10.0, 5, 7) == pytest.approx((1 + 9 * 0.95**0.9) * 0.55)
     assert learning_rate(poly, 10.0, 50, 7) == pytest.approx(1 + 9 * 0.5**0.9)
     assert learning_rate(poly, 10.0, 100, 7) == 1.0

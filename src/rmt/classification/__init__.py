@@ -1,4 +1,4 @@
-"""Image classification: data, losses, metrics and predictions of the network itself."""
+"""Image classification: data, losses, metrics, plots and prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TASK = RMT.task
 
 
 def default_recipe(model: RMT) -> dict[str, Any]:
-    """Return a recipe to evaluate a model that brings none: the transforms of its weights."""
+    """Return a recipe to evaluate a model that has none: with the transforms of its weights."""
     cfg = model.pretrained_cfg
     keys = ("crop_pct", "interpolation", "mean", "std")
     data = {key: cfg[key] for key in keys if key in cfg}

@@ -20,9 +20,9 @@ from rmt.data.samplers import TrainBatches
 
 
 class ClassificationData(DataModule[ClassificationRecipe, Samples]):
-    """The loaders of a recipe; images come as (B, 3, S, S), labels as (B,).
+    """The loaders of a recipe: batches of images (B, 3, S, S) and labels (B,).
 
-    Evaluation batches have a third part, the indices of the images, (B,).
+    Evaluation batches have a third entry, the indices of the images, (B,).
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
         )
 
     def train_reader(self, samples: Samples) -> TrainReader:
-        """Return what reads and augments an image, with its label map if there are any."""
+        """Return the reader of augmented images, with their label maps if there are any."""
         data, augment, maps = self.recipe.data, self.recipe.augment, self.recipe.token_labels.root
         if maps:
             read = LabelMaps(maps, samples).read
@@ -56,13 +56,13 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
         )
 
     def eval_reader(self, samples: Samples) -> EvalReader:
-        """Return what reads an image, its label and its index."""
+        """Return the reader of images with their labels and indices."""
         data = self.recipe.data
         read = partial(with_index, samples=samples, transform=eval_transform(data))
         return EvalReader(read, count=len(samples), max_bad_samples=data.max_bad_samples)
 
     def eval_collate(self, examples: list) -> tuple[Tensor, Tensor, Tensor]:
-        """Join the readable examples of a batch; it may be empty."""
+        """Return the readable examples as one batch, which may be empty."""
         good = readable(examples)
         if not good:
             none = torch.empty(0, dtype=torch.long)
@@ -81,7 +81,7 @@ def with_label(
 def with_map(
     image: Image.Image, label: int, label_map: Tensor, *, transform: CutTransform
 ) -> tuple[Tensor, int, Tensor, Tensor, Tensor]:
-    """Return an augmented training image, its label, its label map, and where it was cut."""
+    """Return an augmented training image, its label, its label map, and its crop and flip."""
     pixels, cut = transform(image)
     return pixels, label, label_map, cut.box, cut.mirrored
 

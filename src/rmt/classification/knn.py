@@ -1,4 +1,4 @@
-"""k-nearest-neighbour evaluation: how well features tell classes apart, without training a head."""
+"""k-nearest-neighbour evaluation: how well features separate classes, without training a head."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
 from rmt.modeling.rmt import RMT
 
-#: From arXiv 1805.01978: a neighbour's vote weighs exp(cosine / 0.07).
+#: From arXiv 1805.01978: the weight of a neighbour's vote is exp(cosine / 0.07).
 TEMPERATURE = 0.07
 
 
 def evaluate_knn(
     model: RMT, recipe: ClassificationRecipe, count: int
 ) -> tuple[dict[str, float], Samples]:
-    """Classify each test image as its nearest training images are labelled, weighted by similarity.
+    """Classify each test image by its nearest training images, weighted by similarity.
 
-    Features are the input of the last linear layer, of unit length; images are read as in an
-    evaluation. The model's own classes do not matter.
+    Features are the input of the last linear layer, normalised to unit length. All images go
+    through the evaluation transform. The model's own classes do not matter.
 
     Args:
         model: the network whose features are evaluated.
         recipe: its ``data`` says where training and test images are.
-        count: neighbours that vote, k.
+        count: k, the number of neighbours that vote.
 
     Returns:
         ``knn_top1`` and ``knn_top5`` in percent with the number of images, and these images.
@@ -38,7 +38,7 @@ def evaluate_knn(
         ValueError: if there are fewer training images than ``count``, or no test image.
     """
     if count < 1:
-        raise ValueError(f"--knn is {count}; ask for 1 neighbour or more, 20 is usual")
+        raise ValueError(f"--knn is {count}; it must be at least 1, and 20 is usual")
     data = ClassificationData(recipe)
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     with _in_use(model, "cuda" if on_gpu else "cpu"):
@@ -50,8 +50,9 @@ def _accuracy(model: RMT, data: ClassificationData, count: int) -> dict[str, flo
     known = [] if train is None else list(_features(model, data, train))
     if sum(len(labels) for _, labels in known) < count:
         raise ValueError(
-            f"--knn is {count}; the training split has {0 if train is None else len(train)} "
-            "images, which are fewer or unreadable (is data.val_fraction 1?)"
+            f"--knn is {count}, but the training split has only "
+            f"{sum(len(own) for _, own in known)} readable images; lower --knn, or "
+            "data.val_fraction if it is 1"
         )
     features, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
     hits, images = torch.zeros(2), 0
@@ -73,8 +74,8 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
         queries: (B, C), of unit length.
         features: (N, C) features of the training images, of unit length.
         labels: (N,) their classes.
-        count: neighbours that vote.
-        classes: how many there are.
+        count: number of neighbours that vote.
+        classes: number of classes.
     """
     similarity, nearest = (queries @ features.T).topk(count)
     votes = queries.new_zeros(len(queries), classes)
@@ -83,7 +84,7 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
 
 @contextmanager
 def _in_use(model: RMT, device: str) -> Iterator[None]:
-    """Put a model on a device and in eval mode, and back."""
+    """Move a model to a device and to eval mode, then restore both."""
     home, was_training = next(model.parameters()).device, model.training
     try:
         model.to(device).eval()

@@ -1,4 +1,4 @@
-"""What a classifier is trained to minimise: cross-entropy, of mixed images, of labelled tokens."""
+"""The losses of a classifier: cross-entropy, also of mixed images and of labelled tokens."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class ClassificationLoss:
     def __call__(
         self, network: Callable[..., Tensor], batch: Sequence[Tensor]
     ) -> tuple[Named, Named]:
-        """Return the named losses of a batch, and what else is logged.
+        """Return the named losses of a batch, and other values to log.
 
         Args:
-            network: the model to train, maybe compiled.
+            network: the model to train, possibly compiled.
             batch: images (B, 3, S, S), labels (B,) and, with label maps, maps and crops.
         """
         if self.model.aux_head is not None:
@@ -87,31 +87,31 @@ class ClassificationLoss:
         return images, targets
 
     def _token_losses(
-        self, network: Callable[..., Tensor], images: Tensor, labels: Tensor, *cut: Tensor
+        self, network: Callable[..., Tensor], images: Tensor, labels: Tensor, *label_map: Tensor
     ) -> Named:
         recipe, classes = self.recipe.token_labels, self.model.num_classes
         strides = self.model.variant.reductions
         size = _grid(images, strides[-1])
-        mixed = on_stem_too = None
+        mixed = stem_mixed = None
         if recipe.mix:
             mixed = mixed_box(size, recipe.mix).to(images.device)
-            on_stem_too = on_stem(mixed, strides[-1] // strides[0], _grid(images, strides[0]))
+            stem_mixed = on_stem(mixed, strides[-1] // strides[0], _grid(images, strides[0]))
 
         def labels_on(grid: tuple[int, int]) -> Tensor:
             if self.teacher is not None:
                 return self.teacher.labels(images, grid)
-            maps, box, mirrored = cut
+            maps, box, mirrored = label_map
             return dense_labels(maps, box, mirrored, classes=classes, size=grid)
 
         if recipe.class_target == "label":
-            whole = smoothed(labels, classes, self.recipe.augment.label_smoothing)
+            class_targets = smoothed(labels, classes, self.recipe.augment.label_smoothing)
         else:
-            whole = labels_on((1, 1))[:, 0, 0]
-        logits, dense = network(images, on_stem_too)
+            class_targets = labels_on((1, 1))[:, 0, 0]
+        logits, dense = network(images, stem_mixed)
         return token_losses(
             logits,
             dense,
-            class_targets=whole,
+            class_targets=class_targets,
             dense_targets=labels_on(size),
             weight=recipe.weight,
             mixed=mixed,
@@ -119,16 +119,16 @@ class ClassificationLoss:
 
 
 def teacher_of(recipe: ClassificationRecipe, model: RMT) -> Teacher | None:
-    """Return the teacher that labels batches, or None where maps do it or no token is labelled.
+    """Return the teacher that labels batches; None with label maps or without token labelling.
 
     Raises:
-        ValueError: if a model with token labels has neither maps nor a teacher, or another model
-            has one of them.
+        ValueError: if a model with token labels has neither maps nor a teacher, or a model without
+            token labels has one of them.
     """
     wanted, data = recipe.token_labels, recipe.data
     named = wanted.root or wanted.teacher
     if model.aux_head is None and named:
-        raise ValueError(f"{named!r} labels tokens; the model needs model.token_labels true")
+        raise ValueError(f"token labels from {named!r} need a model with model.token_labels true")
     if model.aux_head is not None and not named:
         raise ValueError(
             "model.token_labels is true: name label maps in token_labels.root, or a timm model in "
@@ -142,12 +142,18 @@ def teacher_of(recipe: ClassificationRecipe, model: RMT) -> Teacher | None:
 
 
 def check_recipe(recipe: ClassificationRecipe) -> None:
-    """Build the transforms and look up the teacher, to refuse here what a run would refuse.
+    """Build the transforms and look up the teacher, to find the mistakes that a run would find.
 
     Raises:
         ValueError: for a RandAugment string or a teacher that timm does not know.
     """
-    train_transform(recipe.data, recipe.augment)
+    try:
+        train_transform(recipe.data, recipe.augment)
+    except (AssertionError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"augment.rand_augment is {recipe.augment.rand_augment!r}, which timm cannot read "
+            f"({type(error).__name__}); write it such as rand-m9-mstd0.5-inc1"
+        ) from error
     eval_transform(recipe.data)
     teacher = recipe.token_labels.teacher
     if teacher and not timm.is_model(teacher):
@@ -155,6 +161,6 @@ def check_recipe(recipe: ClassificationRecipe) -> None:
 
 
 def _grid(images: Tensor, stride: int) -> tuple[int, int]:
-    """Return the size of the map of ``stride``; sizes round up."""
+    """Return the size of the map of ``stride``, rounded up."""
     height, width = images.shape[2:]
     return -(-height // stride), -(-width // stride)

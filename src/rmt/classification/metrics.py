@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a classifier, by the evaluation rule of the data set."""
+"""Top-1 and top-5 accuracy of a classifier, by the data set's rule of evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClassificationMetrics(nn.Module):
 
     Args:
         model: the classifier; only its number of classes is read.
-        samples: the images that are evaluated; their rule says which predictions are right.
+        samples: the images to evaluate; their rule says which predictions are right.
     """
 
     def __init__(self, model: RMT, samples: Samples) -> None:
@@ -50,7 +50,7 @@ class ClassificationMetrics(nn.Module):
             self.by_group.update(logits.argmax(1) == labels, indices.to(labels) // run)
 
     def compute(self) -> dict[str, float]:
-        """Return top-1 and top-5 in percent and the number of images, and start anew.
+        """Return top-1 and top-5 in percent and the number of images, and reset.
 
         A rule with groups adds ``top1/GROUP`` and its own summary.
 
@@ -61,13 +61,13 @@ class ClassificationMetrics(nn.Module):
         if not images:
             raise ValueError("none of the images to evaluate can be read")
         found = self.accuracy.compute()
-        # Shares are counts over images in float32: the counts are found again exactly.
+        # The accuracies are counts / images in float32; rounding recovers the exact counts.
         percent = {name: 100 * round(v.item() * images) / images for name, v in found.items()}
         percent["images"] = float(images)
         if self.by_group is not None:
-            shares = self.by_group.compute().tolist()
+            accuracies = self.by_group.compute().tolist()
             groups = self.samples.rule.groups
-            top1 = {name: 100 * share for name, share in zip(groups, shares, strict=True)}
+            top1 = {name: 100 * value for name, value in zip(groups, accuracies, strict=True)}
             percent |= {f"top1/{name}": value for name, value in top1.items()}
             percent |= self.samples.rule.summarise(top1)
             self.by_group.reset()
@@ -77,7 +77,7 @@ class ClassificationMetrics(nn.Module):
 
 
 class TopOneByGroup(Metric):
-    """Top-1 of each of several groups of images, as shares, summed over processes.
+    """Top-1 accuracy of each of several groups of images, as a fraction, over all processes.
 
     Args:
         count: number of groups.
@@ -93,10 +93,10 @@ class TopOneByGroup(Metric):
             self.add_state(name, zeros, dist_reduce_fx="sum")
 
     def update(self, right: Tensor, group: Tensor) -> None:
-        """Count images (B,): whether the prediction is right, and the group it belongs to."""
+        """Count images (B,): whether each prediction is right, and the group of each image."""
         self.hits += torch.bincount(group[right], minlength=len(self.hits))
         self.images += torch.bincount(group, minlength=len(self.images))
 
     def compute(self) -> Tensor:
-        """Return each group's share of right predictions."""
+        """Return each group's fraction of right predictions."""
         return self.hits / self.images

@@ -13,7 +13,7 @@ from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
 from rmt.modeling.rmt import RMT
 
-#: More test images than this are sampled evenly: the plots would not gain by them.
+#: Of more test images than this, an even sample is drawn: the plots would not gain from more.
 MOST_IMAGES = 10_000
 MOST_CLASSES = 40
 
@@ -72,13 +72,13 @@ def _sheet(
     side: int = 6,
 ) -> Figure:
     wrong = np.flatnonzero(labels != predicted)
-    wrong = wrong[np.argsort(-scores[wrong])]  # the most confident mistakes teach most
+    wrong = wrong[np.argsort(-scores[wrong])]  # the most confident mistakes first
     right = np.flatnonzero(labels == predicted)
     right = right[np.linspace(0, len(right) - 1, min(side * side, len(right))).astype(int)]
     chosen = [*wrong[: side * side // 2], *right][: side * side]
     figure = Figure(figsize=(1.7 * side, 2.0 * side), layout="constrained")
-    places = figure.subplots(side, side).ravel()[: len(chosen)]
-    for axis, at in zip(places, chosen, strict=True):
+    axes = figure.subplots(side, side).ravel()[: len(chosen)]
+    for axis, at in zip(axes, chosen, strict=True):
         axis.imshow(samples.image(int(indices[at])))
         good = labels[at] == predicted[at]
         text = f"predicted: {samples.classes[predicted[at]]} ({100 * scores[at]:.0f} %)"

@@ -19,17 +19,17 @@ from rmt.modeling.rmt import RMT
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user may choose.
+    """Options of prediction.
 
     Attributes:
-        top: number of classes to name, the most probable first.
+        top: number of classes to list, the most probable first.
     """
 
     top: int = 5
 
     def __post_init__(self) -> None:
         if self.top < 1:
-            raise ValueError(f"top is {self.top}; at least one class must be named")
+            raise ValueError(f"top is {self.top}; it must be at least 1")
 
 
 def predictor(model: RMT, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
@@ -37,15 +37,20 @@ def predictor(model: RMT, options: Options) -> Callable[[Image.Image], dict[str,
 
     Args:
         model: in eval mode; its ``pretrained_cfg`` says how to resize and normalise.
-        options: how many classes to name.
+        options: how many classes to list.
 
     Raises:
-        ValueError: if the model has no classes, or gives a map of logits.
+        ValueError: if the model has no classes, or returns unpooled logits.
     """
     if not model.num_classes:
-        raise ValueError("this model has no classifier (num_classes=0)")
+        raise ValueError(
+            "this model has no classifier (num_classes is 0), so it cannot predict classes"
+        )
     if not model.head.global_pool:
-        raise ValueError("this model gives a map of logits (global_pool=''); it must pool")
+        raise ValueError(
+            "this model returns the logits of each position (global_pool=''); prediction needs "
+            "pooled ones: create the model with global_pool='avg'"
+        )
     transform = eval_transform(model)
     names = label_names(model)
 
@@ -71,14 +76,14 @@ def eval_transform(model: RMT) -> Callable[[Image.Image], Tensor]:
 
 
 def _data_config(model: RMT) -> dict[str, Any]:
-    """Return timm's words for the transform, for one grey channel the mean of the colours'.
+    """Return timm's options of the transform; for grey images, means over the colour channels.
 
     Raises:
-        ValueError: for images that no file holds.
+        ValueError: if the model does not take 1 or 3 channels.
     """
     config: dict[str, Any] = resolve_data_config(dict(model.pretrained_cfg), model=model)
     if model.in_chans not in (1, 3):
-        raise ValueError(f"this model reads {model.in_chans} channels; image files have 1 or 3")
+        raise ValueError(f"this model takes {model.in_chans} channels; image files have 1 or 3")
     if model.in_chans == 1:
         for key in ("mean", "std"):
             config[key] = (fmean(config[key]),)
@@ -98,20 +103,20 @@ def label_names(model: RMT) -> list[str]:
     return [str(i) for i in range(model.num_classes)]
 
 
-def pixels(model: RMT, picture: Image.Image) -> tuple[Tensor, Image.Image]:
-    """Return a picture as the model sees it: (C, H, W) normalised, and the same as a picture."""
-    picture = picture if model.in_chans == 3 else picture.convert("L")
-    tensor = eval_transform(model)(picture)
+def pixels(model: RMT, image: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return an image as the model sees it: (C, H, W) normalised, and the same as a PIL image."""
+    image = image if model.in_chans == 3 else image.convert("L")
+    tensor = eval_transform(model)(image)
     cfg = _data_config(model)
     mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
     return tensor, to_pil_image((tensor * std + mean).clamp(0, 1))
 
 
-def caption(picture: Image.Image, result: dict[str, Any]) -> Image.Image:
-    """Return the picture with its most probable class on a bar above it."""
-    width = max(picture.width, 160)
-    sheet = Image.new("RGB", (width, picture.height + 18), "white")
-    sheet.paste(picture, ((width - picture.width) // 2, 18))
+def caption(image: Image.Image, result: dict[str, Any]) -> Image.Image:
+    """Return the image with its most probable class on a bar above it."""
+    width = max(image.width, 160)
+    sheet = Image.new("RGB", (width, image.height + 18), "white")
+    sheet.paste(image, ((width - image.width) // 2, 18))
     best = result["top"][0]
     text = f"{best['name'][:40]} {100 * best['score']:.1f} %"
     ImageDraw.Draw(sheet).text((4, 3), text, fill="black")
@@ -119,9 +124,9 @@ def caption(picture: Image.Image, result: dict[str, Any]) -> Image.Image:
 
 
 def save_prediction(
-    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+    result: dict[str, Any], image: Image.Image, out: Path | None, stem: str
 ) -> dict[str, Any]:
-    """Write the picture with its prediction into ``out`` (if given); return the JSON record."""
+    """Write the captioned image to folder ``out`` (if given); return the JSON record."""
     if out is not None:
-        caption(picture, result).save(out / f"{stem}.png")
+        caption(image, result).save(out / f"{stem}.png")
     return result

@@ -1,4 +1,4 @@
-"""What a classification recipe may say, with its defaults; no torch here."""
+"""The keys of a classification recipe with their defaults; no torch here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Model(ModelConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class Data(DataConfig):
-    """Where the images are, how they are split and at which size they are shown.
+    """Where the images are, how they are split, and how they are resized and normalised.
 
     Attributes:
         root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
@@ -35,8 +35,8 @@ class Data(DataConfig):
         interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
-        repeats: repeated augmentation (arXiv 1901.09335): each image this many times, spread over
-            the devices; the epoch keeps its length.
+        repeats: repeated augmentation (arXiv 1901.09335): each image is shown this many times,
+            spread over the devices; the length of an epoch does not change.
     """
 
     download: bool = False
@@ -53,18 +53,18 @@ class Augment(Section):
     """How training images are augmented, by timm's operations.
 
     Attributes:
-        crop: ``random`` (a part of ``scale`` of the area, of ``ratio``), ``shift`` (pad by an
-            eighth and crop back, for small images) or ``none``.
-        scale: smallest and largest area of the random crop.
-        ratio: smallest and largest width over height of it.
+        crop: ``random`` (timm's random resized crop, with ``scale`` and ``ratio``), ``shift`` (pad
+            by an eighth of the side and crop to the size, for small images) or ``none``.
+        scale: smallest and largest area of the random crop, as fractions of the image's.
+        ratio: smallest and largest aspect ratio (width / height) of the random crop.
         flip: probability of a horizontal flip.
         rand_augment: timm's RandAugment string; empty for none.
-        color_jitter: strength, used where ``rand_augment`` is empty.
+        color_jitter: strength of colour jitter, used if ``rand_augment`` is empty.
         erasing: probability of random erasing.
         mixup: alpha of Mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none.
-        mixup_switch_prob: probability of CutMix where both are on.
-        label_smoothing: share of the target that is spread over all classes.
+        mixup_switch_prob: probability of CutMix instead of Mixup if both are on.
+        label_smoothing: fraction of the target that is spread over all classes.
     """
 
     key: ClassVar[str] = "augment"
@@ -92,13 +92,13 @@ class TokenLabels(Section):
     """Token labelling (arXiv 2104.10858) for a model with ``model.token_labels``.
 
     Attributes:
-        root: folder of label maps, ``CLASS/IMAGE.pt`` as the images lie in theirs; each a tensor
+        root: folder of label maps ``CLASS/IMAGE.pt``, named as the images. Each is a tensor
             (2, k, h, w) of a teacher's k best logits and their classes over the whole image.
-        teacher: a timm model that labels each batch as the network sees it, in place of ``root``.
+        teacher: a timm model that labels each augmented batch, instead of ``root``.
         weights: the teacher's state dict (``.pth`` or ``.safetensors``); empty takes timm's own
             weights, which are downloaded.
-        weight: of the token loss beside the class loss.
-        class_target: target of the class logits: the image's ``label``, or the label ``map``
+        weight: of the token loss; that of the class loss is 1.
+        class_target: target of the class logits: the image's ``label``, or its label ``map``
             averaged over the crop.
         mix: alpha of MixToken; 0 for none.
     """
@@ -115,15 +115,17 @@ class TokenLabels(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.root and self.teacher:
-            raise ValueError("token_labels.root and token_labels.teacher are both set; name one")
+            raise ValueError(
+                "token_labels.root and token_labels.teacher are both set; set only one"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)
 class ClassificationRecipe(Recipe):
-    """A whole classification run.
+    """A classification run.
 
     Raises:
-        ValueError: if Mixup or CutMix is asked for and the batches hold one image.
+        ValueError: for Mixup or CutMix with a batch size of 1.
     """
 
     task: str = "classification"
@@ -133,8 +135,9 @@ class ClassificationRecipe(Recipe):
     token_labels: TokenLabels = field(default_factory=TokenLabels)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size < 2:
             raise ValueError(
-                f"data.batch_size is {self.data.batch_size}: Mixup and CutMix mix pairs of images; "
-                "use at least 2, or set augment.mixup and augment.cutmix to 0"
+                f"data.batch_size is {self.data.batch_size}, but Mixup and CutMix mix pairs of "
+                "images; use at least 2, or set augment.mixup and augment.cutmix to 0"
             )

@@ -1,4 +1,4 @@
-"""A trained timm model that labels every place of an image, for token labelling."""
+"""A trained timm model that labels every position of an image, for token labelling."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A frozen classifier whose head is read at each place of its last map.
+    """A frozen classifier whose head is applied to each position of its last map.
 
-    It is no module: it is neither trained, nor averaged, nor written into checkpoints.
+    It is not an ``nn.Module``, so it is neither trained, nor averaged, nor saved in checkpoints.
 
     Args:
-        name: a timm model whose ``forward_features`` gives a map.
-        num_classes: of the data, and of the teacher.
+        name: a timm model whose ``forward_features`` returns a map.
+        num_classes: number of classes of data and teacher.
         weights: its state dict, ``.pth`` or ``.safetensors``; empty takes timm's own weights.
-        mean: per channel, that the images it will see were normalised with.
+        mean: per channel, that the images have been normalised with.
         std: likewise.
 
     Raises:
-        ValueError: if timm does not know the model (the nearest is named), the weights do not fit,
-            or it gives tokens without places.
+        ValueError: if timm does not know the model (the nearest is named), or the weights do not
+            fit.
     """
 
     def __init__(
@@ -63,45 +63,48 @@ class Teacher:
         self.model.eval().requires_grad_(False)
         cfg: Any = self.model.pretrained_cfg
         self.size: tuple[int, int] = cfg["input_size"][1:]
-        # Of pixels that another network's mean and std have normalised.
+        # From our mean and standard deviation to the teacher's.
         theirs, ours = (torch.tensor(v)[:, None, None] for v in (cfg["std"], std))
         self.scale = ours / theirs
         self.shift = (torch.tensor(mean) - torch.tensor(cfg["mean"]))[:, None, None] / theirs
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Return the head's answer at each place of the last map.
+        """Return the head's output at each position of the last map.
 
         Args:
-            images: (B, 3, H, W), normalised as the constructor was told.
+            images: (B, 3, H, W), normalised by ``mean`` and ``std``.
 
         Returns:
             (B, K, h, w), float32.
+
+        Raises:
+            ValueError: if the model's features have no spatial positions.
         """
         self.model.to(images.device)
         images = images * self.scale.to(images) + self.shift.to(images)
         found = self.model.forward_features(images)
         if found.ndim != 4:
             raise ValueError(
-                f"the teacher gives {tuple(found.shape)} instead of a map; choose one whose "
-                "features keep their places, such as a convolutional network"
+                f"the teacher's features have shape {tuple(found.shape)}, not (B, C, H, W): choose "
+                "a model that keeps spatial positions, such as a convolutional network"
             )
-        last = found.shape[1] != self.model.num_features  # Swin and its kin
+        last = found.shape[1] != self.model.num_features  # as in Swin
         height, width = found.shape[1:3] if last else found.shape[2:]
         if last:
             each = found.flatten(0, 2)[:, None, None]
         else:
             each = found.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
-        # The head averages over places; of one place the average is the place itself.
-        answers = self.model.forward_head(each).float()
-        return answers.unflatten(0, (len(images), height, width)).permute(0, 3, 1, 2)
+        # The head averages over positions; here each map has only one.
+        logits = self.model.forward_head(each).float()
+        return logits.unflatten(0, (len(images), height, width)).permute(0, 3, 1, 2)
 
     def labels(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the probabilities of each place on a grid of ``size``: (B, h, w, K)."""
+        """Return the class probabilities at each position of a grid of ``size``: (B, h, w, K)."""
         with torch.autocast(images.device.type, enabled=False):
             seen = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
             probabilities = self.logits(seen).softmax(dim=1)
-        # Antialiasing makes a coarser grid an average; the finer one is plain bilinear.
+        # With antialiasing a coarser grid is an average; a finer one is plain bilinear.
         return F.interpolate(probabilities, size, mode="bilinear", antialias=True).permute(
             0, 2, 3, 1
         )
@@ -118,15 +121,15 @@ def write_maps(
 ) -> Iterator[Path]:
     """Write the label map of each image that has none yet, and yield its path.
 
-    A map covers the whole picture, squeezed to a square. An unreadable picture is named in the log.
+    A map covers the whole image, resized to a square. An unreadable image is named in the log.
 
     Args:
         teacher: made for images of mean 0 and std 1.
         samples: images with paths of the form ``CLASS/NAME.SUFFIX``, or within larger files.
         folder: of the maps.
-        img_size: of the square that the teacher sees; None takes its own. 18 times its stride gives
-            maps of the TokenLabeling project's size.
-        top: how many classes of each place to keep.
+        img_size: side of the square; None takes the teacher's own. 18 times its stride gives maps
+            of the TokenLabeling project's size.
+        top: number of classes to keep at each position.
         device: where the teacher runs.
     """
     refuse_shared_maps(samples)
@@ -136,14 +139,14 @@ def write_maps(
         if path.is_file():
             continue
         try:
-            picture = samples.image(index)
+            image = samples.image(index)
         except (ValueError, FileNotFoundError) as error:
             log.warning("no label map: %s", error)
             continue
-        pixels = TF.to_tensor(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+        pixels = TF.to_tensor(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
         logits = teacher.logits(pixels[None].to(device))[0]
         values, classes = logits.topk(min(top, len(logits)), dim=0)
-        # float16 would blur class numbers above 2048.
+        # float16 holds integers exactly up to 2048 only.
         dtype = torch.float16 if teacher.model.num_classes <= 2048 else torch.float32
         found = torch.stack([values, classes.to(values)]).to(dtype).cpu()
         write_atomically(path, lambda temporary, found=found: torch.save(found, temporary))
@@ -164,15 +167,16 @@ def label_folder(
 
     Args:
         name: of the teacher, a timm model with as many classes as the data.
-        data: what ``data.root`` of a recipe may be.
-        folder: of the maps; those that exist stay.
-        kind: what ``data.format`` of a recipe may be, where the images have names.
+        data: as ``data.root`` in a recipe.
+        folder: of the maps; existing maps stay.
+        kind: as ``data.format`` in a recipe.
         weights: the teacher's state dict; empty takes timm's own weights.
         img_size: see :func:`write_maps`.
         device: where the teacher runs.
 
     Raises:
-        ValueError: if the data, the teacher or its weights are not what they should be.
+        ValueError: for an unknown teacher or format, weights that do not fit, or data without
+            training images.
     """
     samples = open_splits(Data(root=str(data), format=kind)).train
     if samples is None:

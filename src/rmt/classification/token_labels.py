@@ -25,10 +25,10 @@ from rmt.classification.transforms import random_crop_transform, with_posterize
 
 
 class Cut(NamedTuple):
-    """What was done to a picture, for its label map to follow.
+    """How an image was cropped and flipped; its label map is treated alike.
 
     Attributes:
-        box: (4,) x0, y0, x1, y1 of the crop as shares of the picture's width and height.
+        box: (4,) x0, y0, x1, y1 of the crop as fractions of the image's width and height.
         mirrored: (), True if the crop was flipped.
     """
 
@@ -37,37 +37,36 @@ class Cut(NamedTuple):
 
 
 class CutTransform:
-    """The training transform of the ImageNet recipe, telling where it cut.
+    """The training transform of the ImageNet recipe, which also returns its crop and flip.
 
-    RandAugment's own shifts and rotations are small and not followed, as in the paper.
+    RandAugment's own shifts and rotations are small and are not applied to label maps, as in the
+    paper.
 
     Raises:
-        ValueError: if the recipe does not crop at random.
+        ValueError: if ``augment.crop`` is not ``random``.
     """
 
     def __init__(self, data: Data, augment: Augment) -> None:
         if augment.crop != "random":
-            raise ValueError(
-                f"augment.crop is {augment.crop!r}; label maps follow 'random' crops only"
-            )
+            raise ValueError(f"augment.crop is {augment.crop!r}; label maps need 'random'")
         parts = random_crop_transform(data, augment, hflip=0.0, separate=True)
         first, *self.rest = map(with_posterize, parts)
         (self.crop,) = first.transforms
         self.flip = augment.flip
 
-    def __call__(self, picture: Image.Image) -> tuple[Tensor, Cut]:
-        """Return the varied picture (3, S, S), normalised, and where it was cut."""
-        top, left, height, width = self.crop.get_params(picture, self.crop.scale, self.crop.ratio)
+    def __call__(self, original: Image.Image) -> tuple[Tensor, Cut]:
+        """Return the augmented image (3, S, S), normalised, and its crop and flip."""
+        top, left, height, width = self.crop.get_params(original, self.crop.scale, self.crop.ratio)
         modes = self.crop.interpolation
         mode = random.choice(modes) if isinstance(modes, list | tuple) else modes
-        image: Any = picture  # torchvision annotates its functional forms for tensors only
+        image: Any = original  # torchvision annotates its functions for tensors only
         image = TF.resized_crop(image, top, left, height, width, self.crop.size, mode)
         mirrored = random.random() < self.flip
         if mirrored:
             image = TF.hflip(image)
         for transform in self.rest:
             image = transform(image)
-        w, h = picture.size
+        w, h = original.size
         box = torch.tensor([left / w, top / h, (left + width) / w, (top + height) / h])
         return image, Cut(box, torch.tensor(mirrored))
 
@@ -76,17 +75,17 @@ class LabelMaps:
     """Label maps on disk, found by the names of the images' class folder and file.
 
     A map is a tensor file: (2, k, h, w), float16 or float32, the teacher's k best logits and their
-    classes over the whole image (float16 holds whole numbers to 2048). This is the layout of the
-    TokenLabeling project, whose maps have k = 5 and h = w = 18.
+    classes over the whole image (float16 holds integers exactly up to 2048). This is the layout of
+    the TokenLabeling project, whose maps have k = 5 and h = w = 18.
 
     Raises:
-        ValueError: if ``root`` is no folder.
+        ValueError: if ``root`` is not a folder.
     """
 
     def __init__(self, root: str | Path, samples: Samples) -> None:
         self.root, self.samples = Path(root), samples
         if not self.root.is_dir():
-            raise ValueError(f"token_labels.root {str(root)!r} is no folder of label maps")
+            raise ValueError(f"token_labels.root {str(root)!r} is not a folder")
         refuse_shared_maps(samples)
 
     def read(self, index: int) -> tuple[Image.Image, int, Tensor]:
@@ -94,32 +93,32 @@ class LabelMaps:
         return *self.samples.read(index), self[index]
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return the map of an image, (2, k, h, w) float32; raises ``ValueError`` if it is none."""
+        """Return the map of an image, (2, k, h, w) float32; ``ValueError`` if it is damaged."""
         path = self.root / map_name(self.samples.place(index))
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is no whole label map: {error}") from error
+            raise ValueError(f"{path} is damaged or not a label map: {error}") from error
         if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 2:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"{path} holds {shape}; a label map is a tensor (2, k, h, w)")
+            raise ValueError(f"{path} contains {shape}; a label map is a tensor (2, k, h, w)")
         return found.float()
 
 
 def map_name(image: str | PurePath) -> Path:
-    """Return where in a folder of maps the map of an image lies: ``CLASS/NAME.pt``."""
+    """Return the path of an image's map in the folder of maps: ``CLASS/NAME.pt``."""
     image = PurePath(image)
     return Path(image.parent.name) / f"{image.stem}.pt"
 
 
 def refuse_shared_maps(samples: Samples) -> None:
-    """Raise ``ValueError`` if two images differ neither in class nor in name, or have no name."""
+    """Raise ``ValueError`` if two images have the same class and name, or images have no names."""
     owner: dict[Path, int] = {}
     for index, item in enumerate(samples.items):
-        if isinstance(item, np.ndarray):  # its number is another in each split
+        if isinstance(item, np.ndarray):  # numbered anew in each split
             raise ValueError(
-                "label maps are found by the names of images, and those of digits and "
-                "fashion-mnist have none; name token_labels.teacher instead, or write them as files"
+                "label maps are found by the names of image files, and digits and fashion-mnist "
+                "have none; use token_labels.teacher instead, or write the images to files"
             )
         name = map_name(samples.place(index))
         if (other := owner.setdefault(name, index)) != index:
@@ -132,20 +131,20 @@ def refuse_shared_maps(samples: Samples) -> None:
 def dense_labels(
     maps: Tensor, box: Tensor, mirrored: Tensor, *, classes: int, size: tuple[int, int]
 ) -> Tensor:
-    """Cut label maps with their images and spread them over all classes.
+    """Crop label maps as their images were cropped, and return them as class probabilities.
 
-    The few stored logits stand among zeros; the crop is averaged by RoIAlign and then turned into
-    probabilities.
+    The logits of classes that are not stored are 0. The crop is averaged by RoIAlign before the
+    softmax.
 
     Args:
         maps: (B, 2, k, h, w).
-        box: (B, 4) crop as shares of the image, x0, y0, x1, y1.
+        box: (B, 4) crop as fractions of the image, x0, y0, x1, y1.
         mirrored: (B,) bool.
         classes: K.
-        size: of the answer, (h', w').
+        size: (h', w') of the result.
 
     Returns:
-        (B, h', w', K), each token's probabilities.
+        (B, h', w', K), the probabilities of each token.
 
     Raises:
         ValueError: if a map names a class that does not exist.
@@ -153,8 +152,8 @@ def dense_labels(
     logits, indices = maps[:, 0], maps[:, 1].long()
     if indices.max() >= classes or indices.min() < 0:
         raise ValueError(
-            f"a label map names class {int(indices.max())}; the data have {classes}: are these "
-            "the maps of another data set?"
+            f"a label map names class {int(indices.max())}, but the data has {classes} classes: "
+            "are these the maps of another data set?"
         )
     count, _, height, width = logits.shape
     spread = logits.new_zeros(count, classes, height, width).scatter_(1, indices, logits)
@@ -165,10 +164,10 @@ def dense_labels(
 
 
 def mixed_box(size: tuple[int, int], alpha: float) -> Tensor:
-    """Draw where MixToken takes tokens from the other image: (h, w) bool, a random rectangle.
+    """Draw which tokens MixToken takes from the other image: (h, w) bool, a random rectangle.
 
-    The rectangle has a share 1 - λ of the area, λ from Beta(α, α), and a centre anywhere; what
-    lies outside the map is cut off.
+    The rectangle covers a fraction 1 - λ of the area, with λ from Beta(α, α). Its centre is uniform
+    over the map, and it is clipped to the map.
     """
     side = math.sqrt(1 - random.betavariate(alpha, alpha))
     mask = torch.zeros(size, dtype=torch.bool)
@@ -182,7 +181,7 @@ def mixed_box(size: tuple[int, int], alpha: float) -> Tensor:
 
 
 def on_stem(mixed: Tensor, times: int, size: tuple[int, int]) -> Tensor:
-    """Return the last map's mask on the stem's map of ``size``, ``times`` finer."""
+    """Return the last map's mask enlarged ``times`` to the ``size`` of the stem's map."""
     grown = mixed.repeat_interleave(times, 0).repeat_interleave(times, 1)
     return grown[: size[0], : size[1]]
 
@@ -196,7 +195,7 @@ def token_losses(
     weight: float,
     mixed: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the cross-entropy of the class and, times ``weight``, the mean one of the tokens.
+    """Return the cross-entropy of the class, and ``weight`` times the mean one of the tokens.
 
     Args:
         logits: (B, K).
@@ -208,8 +207,8 @@ def token_losses(
             class target is mixed by the area.
     """
     if mixed is not None:
-        share = mixed.float().mean()
-        class_targets = torch.lerp(class_targets, class_targets.flip(0), share)
+        fraction = mixed.float().mean()
+        class_targets = torch.lerp(class_targets, class_targets.flip(0), fraction)
         dense_targets = torch.where(mixed[..., None], dense_targets.flip(0), dense_targets)
     classes = logits.shape[-1]
     return {
@@ -220,5 +219,5 @@ def token_losses(
 
 
 def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Return labels (B,) as probabilities (B, K) with a share ``smoothing`` spread over all."""
+    """Return labels (B,) as probabilities (B, K), of which ``smoothing`` is spread over all."""
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes

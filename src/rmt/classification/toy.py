@@ -1,4 +1,4 @@
-"""Tiny valid data sets in every format: noise whose mean colour tells the class."""
+"""Tiny valid data sets in every format: noise whose mean colour depends on the class."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def toy(
     """Write a data set of three classes in splits train and val; return its ``data.root``.
 
     Args:
-        root: folder to write into, made if absent.
+        root: folder to write to; it is created if it does not exist.
         name: of a format that can be written.
-        images: of each class in each split.
+        images: number of images per class and split.
         size: (height, width) of the images.
 
     Raises:
@@ -31,14 +31,14 @@ def toy(
     known = {own: each.write for own, each in FORMATS.items() if each.write}
     if name not in known:
         raise ValueError(f"unknown format {name!r} (known: {', '.join(known)})")
-    place = Path(root)
+    data_root = Path(root)
     for seed, split in enumerate(_SPLITS):
         drawn = {
             label: [draw(10_000 * seed + 100 * number + i, label, size) for i in range(images)]
             for number, label in enumerate(COLOURS)
         }
-        place = known[name](Path(root), split, drawn)
-    return place
+        data_root = known[name](Path(root), split, drawn)
+    return data_root
 
 
 def draw(seed: int, label: str, size: tuple[int, int]) -> np.ndarray:

@@ -43,9 +43,9 @@ def random_crop_transform(
 
     Args:
         data: size, interpolation, mean and standard deviation.
-        augment: how strong each operation is.
+        augment: strength of each operation.
         hflip: probability of a horizontal flip.
-        separate: return its three parts (crop and flip, colours, tensors) one by one.
+        separate: return its three parts (crop and flip, colours, tensors) as a tuple.
     """
     return create_transform(
         data.input_size,
@@ -85,8 +85,8 @@ def with_posterize(transform: Any) -> Any:
     """Return a composed transform of timm whose RandAugment may posterize to 0 bits.
 
     At its full strength timm's ``PosterizeIncreasing`` keeps no bits of a pixel, which
-    ``rand-m9-mstd0.5-inc1`` sometimes asks for. Older versions of Pillow answer
-    with a black image, as when the published recipes ran; version 13 raises ``ValueError``.
+    ``rand-m9-mstd0.5-inc1`` sometimes asks for. Older versions of Pillow, such as those of the
+    published runs, then return a black image; version 13 raises ``ValueError``.
     """
     for part in transform.transforms:
         for op in part.ops if isinstance(part, auto_augment.RandAugment) else ():

@@ -19,6 +19,12 @@ def class_list(found: Iterable[str], known: Names | None = None) -> tuple[str, .
     return tuple(known) if known is not None and set(names) <= set(known) else names
 
 
+def whole_number(label: str) -> str:
+    """Return a label that is a whole number without its decimals: ``1.0`` is 1."""
+    head, dot, tail = label.partition(".")
+    return head if dot and head.isdecimal() and not tail.strip("0") else label
+
+
 def few(names: Iterable[str], most: int = 10) -> str:
     """Return some names for a message."""
     listed = list(names)

@@ -56,7 +56,7 @@ class Findings:
         Args:
             kind: what it is, as in :meth:`fault`.
             count: how many there are.
-            what: names the first one.
+            what: says more, and names one or all.
         """
         if count:
             first, so_far = self._notes.get(kind, (what, 0))
@@ -64,18 +64,21 @@ class Findings:
 
     def describe(self) -> str:
         """Return all of it as the tail of a sentence, empty if there is nothing."""
-        notes = [_counted(kind, *found) for kind, found in self._notes.items()]
+        notes = [_counted(kind, count, what) for kind, (what, count) in self._notes.items()]
         faults = [f"{self.left_out} left out: {self._listed()}"] if self._faults else []
         return ", ".join(notes + faults)
 
     def _listed(self) -> str:
-        return "; ".join(_counted(kind, *found) for kind, found in self._faults.items())
+        """Return the faults, the first of each kind by its name."""
+        return "; ".join(
+            _counted(kind, count, first + ", ..." if count > 1 else first)
+            for kind, (first, count) in self._faults.items()
+        )
 
 
-def _counted(kind: str, first: str, count: int) -> str:
+def _counted(kind: str, count: int, what: str) -> str:
     one, _, many = kind.partition("|")
-    example = f" ({first}{', ...' if count > 1 else ''})" if first else ""
-    return f"{count} {one if count == 1 else many or one}{example}"
+    return f"{count} {one if count == 1 else many or one}" + (f" ({what})" if what else "")
 
 
 @cache

@@ -13,13 +13,15 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from rmt.data.findings import Findings
-from rmt.data.images import register_plugins
+from rmt.data.images import is_animated, register_plugins
 
 # What photos and their like are stored in; of these, those count that Pillow reads here.
 _SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".mpo",
 )  # fmt: skip
+#: Files that may be animated are looked at, up to so many.
+_MOST_LOOKS = 1000
 #: Folders that systems and tools leave behind; hidden ones begin with a dot.
 _JUNK_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 _JUNK_FILES = {"thumbs.db", "desktop.ini", "icon\r"}
@@ -63,13 +65,13 @@ def find_folder(folder: Path, *names: str) -> Path | None:
     )
 
 
-def files_below(folder: Path, within: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder that are not hidden.
+def files_below(folder: str | Path, within: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the paths of the files below a folder that are not hidden; there may be millions.
 
     Links to folders are followed, as torchvision and timm do, but never into a folder that the link
     lies in.
     """
-    stat = folder.stat()
+    stat = os.stat(folder)
     own = stat.st_dev, stat.st_ino
     if own in within:
         return
@@ -78,9 +80,9 @@ def files_below(folder: Path, within: tuple[tuple[int, int], ...] = ()) -> Itera
             if is_hidden(entry.name):
                 continue
             if entry.is_dir():
-                yield from files_below(folder / entry.name, (*within, own))
+                yield from files_below(entry.path, (*within, own))
             else:
-                yield folder / entry.name
+                yield entry.path
 
 
 def images_in(folder: Path, findings: Findings | None = None) -> list[Path]:
@@ -88,34 +90,68 @@ def images_in(folder: Path, findings: Findings | None = None) -> list[Path]:
 
     Args:
         folder: searched deep.
-        findings: counts the files of other types that may hold pictures.
+        findings: counts the files of other types that may hold images, and animated ones.
     """
     images, others = [], []
     for path in files_below(folder) if folder.is_dir() else ():
-        (images if is_image_name(path.name) else others).append(path)
+        (images if is_image_name(path) else others).append(Path(path))
+    images.sort()
     if findings:
         note_others(others, findings)
-    return sorted(images)
+        note_animated(images, findings)
+    return images
 
 
 def note_others(files: Iterable[Path], findings: Findings) -> None:
     """Count, by their suffix, the files that are not images but might be meant as such."""
-    strange = [path for path in files if path.suffix.lower() not in _TEXT_SUFFIXES]
+    strange = sorted(path for path in files if path.suffix.lower() not in _TEXT_SUFFIXES)
     for suffix, count in Counter(path.suffix.lower() for path in strange).items():
-        kind = (
-            f"{suffix} file|{suffix} files"
-            if suffix
-            else "file without suffix|files without suffix"
-        )
         first = next(path for path in strange if path.suffix.lower() == suffix)
-        findings.note(kind, count=count, what=f"not read, first {first.name}")
+        one = f"{suffix} file" if suffix else "file without suffix"
+        needs = " without pillow-heif" if suffix in (".heic", ".heif") else ""
+        what = f"not read{needs}, first {first.name}"
+        findings.note(f"{one}|{one.replace('file', 'files')}", count=count, what=what)
 
 
-def find_images(sources: Iterable[str | Path]) -> list[Path]:
+def note_animated(images: Iterable[Path], findings: Findings) -> None:
+    """Count the animated GIF and WebP files, of which the first frame is read."""
+    possible = [path for path in images if path.suffix.lower() in (".gif", ".webp")]
+    animated = [path for path in possible[:_MOST_LOOKS] if is_animated(path)]
+    what = f"the first frame is read, first {animated[0].name}" if animated else ""
+    findings.note("animated file|animated files", count=len(animated), what=what)
+
+
+def note_unlisted(images: Iterable[Path], findings: Findings) -> None:
+    """Count the image files that lie beside the images of a data set and are none of its own.
+
+    Args:
+        images: of all splits.
+        findings: takes the count.
+    """
+    used = {os.fspath(path) for path in images}
+    lost: list[str] = []
+    for folder in {os.path.dirname(path) for path in used}:
+        with os.scandir(folder) as entries:
+            lost += [
+                entry.path
+                for entry in entries
+                if entry.path not in used
+                and is_image_name(entry.name)
+                and not is_hidden(entry.name)
+            ]
+    what = f"nothing annotates them, first {os.path.basename(min(lost))}" if lost else ""
+    findings.note("image not used|images not used", count=len(lost), what=what)
+
+
+def find_images(sources: Iterable[str | Path], findings: Findings | None = None) -> list[Path]:
     """Return the image files that files, folders (searched deep) and glob patterns name, in order.
 
     A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
     files do not. A name of what is not there stays in the list, for a report in its place.
+
+    Args:
+        sources: files, folders and patterns.
+        findings: counts what folders hold that may be images and is left out, and animated files.
 
     Raises:
         ValueError: if a folder or pattern holds no image, or none of the files is there.
@@ -124,13 +160,15 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
     for source in sources:
         path = local_path(source)
         if path.is_dir():
-            inside = images_in(path)
+            inside = images_in(path, findings)
             if not inside:
                 listed = ", ".join(image_suffixes())
                 raise ValueError(f"folder {str(path)!r} holds no image ({listed})")
             found += inside
         elif path.exists() or not glob.has_magic(str(source)):
             found.append(path)
+            if findings:
+                note_animated([path], findings)
         else:
             matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
             matches = [path for path in matches if path.is_file()]
@@ -218,7 +256,9 @@ def _variants(name: str) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    """Return a name without regard to case, Unicode form, and an ASCII locale's escaped bytes."""
+    told = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return unicodedata.normalize("NFC", told).casefold()
 
 
 def _is_file(path: Path) -> bool:

@@ -16,6 +16,7 @@ _ORIENTATION = 0x0112  # EXIF; above 4 width and height change places
 
 def register_plugins() -> set[str]:
     """Let Pillow use the plugin for HEIC photos if there is one; return all suffixes it reads."""
+    Image.preinit()  # the usual formats: they are then tried before the rare ones
     try:
         from pillow_heif import register_heif_opener  # pyrefly: ignore[missing-import]
     except ImportError:
@@ -72,6 +73,16 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.size[::-1] if turned else image.size
     except ValueError:
         return read_image(path).size  # says what is wrong
+
+
+def is_animated(path: Path) -> bool:
+    """Return whether an image file has several frames; False if it cannot be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # damaged bytes can raise anything; reading says what is wrong
+        return False
 
 
 def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> Image.Image:

@@ -113,7 +113,8 @@ class Splits(Generic[S]):
             shown += ", none to train on"
         elif self.held_out:
             shown += " (val held out of train)"
-        classes = f"{len(self.classes)} classes ({names})"
+        count = len(self.classes)
+        classes = f"{count} {'class' if count == 1 else 'classes'} ({names})"
         told = (self.format, classes, shown, self.findings.describe())
         sentence = ", ".join(each for each in told if each)
         return sentence + (f"; recognised by {self.sign}" if self.sign else "")

@@ -2,7 +2,7 @@
 
 The number of regions of a two-stage detector differs from image to image. So its dense part and its
 heads are exported as graphs, and the steps between them (proposals, RoIAlign, suppression, pasting)
-run in torch: :func:`load_parts` returns a detector like any other, whose networks are onnxruntime
+run in torch: :func:`load_parts` returns an ordinary detector whose networks are onnxruntime
 sessions.
 """
 
@@ -80,7 +80,7 @@ def export_retinanet(
     threshold and the limit of detections are the detector's.
 
     Args:
-        detector: of one stage.
+        detector: a RetinaNet.
         path: ends in ``.onnx``.
         size: height and width of the canvas that images are padded to, multiples of 32.
         score_threshold: detections must score above it.
@@ -92,12 +92,12 @@ def export_retinanet(
         ValueError: if a side is not a multiple of 32.
     """
     _check_size(size)
-    whole = torch.tensor(size)
+    unpadded = torch.tensor(size)
     names = (["image", "size"], ["boxes", "scores", "labels"])
     with _evaluating(detector):
         graph = OneGraph(detector, score_threshold=score_threshold)
-        program = _export(graph, [torch.rand(1, 3, *size), whole], names=names)
-    _set_default(program, "size", whole)
+        program = _export(graph, [torch.rand(1, 3, *size), unpadded], names=names)
+    _set_default(program, "size", unpadded)
     program.save(path)
     return Path(path)
 
@@ -106,7 +106,7 @@ def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -
     """Write a two-stage detector as ``dense.onnx``, the heads of each stage, and ``config.json``.
 
     Args:
-        detector: with regions.
+        detector: a Mask R-CNN or Cascade Mask R-CNN.
         folder: created if it does not exist.
         size: height and width of the canvas that images are padded to, multiples of 32.
 
@@ -135,8 +135,8 @@ def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -
 def load_parts(folder: str | Path) -> RCNN:
     """Return a detector whose networks are the ONNX files of :func:`export_parts`.
 
-    It is called like any other, for inference only. An image whose canvas is not the exported one
-    raises ``ValueError``.
+    It is called as any other detector, for inference only. An image whose canvas is not the
+    exported one raises ``ValueError``.
     """
     folder = Path(folder)
     described = json.loads((folder / _CONFIG).read_text())
@@ -198,7 +198,7 @@ class DenseSession(Session):
 
 
 class Maps(list):
-    """The maps of the pyramid, with the output of the proposal network as attributes."""
+    """The maps of the pyramid, with the outputs of the proposal network as attributes."""
 
     def __init__(self, outputs: Sequence[Tensor]) -> None:
         super().__init__(outputs[:5])

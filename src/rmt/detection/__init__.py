@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation: three heads on RMT or any body with four maps."""
+"""Object detection and instance segmentation: three heads on RMT or any other backbone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def create_detector(
         backbone: an RMT variant, or any timm model with maps of stride 4, 8, 16 and 32.
         num_classes: K, without background; labels are 0 to K - 1.
         min_size: length of the short side of resized images, in pixels.
-        max_size: largest length of the long side; the short side is made shorter for it.
+        max_size: largest length of the long side; the short side gets smaller if necessary.
         drop_path_rate: stochastic depth of the backbone; None takes its own.
         backbone_options: further arguments of the backbone's factory.
         roi_samples_per_image: RoIs per image that the box and mask heads are trained on, at most a
@@ -77,7 +77,7 @@ def from_config(config: dict[str, Any]) -> Detector:
 
 
 def default_recipe(model: Detector) -> dict[str, Any]:
-    """Return a recipe to evaluate a model that brings none: the release's test on COCO."""
+    """Return a recipe to evaluate a model that has none: the release's evaluation on COCO."""
     args = model.config["model_args"]
     kept = {key: args[key] for key in ("backbone", "min_size", "max_size")}
     return {"task": TASK, "model": {"head": model.architecture} | kept}

@@ -42,7 +42,7 @@ class AnchorGrid:
         return torch.stack([-width, -height, width, height], dim=1)
 
     def __call__(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the anchors of each level, (H·W·A, 4): by row, column, then anchor of the cell.
+        """Return the anchors of each level, (H·W·A, 4), ordered by row, column, anchor of the cell.
 
         Args:
             maps: one tensor (B, C, H, W) per level; only size and device are used.

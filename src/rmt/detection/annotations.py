@@ -16,6 +16,8 @@ from rmt.data.images import image_size
 from rmt.detection.rle import box_of, clean_segmentation, is_number
 
 Content = dict[str, Any]
+#: A kind, for one and for many, and what is wrong.
+Fault = tuple[str, str]
 _LISTS = ("images", "annotations", "categories")
 
 
@@ -51,7 +53,7 @@ def clean(
     Good entries stay as they are, but ``area`` and ``iscrowd`` are filled in where absent.
 
     Args:
-        content: of the JSON file.
+        content: of the JSON file; its entries are completed in place.
         name: of the file, for messages.
         find: returns the image file that a name means.
         findings: counts and names what is left out.
@@ -72,28 +74,27 @@ def clean(
             f"{first.get('file_name') if isinstance(first, dict) else first!r}"
         )
     by_id = {entry["id"]: entry for entry in images}
-    annotations = []
+    annotations: list[Content] = []
+    faults: list[Fault] = []
     for place, entry in enumerate(content["annotations"]):
-        where = f"{name}, annotation {_id_of(entry, place)}"
         if not isinstance(entry, dict):
-            findings.fault(
-                "annotation that is not an object|annotations that are not objects", where
-            )
-            continue
-        image_id = image_ids.number(entry.get("image_id"))
-        if image_id in listed and image_id not in by_id:
-            continue  # its image has been named
-        category = merged.get(category_ids.number(entry.get("category_id")))
-        if image_id not in by_id:
-            what = f"{where}: image_id {entry.get('image_id')!r}"
-            findings.fault("annotation of no listed image|annotations of no listed image", what)
-        elif category is None:
-            what = f"{where}: category_id {entry.get('category_id')!r}"
-            findings.fault("annotation of no listed class|annotations of no listed class", what)
+            faults.append(("annotation of another type|annotations of another type", repr(entry)))
         else:
-            ids = {"image_id": image_id, "category_id": category}
-            if kept := _annotation(entry | ids, by_id[image_id], where, findings):
-                annotations.append(kept)
+            image_id = image_ids.number(entry.get("image_id"))
+            category = merged.get(category_ids.number(entry.get("category_id")))
+            if image_id in by_id and category is not None:
+                entry["image_id"], entry["category_id"] = image_id, category
+                if _fill(entry, by_id[image_id], faults):
+                    annotations.append(entry)
+            elif image_id in by_id:
+                kind = "annotation of no listed class|annotations of no listed class"
+                faults.append((kind, f"category_id {entry.get('category_id')!r}"))
+            elif image_id not in listed:  # else its image has been named
+                kind = "annotation of no listed image|annotations of no listed image"
+                faults.append((kind, f"image_id {entry.get('image_id')!r}"))
+        for kind, said in faults:
+            findings.fault(kind, f"{name}, annotation {_id_of(entry, place)}: {said}")
+        faults.clear()
     _renumber(annotations)
     return content | {"images": images, "annotations": annotations, "categories": categories}
 
@@ -224,44 +225,44 @@ def _images(
             except ValueError as error:
                 findings.fault("unreadable image|unreadable images", f"{where}: {error}")
                 continue
-        sides = {"width": size[0], "height": size[1]}
-        kept.append(entry | {"id": number, "file_name": str(path)} | sides)
+        entry |= {"id": number, "file_name": str(path), "width": size[0], "height": size[1]}
+        kept.append(entry)
     return kept, listed
 
 
-def _annotation(entry: Content, image: Content, where: str, findings: Findings) -> Content | None:
-    """Return an annotation with all fields, or None if it cannot be used."""
+def _fill(entry: Content, image: Content, faults: list[Fault]) -> bool:
+    """Complete an annotation in place; return whether it can be used. Say what is wrong with it."""
     size = image["height"], image["width"]
     polygons = entry.get("segmentation")
     try:
         cleaned = clean_segmentation(polygons, size)
     except ValueError as error:
-        what = f"{where} has a segmentation {error}"
-        findings.fault("object with a faulty segmentation|objects with faulty segmentations", what)
-        return None
+        kind = "object with a faulty segmentation|objects with faulty segmentations"
+        faults.append((kind, f"a segmentation {error}"))
+        return False
     if cleaned is not None and cleaned is not polygons:
         both_lists = isinstance(cleaned, list) and isinstance(polygons, list)
         if both_lists and len(cleaned) < len(polygons):
             kind = "polygon of fewer than three points|polygons of fewer than three points"
-            findings.fault(kind, where)
+            faults.append((kind, f"{len(cleaned)} of its polygons are used"))
         entry["segmentation"] = cleaned
     box = _box(entry.get("bbox"))
     if box is None and cleaned is not None and not entry.get("bbox"):
         box = box_of(cleaned, *size)
     if box is None:
-        what = f"{where} has bbox {entry.get('bbox')!r}; expected four numbers x, y, w, h"
-        findings.fault("object without a box|objects without a box", what)
-        return None
+        said = f"bbox {entry.get('bbox')!r}; expected four numbers x, y, w, h"
+        faults.append(("object without a box|objects without a box", said))
+        return False
     crowd = entry.get("iscrowd") or 0
     if crowd not in (0, 1, "0", "1"):
-        what = f"{where} has iscrowd {crowd!r}; expected 0 or 1"
-        findings.fault("object with a faulty iscrowd|objects with a faulty iscrowd", what)
-        return None
+        kind = "object with a faulty iscrowd|objects with a faulty iscrowd"
+        faults.append((kind, f"iscrowd {crowd!r}; expected 0 or 1"))
+        return False
     entry["bbox"] = box
     if not is_number(entry.get("area")):
         entry["area"] = box[2] * box[3]
     entry["iscrowd"] = int(crowd)
-    return entry
+    return True
 
 
 def _box(value: Any) -> list[float] | None:
@@ -288,7 +289,7 @@ def _side(value: Any) -> int:
 def _renumber(annotations: list[Content]) -> None:
     """Give annotations new ids where a file repeats or lacks them; nothing refers to them."""
     ids = [entry.get("id") for entry in annotations]
-    if len(set(map(str, ids))) < len(ids) or not all(type(each) is int for each in ids):
+    if not all(type(each) is int for each in ids) or len(set(ids)) < len(ids):
         for i, entry in enumerate(annotations, start=1):
             entry["id"] = i
 

@@ -1,4 +1,4 @@
-"""Varying a training image together with its boxes and masks, as the release's pipelines do."""
+"""Augmentation of a training image with its boxes and masks, as in the release's pipelines."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Example = tuple[Tensor, dict[str, Tensor]]
 
 
 class TrainTransform:
-    """Flip, maybe cut out a part, resize: the 1x and the multi-scale (3x) pipeline.
+    """Flip, possibly crop, resize: the 1x and the multi-scale (3x) pipeline.
 
-    Draws from python's generator only.
+    All random numbers come from Python's global generator.
 
     Args:
-        model: gives the test sizes.
-        augment: how to vary.
+        model: gives the sizes of evaluation.
+        augment: how to augment.
     """
 
     def __init__(self, model: Model, augment: Augment) -> None:
         self.model, self.augment = model, augment
 
     def __call__(self, image: Tensor, target: dict[str, Tensor]) -> Example:
-        """Vary an example.
+        """Augment an example.
 
         Args:
             image: (3, H, W), uint8.
-            target: ``boxes`` (N, 4), ``labels`` (N,) and maybe ``masks`` (N, H, W).
+            target: ``boxes`` (N, 4), ``labels`` (N,) and optionally ``masks`` (N, H, W).
 
         Returns:
-            The image, (3, h, w) uint8, at the size the network sees, and its target, each box with
-            an area in it.
+            The image, (3, h, w) uint8, at the size that the network sees, and its target, without
+            boxes that have no area in it.
         """
         how = self.augment
         if random.random() < how.flip:
@@ -52,10 +52,10 @@ class TrainTransform:
         image, target = self.resized(image, target, side)
         if how.brightness:
             image = brightened(image, how.brightness)
-        return image, with_area(target)  # a sliver on the border may have been rounded away
+        return image, with_area(target)  # rounding may have left none of a narrow box
 
     def resized(self, image: Tensor, target: dict[str, Tensor], short: int) -> Example:
-        """Return the example at a short side, the long one within ``model.max_size``."""
+        """Return the example resized to a short side, the long one within ``model.max_size``."""
         height, width = image.shape[1:]
         size = keep_ratio(height, width, min_size=short, max_size=self.model.max_size)
         scale = np.array([size[1] / width, size[0] / height] * 2, dtype=np.float32)
@@ -73,7 +73,7 @@ class TrainTransform:
 
 
 def mirrored(image: Tensor, target: dict[str, Tensor], *, axis: int) -> Example:
-    """Return the example with left and right (axis 2) or top and bottom (axis 1) exchanged."""
+    """Return the example flipped horizontally (axis 2) or vertically (axis 1)."""
     low, high = (0, 2) if axis == 2 else (1, 3)
     new = dict(target)
     boxes = target["boxes"].clone()
@@ -85,14 +85,14 @@ def mirrored(image: Tensor, target: dict[str, Tensor], *, axis: int) -> Example:
     return image.flip(axis), new
 
 
-def cropped(image: Tensor, target: dict[str, Tensor], least: int, most: int) -> Example:
-    """Return a random part with sides of ``least`` to ``most`` pixels, or less if there are fewer.
+def cropped(image: Tensor, target: dict[str, Tensor], low: int, high: int) -> Example:
+    """Return a random crop with sides of ``low`` to ``high`` pixels, at most the image's.
 
-    Objects wholly outside are dropped; none may be left.
+    Objects outside the crop are dropped; possibly none is left.
     """
     height, width = image.shape[1:]
-    h = random.randint(min(height, least), min(height, most))
-    w = random.randint(min(width, least), min(width, most))
+    h = random.randint(min(height, low), min(height, high))
+    w = random.randint(min(width, low), min(width, high))
     top, left = random.randint(0, height - h), random.randint(0, width - w)
     boxes = target["boxes"] - torch.tensor([left, top] * 2)
     new = target | {"boxes": boxes.clamp(min=0).minimum(torch.tensor([w, h] * 2))}

@@ -1,7 +1,7 @@
 """Boxes as functions of tensors: coding, clipping, overlap, non-maximum suppression.
 
-Boxes are (..., 4) as x1, y1, x2, y2 in pixels; the width is x2 - x1. Where the release computes
-something else than torchvision's own detectors, the docstring says so.
+Boxes are (..., 4) as x1, y1, x2, y2 in pixels; the width is x2 - x1. Docstrings say where the
+release differs from torchvision's own detectors.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float] = (1, 1, 1, 1)) 
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Return boxes clipped to their images; a box outside keeps its place, without area.
+    """Return boxes clipped to their images; a box outside is kept, without area.
 
     Args:
         boxes: (..., 4).
@@ -83,9 +83,8 @@ def giou_loss(boxes: Tensor, targets: Tensor, eps: float = 1e-6) -> Tensor:
 def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float) -> Tensor:
     """Return the indices that non-maximum suppression keeps, per class, best score first.
 
-    A box is suppressed if its IoU with a better one of its class is above ``iou``. Classes are kept
-    apart by shifting the boxes of each to a region of its own, in the dtype of the boxes, as in
-    the release.
+    A box is suppressed if its IoU with a better one of its class is above ``iou``. The boxes of
+    each class are shifted to a separate region, in the dtype of the boxes, as in the release.
 
     Args:
         boxes: (N, 4).

@@ -36,7 +36,7 @@ def check_images(images: Sequence[Tensor] | Tensor) -> list[Tensor]:
 def check_targets(
     images: Sequence[Tensor], targets: Sequence[Target], *, num_classes: int, masks: bool
 ) -> None:
-    """Raise an error unless there is one target per image, and each is as the detector needs it.
+    """Raise an error unless there is one target per image, and each one is complete.
 
     Args:
         images: already checked.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
+from rmt.data.images import image_size
 from rmt.data.splits import Split
 from rmt.detection.datasets import FORMATS, open_parts
 from rmt.detection.recipe import Data
 from rmt.detection.samples import Samples
 from rmt.messages import did_you_mean
+
+log = logging.getLogger(__name__)
 
 
 def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "auto") -> list[Path]:
@@ -36,7 +40,9 @@ def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "aut
         raise ValueError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; name a new folder")
-    parts = open_parts(Data(format=read_as, root=str(source)))
+    parts, findings = open_parts(Data(format=read_as, root=str(source)))
+    if left_out := findings.describe():
+        log.warning("%s: %s", source, left_out)
     for samples in parts.values():
         _check_names(samples, stems=to != "coco")
     return [_convert(samples, out, split, to) for split, samples in parts.items()]
@@ -49,8 +55,21 @@ def _convert(samples: Samples, out: Path, split: Split, to: str) -> Path:
     images = [entry | {"file_name": Path(entry["file_name"]).name} for entry in content["images"]]
     folder: Path = write(out, split, content | {"images": images})
     for i in range(len(samples)):
-        shutil.copy2(samples.path(i), folder)
+        _copy(samples, i, folder)
     return folder
+
+
+def _copy(samples: Samples, index: int, folder: Path) -> None:
+    """Copy an image, without the EXIF rotation if its annotations lie in the stored frame."""
+    path, entry = samples.path(index), samples.images[samples.ids[index]]
+    try:
+        turned = image_size(path) == (entry["height"], entry["width"]) != image_size(path)[::-1]
+        if turned:
+            samples.image(index).save(folder / path.name, quality=95)
+            return
+    except ValueError:
+        pass  # a damaged image goes along as it is, for its reader to name
+    shutil.copy2(path, folder)
 
 
 def _check_names(samples: Samples, *, stems: bool) -> None:

@@ -23,16 +23,16 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
     """The loaders of a recipe.
 
     Training batches are lists of images (3, h, w), floats in 0..1, and of targets; evaluation
-    batches are lists of whole images with their ids.
+    batches are lists of images with their ids.
     """
 
-    eval_batch_size = 1  # as the release evaluates them: the output depends on the padded size
+    eval_batch_size = 1  # as in the release: the output depends on the padded size
 
     def __init__(self, recipe: DetectionRecipe, *, classes: Sequence[str] | None = None) -> None:
         super().__init__(recipe, open_splits(recipe.data, classes))
 
     def train_batches(self, samples: Samples, *, rank: int, world: int) -> TrainBatches:
-        """Return the order of the training images, grouped by orientation if the recipe says so."""
+        """Return the batches of training images, grouped by orientation if the recipe says so."""
         data = self.recipe.data
         if not data.aspect_ratio_grouping:
             return super().train_batches(samples, rank=rank, world=world)
@@ -42,7 +42,7 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
         )
 
     def train_reader(self, samples: Samples) -> TrainReader:
-        """Return what reads an image with its boxes (and masks) and augments them."""
+        """Return the reader of augmented images with their boxes (and masks)."""
         transform = TrainTransform(self.recipe.model, self.recipe.augment)
         masks = HEADS[self.recipe.model.head].has_masks
         return TrainReader(
@@ -60,7 +60,7 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
         return list(images), list(targets)
 
     def eval_reader(self, samples: Samples) -> EvalReader:
-        """Return what reads a whole image and its id."""
+        """Return the reader of images with their ids."""
         limit = self.recipe.data.max_bad_samples
         return EvalReader(partial(with_id, samples), count=len(samples), max_bad_samples=limit)
 

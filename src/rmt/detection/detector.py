@@ -1,4 +1,4 @@
-"""What all detectors share: from images to detections or to losses."""
+"""The base class of all detectors: images to detections or to losses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Detector(Pretrained):
 
     Attributes:
         options: as given.
-        iou_threshold: of two boxes of a class that overlap more, only the better one is kept.
+        iou_threshold: of two boxes of a class with a larger IoU, only the better one is kept.
         max_detections: largest number of detections per image.
 
     Raises:
@@ -83,8 +83,8 @@ class Detector(Pretrained):
     def config(self) -> dict[str, Any]:
         """Return what ``from_config`` needs to build this model again.
 
-        The number of RoI samples is not in it: it belongs to a training, and the recipe that
-        travels with the weights states it.
+        The number of RoI samples is not part of it: it only affects training, and the recipe
+        that is saved with the weights states it.
         """
         args: dict[str, Any] = asdict(self.options)
         args["backbone_options"] = without_download(self.options.backbone_options)
@@ -158,7 +158,7 @@ class Detector(Pretrained):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass: less memory, the same results."""
-        body: Any = self.backbone.body  # both RMT and the models of timm have this method
+        body: Any = self.backbone.body  # RMT and timm's models have this method
         body.set_grad_checkpointing(enable)
 
     def compiled(self) -> Self:
@@ -167,7 +167,7 @@ class Detector(Pretrained):
         The rest runs eagerly: the number of regions differs from batch to batch, so a graph of the
         whole model would be compiled again and again.
         """
-        # Without this option, torch 2.14 fails on strides of open sizes (pytorch issue 185510).
+        # Without this option, torch 2.14 fails on strides of dynamic sizes (pytorch issue 185510).
         self.backbone.compile(dynamic=True, options={"strict_output_strides": True})
         return self
 

@@ -1,4 +1,4 @@
-"""Masks: from the 28×28 grid of a box to the pixels of an image, and back as targets."""
+"""Masks: from the 28×28 grid of a box to the pixels of an image, and back for targets."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     for i, ((x0, y0), (x1, y1)) in enumerate(zip(low, high, strict=True)):
         x1, y1 = min(x1, width), min(y1, height)
         if x0 < x1 and y0 < y1:
-            x = _place(x0, x1, boxes[i, 0], boxes[i, 2])
-            y = _place(y0, y1, boxes[i, 1], boxes[i, 3])
+            x = _coordinates(x0, x1, boxes[i, 0], boxes[i, 2])
+            y = _coordinates(y0, y1, boxes[i, 1], boxes[i, 3])
             grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[None]
             values = F.grid_sample(masks[i, None, None].float(), grid, align_corners=False)
             out[i, y0:y1, x0:x1] = values[0, 0] >= _THRESHOLD
@@ -55,7 +55,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
     return (cut[:, 0] >= _THRESHOLD).to(boxes.dtype)
 
 
-def _place(start: int, stop: int, low: Tensor, high: Tensor) -> Tensor:
+def _coordinates(start: int, stop: int, low: Tensor, high: Tensor) -> Tensor:
     """Return the centres of pixels start..stop, as coordinates that are -1 at low, 1 at high."""
     centre = torch.arange(start, stop, device=low.device, dtype=torch.float32) + 0.5
     at = ((centre - low) / (high - low) * 2 - 1).float()

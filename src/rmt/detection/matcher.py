@@ -1,4 +1,4 @@
-"""Which box is trained on which object: assignment by IoU, and random sampling."""
+"""Assignment of boxes to objects by IoU, and random sampling of boxes for training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Sampler:
 
     Attributes:
         number: of boxes; None takes every box that is not ignored.
-        positive_fraction: largest share of boxes with objects; background fills the rest.
+        positive_fraction: largest fraction of boxes with objects; the rest is background.
     """
 
     number: int | None

@@ -1,8 +1,9 @@
-"""COCO's average precision of a detector's boxes and masks."""
+"""COCO's average precision (AP) of a detector's boxes and masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rmt.data.classes import check_classes
 from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
+from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.rle import to_rle
 from rmt.detection.samples import Samples
 
@@ -18,13 +20,19 @@ Found = list[dict[str, Any]]
 T = TypeVar("T")
 
 
+def check_recipe(recipe: DetectionRecipe) -> None:
+    """Raise ``ValueError`` if the first evaluation would fail for want of a library."""
+    if find_spec("faster_coco_eval") is None:
+        raise ValueError("average precision needs faster-coco-eval: pip install faster-coco-eval")
+
+
 class DetectionMetrics(nn.Module):
     """Average precision of one set of weights over a split, gathered from all processes.
 
     Args:
-        model: the detector; its classes and whether it has masks are read.
-        samples: the images that are evaluated, with their annotations.
-        per_class: also report each class.
+        model: the detector to evaluate.
+        samples: the images to evaluate, with their annotations.
+        per_class: also return the AP of each class.
 
     Raises:
         ValueError: if the model's classes are not the data's.
@@ -40,16 +48,16 @@ class DetectionMetrics(nn.Module):
         self.notes: list[str] = []
 
     def update(self, model: nn.Module, batch: Sequence[tuple[Tensor, int]]) -> None:
-        """Keep what is detected in whole images (3, h, w) with their ids, one by one."""
+        """Detect objects in images (3, h, w), one at a time, and keep them with the image's id."""
         for image, image_id in batch:
             (found,) = model([image])
             self.found += as_coco(found, image_id, self.categories)
             self.seen.append(image_id)
 
     def compute(self) -> dict[str, float]:
-        """Return COCO's numbers of boxes and masks in percent, and start anew.
+        """Return COCO's metrics of boxes and masks in percent, and reset.
 
-        Images that could not be read are left out of the ground truth as well.
+        The annotations of images that could not be read are left out.
         """
         found, seen = _gathered(self.found), set(_gathered(self.seen))
         self.found, self.seen = [], []
@@ -62,12 +70,12 @@ class DetectionMetrics(nn.Module):
             if self.per_class:
                 own = by_class(table, truth)
                 out |= {f"{kind}_AP/{name}": value for name, value in own.items()}
-        # A set without an object has no AP; 0 keeps it from being the best.
+        # Images without objects have no AP; with 0 they never decide on the best weights.
         return {"box_AP": 0.0} | out | {"images": float(len(seen))}
 
 
 def as_coco(found: dict[str, Tensor], image_id: int, categories: tuple[int, ...]) -> Found:
-    """Return one image's detections as records of plain values, boxes as x, y, w, h."""
+    """Return one image's detections as COCO's results, with boxes as x, y, w, h."""
     boxes = found["boxes"].double().cpu()
     boxes[:, 2:] -= boxes[:, :2]
     records: Found = [
@@ -88,7 +96,7 @@ def as_coco(found: dict[str, Tensor], image_id: int, categories: tuple[int, ...]
 
 
 def of_kind(found: Found, kind: str) -> Found:
-    """Return records to evaluate as boxes or as masks: the area of a mask is then its own."""
+    """Return records with boxes or masks only, so that areas are those of what is evaluated."""
     other = {"box": "segmentation", "mask": "bbox"}[kind]
     return [{key: value for key, value in own.items() if key != other} for own in found]
 

@@ -1,4 +1,4 @@
-"""Plots of a detector's evaluation: precision over recall, and images with both kinds of boxes."""
+"""Plots of a detector's evaluation: precision over recall, and annotated and predicted objects."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _sheet(model: Detector, samples: Samples) -> Figure:
     read = spread_readable(samples.image, len(samples), _MOST_ROWS)
     figure = Figure(figsize=(11, 5 * len(read)), layout="constrained")
     axes = figure.subplots(len(read), 2, squeeze=False)
-    for row, (i, picture) in zip(axes, read, strict=True):
+    for row, (i, image) in zip(axes, read, strict=True):
         with torch.inference_mode():
-            predicted = predict(picture)["detections"]
-        row[0].imshow(draw_detections(picture, _known(model, samples, i, picture)))
-        row[1].imshow(draw_detections(picture, predicted))
+            predicted = predict(image)["detections"]
+        row[0].imshow(draw_detections(image, _annotated(model, samples, i, image)))
+        row[1].imshow(draw_detections(image, predicted))
         row[0].set_title(f"{samples.path(i).name}: annotated", fontsize=8)
         row[1].set_title("predicted (score 0.3 and above)", fontsize=8)
     for axis in axes.flat:
@@ -53,10 +53,10 @@ def _sheet(model: Detector, samples: Samples) -> Figure:
     return figure
 
 
-def _known(
-    model: Detector, samples: Samples, index: int, picture: Image.Image
+def _annotated(
+    model: Detector, samples: Samples, index: int, image: Image.Image
 ) -> list[dict[str, Any]]:
-    """Return an image's labels in the form of detections."""
+    """Return an image's annotations in the form of detections."""
     names, categories = label_names(model), categories_of(model, samples)
     out = []
     for entry in samples.objects.get(samples.ids[index], ()):
@@ -69,7 +69,7 @@ def _known(
             "name": names[label],
         }
         if entry.get("segmentation"):
-            mask = to_mask(entry["segmentation"], picture.height, picture.width)
+            mask = to_mask(entry["segmentation"], image.height, image.width)
             own["mask"] = to_rle(mask[None])[0]
         out.append(own)
     return out
@@ -80,11 +80,11 @@ def _curves(model: Detector, samples: Samples) -> Figure:
     found, read = [], []
     for i, image_id in enumerate(samples.ids):
         try:
-            picture = samples.image(i)
+            image = samples.image(i)
         except UNREADABLE:
-            continue  # left out of the truth too, as in the evaluation, which has named it
+            continue  # left out of the truth too, as in the evaluation, which has logged it
         read.append(i)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
             found += as_coco(model([pixels])[0], image_id, categories)
     truth = samples.take(read).only()

@@ -20,7 +20,7 @@ from rmt.detection.rle import to_mask, to_rle
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user may choose.
+    """Options of prediction.
 
     Attributes:
         score: detections must score above it, 0 to 1.
@@ -30,15 +30,15 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
-            raise ValueError(f"score is {self.score}; the minimum score is between 0 and 1")
+            raise ValueError(f"score is {self.score}; it must be between 0 and 1")
 
 
 def predictor(model: Detector, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
     """Return a function from an RGB image to its detections, best first.
 
     The function gives ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score",
-    "label", "name", "mask"}, ...]}`` in the image's pixels; ``mask`` is a COCO run-length code
-    and only there if the model has masks.
+    "label", "name", "mask"}, ...]}`` in the image's pixels. Only models with masks give
+    ``mask``, a COCO run-length encoding.
 
     Args:
         model: in eval mode.
@@ -72,10 +72,9 @@ def label_names(model: Detector) -> list[str]:
     return list(model.info.get("label_names") or map(str, range(model.num_classes)))
 
 
-def pixels(model: Detector, picture: Image.Image) -> tuple[Tensor, Image.Image]:
-    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-    batch = model.batch([image])
+def pixels(model: Detector, image: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return an image as the model sees it: (3, H, W) normalised, and the same as a PIL image."""
+    batch = model.batch([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255])
     height, width = batch.sizes[0].tolist()
     seen = batch.pixels[0, :, :height, :width]
     low, high = seen.amin(), seen.amax()
@@ -83,17 +82,17 @@ def pixels(model: Detector, picture: Image.Image) -> tuple[Tensor, Image.Image]:
 
 
 def draw_detections(
-    picture: Image.Image, detections: list[dict[str, Any]], *, least: float = 0.3
+    image: Image.Image, detections: list[dict[str, Any]], *, min_score: float = 0.3
 ) -> Image.Image:
-    """Return the picture with boxes, masks, names and scores of all objects above ``least``."""
-    shown = [entry for entry in detections if entry["score"] >= least]
-    canvas = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    """Return the image with boxes, masks, names and scores of all objects from ``min_score`` on."""
+    shown = [entry for entry in detections if entry["score"] >= min_score]
+    canvas = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if not shown:
-        return picture.copy()
+        return image.copy()
     colours: list[str | tuple[int, int, int]] = [colour_of(entry["label"]) for entry in shown]
     if all("mask" in entry for entry in shown):
-        masks = np.stack([to_mask(own["mask"], picture.height, picture.width) for own in shown])
-        # Where several overlap the best is drawn; torchvision would leave such pixels black.
+        masks = np.stack([to_mask(own["mask"], image.height, image.width) for own in shown])
+        # Where masks overlap, the best one is drawn; torchvision would leave such pixels black.
         best = torch.from_numpy(masks.astype(bool) & (masks.cumsum(axis=0) == 1))
         canvas = draw_segmentation_masks(canvas, best, alpha=0.5, colors=colours)
     boxes = torch.tensor([entry["box"] for entry in shown]).round()
@@ -104,16 +103,16 @@ def draw_detections(
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
-    """Return a bright colour, far from those of neighbouring labels."""
+    """Return a bright colour that differs clearly from those of neighbouring labels."""
     hue = int(label * 0.618034 % 1 * 255)
     red, green, blue = Image.new("HSV", (1, 1), (hue, 200, 255)).convert("RGB").tobytes()
     return red, green, blue
 
 
 def save_prediction(
-    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+    result: dict[str, Any], image: Image.Image, out: Path | None, stem: str
 ) -> dict[str, Any]:
-    """Write the picture with its objects into ``out`` (if given); return the JSON record."""
+    """Draw the objects on the image, to folder ``out`` (if given); return the JSON record."""
     if out is not None:
-        draw_detections(picture, result["detections"]).save(out / f"{stem}.png")
+        draw_detections(image, result["detections"]).save(out / f"{stem}.png")
     return result

@@ -1,7 +1,7 @@
 """Mask R-CNN (arXiv 1703.06870) and Cascade Mask R-CNN (arXiv 1712.00726).
 
-Both send proposals through stages that classify, refine and mask them: one stage in Mask R-CNN, and
-three with rising IoU thresholds in Cascade Mask R-CNN.
+In both, proposals go through stages that classify, refine and segment them: one stage in Mask
+R-CNN, three with rising IoU thresholds in Cascade Mask R-CNN.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rmt.detection.rpn import RPN
 from rmt.detection.transform import Batch, Target
 from rmt.modeling.necks import full_precision
 
-# Weight of the GIoU loss, which takes the place of L1 on deltas (weight 1).
+# Weight of the GIoU loss, which replaces L1 on deltas (weight 1).
 _GIOU_WEIGHT = 10
-#: At most this share of the RoI samples of an image are positive.
+#: At most this fraction of the RoI samples of an image are positive.
 _POSITIVE_FRACTION = 0.25
 
 
@@ -66,7 +66,7 @@ class Sampled:
 
 
 class RCNN(Detector):
-    """What both detectors share; the class attributes are what differs."""
+    """The code of both detectors; they differ in the class attributes."""
 
     has_masks = True
     stages: tuple[Stage, ...]
@@ -74,7 +74,7 @@ class RCNN(Detector):
     box_layers: tuple[int, int]
     #: GIoU loss on decoded boxes, instead of L1 on deltas.
     reg_decoded_bbox: bool
-    #: The release's Mask R-CNN takes regions whose lower edge is 0 for padding and drops them.
+    #: The release's Mask R-CNN regards regions whose lower edge is 0 as padding and drops them.
     drops_upper_edge: bool
 
     def __init__(self, options: DetectorOptions) -> None:
@@ -128,7 +128,7 @@ class RCNN(Detector):
     def cascade(
         self, maps: list[Tensor], proposals: list[Tensor], batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Send proposals through all stages; each one reads the boxes that the last one refined.
+        """Send proposals through all stages; each one gets the boxes that the previous one refined.
 
         Returns:
             The RoIs of the last stage (N, 5), the mean of the logits over stages (N, K + 1), and
@@ -168,7 +168,7 @@ class RCNN(Detector):
         parts = probabilities.split([len(own) for own in scaled])
         for i, found in enumerate(detections):
             height, width = batch.originals[i].tolist()
-            # Multiplied, then divided as in the release: in float32 this is not the same box.
+            # Multiplied, then divided as in the release: float32 rounding changes the box.
             boxes = scaled[i] / batch.scales[i]
             found["masks"] = paste(parts[i], boxes, (height, width))
             if self.drops_upper_edge:
@@ -199,7 +199,7 @@ class RCNN(Detector):
         batch: Batch,
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Return the losses of each stage; it is trained on the boxes that the last one refined."""
+        """Return the losses of each stage, trained on the boxes that the previous one refined."""
         losses = {}
         for i, stage in enumerate(self.stages):
             sampled = self.sample(proposals, targets, stage)

@@ -1,4 +1,4 @@
-"""What a detection recipe may say, with its defaults; no torch here."""
+"""The keys of a detection recipe with their defaults; no torch here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Model(ModelConfig):
     Attributes:
         head: ``retinanet``, ``mask_rcnn`` or ``cascade_mask_rcnn``.
         backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
-        min_size: short side of resized images.
-        max_size: the long side stays within it; the short side is then smaller.
+        min_size: short side of resized images, in pixels.
+        max_size: largest long side; the short side gets smaller if necessary.
         roi_samples_per_image: proposals per image that the box and mask heads are trained on, at
             most a quarter of them positive; fewer are faster.
     """
@@ -41,8 +41,8 @@ class Data(DataConfig):
     """Where images and boxes are, and which of them are used.
 
     Attributes:
-        keep_empty: also train on images without objects; null keeps them in YOLO sets, where they
-            are background, and not in others, as the release trains on COCO.
+        keep_empty: also train on images without objects; null does so for the YOLO format, where
+            they are background, but not for others, as the release trains on COCO.
         aspect_ratio_grouping: batches hold only landscape or only portrait images, which saves
             padding.
     """
@@ -59,11 +59,11 @@ class Augment(Section):
     Attributes:
         flip: probability of a horizontal flip.
         flip_vertical: probability of a vertical flip.
-        min_sizes: short sides to choose from (long side within ``model.max_size``); empty for
-            ``model.min_size`` alone.
-        crop: probability of first resizing to one of ``crop_min_sizes`` and cropping.
-        crop_min_sizes: short sides to choose from before the crop; empty keeps the image's size.
-        crop_size: smallest and largest side of the crop, drawn for each side.
+        min_sizes: short sides to draw from (long side within ``model.max_size``); empty for
+            ``model.min_size`` only.
+        crop: probability of resizing to one of ``crop_min_sizes`` and cropping before that.
+        crop_min_sizes: short sides to draw from before the crop; empty keeps the image's size.
+        crop_size: smallest and largest side of the crop; height and width are drawn separately.
         brightness: strength of random brightness and contrast; 0 for none.
     """
 
@@ -84,7 +84,7 @@ class Augment(Section):
 
 @dataclass(kw_only=True, frozen=True)
 class DetectionRecipe(Recipe):
-    """A whole detection run."""
+    """A detection run."""
 
     task: str = "detection"
     model: Model = field(default_factory=Model)

@@ -61,7 +61,7 @@ class RetinaNet(Detector):
     def __init__(self, options: DetectorOptions) -> None:
         super().__init__(options)
         for norm in self.backbone.norms[:1]:
-            norm.requires_grad_(False)  # of the map of stride 4, which this pyramid does not use
+            norm.requires_grad_(False)  # its map, of stride 4, is not used here
         self.anchors = AnchorGrid((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)))
         self.neck = RetinaPyramid(self.backbone.channels)
         self.head = RetinaHead(256, options.num_classes, self.anchors.per_cell)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_NUMBERS = {int, float}
+
 
 def to_mask(segmentation: list | Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """Return polygons or a run-length code as a bitmap (H, W) of 0 and 1."""
@@ -52,7 +54,7 @@ def clean_segmentation(value: Any, size: tuple[int, int]) -> Any:
     if value is None or value == [] or value == {}:
         return None
     if isinstance(value, list):
-        if all(map(is_number, value)):
+        if is_number(value[0]):
             value = [value]
         polygons = [_flat(polygon) for polygon in value]
         good = [polygon for polygon in polygons if len(polygon) >= 6]
@@ -113,11 +115,14 @@ def box_of(segmentation: list | Mapping[str, Any], height: int, width: int) -> l
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in _NUMBERS and math.isfinite(value)
 
 
 def _flat(polygon: Any) -> list[float]:
     """Return a polygon as [x0, y0, x1, y1, ...]."""
+    plain = isinstance(polygon, list) and set(map(type, polygon)) <= _NUMBERS
+    if plain and len(polygon) % 2 == 0 and math.isfinite(sum(polygon)):
+        return polygon  # as nearly all are
     if isinstance(polygon, list) and all(isinstance(p, list) and len(p) == 2 for p in polygon):
         polygon = [value for pair in polygon for value in pair]
     if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_number, polygon)):

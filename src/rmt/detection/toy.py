@@ -23,10 +23,11 @@ def toy(
     """Write a data set of two classes in splits train and val; return its folder.
 
     Args:
-        root: folder to write into, made if absent.
+        root: folder to write to; it is created if it does not exist.
         name: of a format.
-        images: in each split; the last one has no object, and in COCO's form the first has a crowd.
-        size: (height, width) of the images; every second one lies on its side.
+        images: number of images per split; the last has no object, and in COCO's format the first
+            has a crowd.
+        size: (height, width) of the images, exchanged in every second one.
 
     Raises:
         ValueError: for an unknown format.

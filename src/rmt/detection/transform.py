@@ -1,4 +1,4 @@
-"""From images of any size to one normalised batch, with their targets."""
+"""Images of any size and their targets to one normalised batch."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Batch:
 
 
 class Transform:
-    """Resizes, normalises and pads as the release's COCO test pipeline.
+    """Resizes, normalises and pads images as the release's COCO test pipeline does.
 
-    Images are rounded to 8 bits first and resized as OpenCV does, so that an image from a file
-    gives the release's tensor bit for bit.
+    Images are rounded to 8 bits first and resized as by OpenCV, so that an image from a file gives
+    the same tensor as the release, bit for bit.
 
     Args:
         min_size: length of the short side after resizing, in pixels.
-        max_size: largest length of the long side; the short side is made shorter for it.
+        max_size: largest length of the long side; the short side gets smaller if necessary.
 
     Raises:
         ValueError: for a size that is not positive, or ``min_size`` above ``max_size``.
@@ -55,8 +55,8 @@ class Transform:
     def __init__(self, min_size: int, max_size: int) -> None:
         if not 1 <= min_size <= max_size:
             raise ValueError(
-                f"min_size is {min_size} and max_size {max_size}; both must be positive, and "
-                "min_size not above max_size"
+                f"min_size is {min_size} and max_size is {max_size}; both must be positive, and "
+                "max_size at least min_size"
             )
         self.min_size, self.max_size = min_size, max_size
 
@@ -68,16 +68,16 @@ class Transform:
         return keep_ratio(height, width, min_size=self.min_size, max_size=self.max_size)
 
     def canvas_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
-        """Return the same, rounded up to multiples of 32."""
+        """Return height and width after resizing, rounded up to multiples of 32."""
         height, width = self.size_of(image, resize=resize)
         return -(-height // _DIVISOR) * _DIVISOR, -(-width // _DIVISOR) * _DIVISOR
 
     def batch(self, images: Sequence[Tensor], *, like: Tensor, resize: bool = True) -> Batch:
-        """Resize images and pad them to the smallest canvas that all fit on.
+        """Resize images and pad them to the smallest canvas that fits all of them.
 
         Args:
             images: each (3, h, w), RGB floats in 0..1.
-            like: a tensor with the dtype and device that the batch gets.
+            like: a tensor with the dtype and device for the batch.
             resize: False if a data pipeline has already resized the images.
         """
         sizes = [self.size_of(x, resize=resize) for x in images]

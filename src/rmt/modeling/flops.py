@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulates (MACs), also in the paper's unit.
+"""The cost of a model: parameters and multiply-accumulates (MACs), also in the paper's unit.
 
 There are three figures, each for one image:
 
@@ -61,17 +61,17 @@ class Flops:
 
 
 class Row(TypedDict):
-    """What a model costs at 224², and what the paper prints of it.
+    """The cost of a model at 224², and the paper's numbers.
 
     Attributes:
         params: parameters.
         macs: fvcore's count.
         gmacs_1e9: the same in units of 1e9.
         fvcore_gmacs_1024: the same in units of 1024³.
-        published_params_m: millions of parameters in the paper; None for a model it does not have.
+        published_params_m: millions of parameters in the paper; None for models of this project.
         published_gmacs_fvcore_1024: the paper's "G".
         top1_published: ImageNet-1K top-1 accuracy in the paper, in percent.
-        own: whether the model is this project's and not the paper's.
+        own: whether the model is one of this project, not of the paper.
     """
 
     params: int
@@ -128,7 +128,7 @@ def model_table() -> dict[str, Row]:
 
 
 def format_table(table: dict[str, Row]) -> str:
-    """Return the rows of :func:`model_table` as text, with published figures in columns apart."""
+    """Return the rows of :func:`model_table` as text, published numbers in separate columns."""
     lines = [
         "                counted here, 224 x 224                    published",
         "model           parameters  MACs / 1e9  fvcore / 1024^3    params  G    top-1",
@@ -137,7 +137,7 @@ def format_table(table: dict[str, Row]) -> str:
         line = f"{name:14}{row['params']:>12,}{row['gmacs_1e9']:12.3f}"
         line += f"{row['fvcore_gmacs_1024']:17.3f}    "
         if row["own"]:
-            line += "  (this project's, not in the paper)"
+            line += "  (of this project, not in the paper)"
         else:
             line += f"{row['published_params_m']:>4g} M{row['published_gmacs_fvcore_1024']:>6}"
             line += f"{row['top1_published']:>7}"

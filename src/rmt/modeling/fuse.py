@@ -1,4 +1,4 @@
-"""The inference form of a network: the same function in fewer and larger operations.
+"""The inference form of a network: the same function with fewer, larger operations.
 
 What is folded (relative difference below 1e-6 in float32):
 
@@ -110,9 +110,9 @@ def fuse(model: M) -> M:
 
     RMT's blocks, downsamplings and heads are folded wherever they are in the network. So is each
     convolution that is followed by a batch norm in an ``nn.Sequential``, or that a module holds as
-    ``conv`` next to ``bn``, as the dense heads do. Subclasses of the two are left alone, because
-    they may do more: timm's batch norm includes an activation. A folded network is for inference
-    only.
+    ``conv`` next to ``bn``, as the dense heads do. Subclasses of these two layers are left
+    alone, because they may do more: timm's batch norm includes an activation. A folded network is
+    for inference only.
 
     Args:
         model: a classifier, detector or segmenter of this package.

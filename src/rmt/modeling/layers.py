@@ -1,7 +1,7 @@
 """The paper: stem, Manhattan self-attention, feed-forward, block, downsampling, stage, head.
 
 The layers of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, arXiv 2309.11523), in
-the order of its figure 3, with what its authors' weights need besides (marked "release").
+the order of its figure 3, with the additions of its authors' released weights (marked "release").
 
     image (B, 3, H, W) -> stem -> four stages of stride 4, 8, 16 and 32 -> head -> logits
     stage: downsampling (from the second on), then blocks
@@ -9,8 +9,8 @@ the order of its figure 3, with what its authors' weights need besides (marked "
 
 B images, H and W the size of a map in tokens, C channels, N heads, D = C/N the key width. Maps are
 channels last, (B, H, W, C); only the stem reads (B, C, H, W), and only an unpooled head returns it.
-Each layer takes maps of any size, and parameter names follow timm. The network that these layers
-make up is in :mod:`rmt.modeling.rmt`.
+Each layer takes maps of any size, and parameter names follow timm. The network made of these layers
+is in :mod:`rmt.modeling.rmt`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class PatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in pixels -> (B, ⌈H/s⌉, ⌈W/s⌉, C); incomplete patches are zero-padded."""
-        # Always padded by stride - 1: what is too much for a patch is left out by the stride, and
-        # the size stays one symbol in a traced graph.
+        # Always padded by stride - 1: the stride leaves out what is more than a patch, and in a
+        # traced graph the size stays a single symbol.
         missing = self.proj.stride[0] - 1
         x = F.pad(x, (0, missing, 0, missing))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
@@ -96,10 +96,10 @@ class ManhattanAttention(nn.Module):
 
     Args:
         dim: C, the channels of the map.
-        num_heads: N; ``dim / num_heads`` must be a whole even number.
+        num_heads: N; ``dim / num_heads`` must be an even integer.
         decomposed: attend along rows, then along columns (eq. 6), instead of over the whole map
             (eq. 5).
-        decay_max: b of eq. 8; a larger one lets the last heads see farther.
+        decay_max: b of eq. 8; with a larger one the last heads see farther.
         decay: False for plain softmax attention (ablation of Table 6).
         lce: local context enhancement (eq. 7).
         backend: a kernel of :data:`rmt.ops.BACKENDS`; None chooses one.
@@ -122,7 +122,7 @@ class ManhattanAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads or (dim // num_heads) % 2:
             raise ValueError(
-                f"{dim} channels on {num_heads} heads: the head width must be a whole even number"
+                f"{dim} channels on {num_heads} heads: dim / num_heads must be an even integer"
             )
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
@@ -342,7 +342,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, H, W, C) -> logits (B, classes); unpooled -> (B, classes, H, W).
 
-        With ``pre_logits`` the hidden features, in the place of the classes.
+        With ``pre_logits`` it returns the hidden features instead, of the same layout.
         """
         x = self.tokens(x)
         if self.global_pool:

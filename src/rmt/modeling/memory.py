@@ -1,4 +1,4 @@
-"""What a training step holds in memory, estimated without running it: on the meta device."""
+"""Memory of a training step, estimated on the meta device, without running it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def training_memory(
     grad_checkpointing: bool,
     bytes_per_activation: int,
 ) -> dict[str, float]:
-    """Estimate what a training step holds on each device, in GiB.
+    """Estimate the memory of a training step on each device, in GiB.
 
     Weights with gradients, AdamW's two moments and the EMA are four bytes per number. Activations
-    are those that autograd would keep for one image (caught by its hooks while ``measured`` runs
-    on shapes alone), times the batch size; with gradient checkpointing, the blocks' inputs instead
-    of what is inside them. Sharding over devices, the workspace of kernels and fragmentation are
-    left out.
+    are those that autograd would keep for one image (recorded by its hooks while ``measured`` runs
+    on the meta device), times the batch size; with gradient checkpointing, the inputs of blocks
+    instead of what is inside them. Sharding over devices, the workspace of kernels and
+    fragmentation are left out.
 
     Args:
         model: the network to train.
@@ -61,12 +61,12 @@ def _activations(model: nn.Module, size: tuple[int, int], *, inputs_of_blocks: b
     """Return how many numbers autograd keeps for one image."""
     owned = {id(p) for p in model.parameters()}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # a storage's address names it as long as it lives
+    alive: list[Tensor] = []  # an address identifies a storage only while it exists
     inputs = 0
 
     def keep(tensor: Tensor) -> Tensor:
         if id(tensor) not in owned and tensor.is_floating_point():
-            # A tensor kept twice, by the operations before and after it, exists once.
+            # A tensor that two operations keep exists once.
             storage = tensor.untyped_storage()
             kept[storage._cdata] = storage.nbytes() // tensor.element_size()
             alive.append(tensor)
@@ -80,7 +80,7 @@ def _activations(model: nn.Module, size: tuple[int, int], *, inputs_of_blocks: b
         if isinstance(module, Block):
             module.register_forward_pre_hook(count_input)
     model.train()
-    # Two images, since batch norm in training refuses one where a map has a single token.
+    # Two images, because batch norm in training refuses a single one with a map of one token.
     images = zeros(2, 3, *size, device=next(model.parameters()).device)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         model(images)

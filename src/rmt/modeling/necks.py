@@ -1,4 +1,4 @@
-"""What is between a backbone and a dense head: four maps, their norms, and the FPN."""
+"""Between backbone and dense head: four maps, their norms, and the FPN."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STRIDES = (4, 8, 16, 32)
 class Backbone(nn.Module):
     """Images to four maps of stride 4, 8, 16 and 32.
 
-    An RMT gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models. Another
-    model of timm is used as it is: images are zero-padded on the right and at the bottom to
+    An RMT gets a LayerNorm (eps 1e-5) on each map, as in the release's downstream models. Other
+    models of timm are used as they are: images are zero-padded on the right and at the bottom to
     multiples of 32, and the maps are cropped to the part that belongs to the image.
 
     Args:
-        name: a registered RMT variant, or any model of timm with maps of these strides.
+        name: an RMT variant, or any model of timm with maps of these strides.
         in_chans: image channels.
         drop_path_rate: stochastic depth at the last block; None takes the model's own.
         **options: further arguments of :func:`rmt.create_model` or ``timm.create_model``.
@@ -52,7 +52,9 @@ class Backbone(nn.Module):
         else:
             if not timm.is_model(name):
                 hint = did_you_mean(name, VARIANTS)
-                raise ValueError(f"unknown backbone {name!r}: neither an RMT nor in timm{hint}")
+                raise ValueError(
+                    f"unknown backbone {name!r}: neither an RMT variant nor a model of timm{hint}"
+                )
             self.body = _of_any_size(
                 name, in_chans=in_chans, drop_path_rate=drop_path_rate, **options
             )
@@ -91,8 +93,8 @@ class Backbone(nn.Module):
                 raise
             raise ValueError(
                 f"{self._name} failed on images of {tuple(padded.shape[1:])}: {error}. Some "
-                "models of timm take images of one size only, or whole multiples of their window "
-                "size: resize the images to that, or choose another backbone"
+                "models of timm take images of one size only, or multiples of their window size: "
+                "resize the images to that, or choose another backbone"
             ) from error
         maps = [maps[i] for i in self._indices]
         if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # such as timm's Swin
@@ -104,7 +106,7 @@ class Backbone(nn.Module):
 
 
 def _of_any_size(name: str, **options: Any) -> nn.Module:
-    """Create a model of timm that takes images of any size, also where it is made for one."""
+    """Create a model of timm that takes images of any size, even if it has a fixed one."""
     flexible: dict[str, Any] = {"strict_img_size": False} | options
     try:
         return timm.create_model(name, features_only=True, **flexible)
@@ -148,13 +150,13 @@ class FPN(nn.Module):
 
 
 def without_download(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a backbone's options as a model's ``config`` states them: without ``pretrained``.
+    """Return a backbone's options without ``pretrained``, for a model's ``config``.
 
-    A model that is read from a file gets its weights from there and needs no others first.
+    A model that is read from a file gets its weights from there and must not download others.
     """
     return {key: value for key, value in options.items() if key != "pretrained"}
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32 or wider, in which boxes and losses have to be computed."""
+    """Return a tensor in float32 or wider, as boxes and losses need it."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

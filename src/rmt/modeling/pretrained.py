@@ -119,7 +119,9 @@ class Pretrained(nn.Module):
             for_others = {"label_names": names} if names else {}
             description = description["config"] | for_others | description
         text = json.dumps(description, indent=2, allow_nan=False)
-        write_atomically(folder / CONFIG_NAME, lambda path: path.write_text(text + "\n"))
+        write_atomically(
+            folder / CONFIG_NAME, lambda path: path.write_text(text + "\n", encoding="utf-8")
+        )
         return folder
 
     @classmethod

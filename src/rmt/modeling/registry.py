@@ -1,4 +1,4 @@
-"""The variants registered with timm, and the two functions that create and list them."""
+"""The variants as registered with timm, and the functions that create and list models."""
 
 from __future__ import annotations
 
@@ -57,14 +57,15 @@ def create_model(
     """Create a classification network, as ``timm.create_model`` does after ``import rmt``.
 
     Args:
-        name: one of :func:`list_models`, or with a weight tag, ``rmt_s.token_label_in1k``.
+        name: one of :func:`list_models`, optionally with a weight tag: ``rmt_s.token_label_in1k``.
         num_classes: 0 gives pooled features.
         in_chans: image channels.
         drop_path_rate: stochastic depth at the last block; None takes the variant's.
         drop_rate: dropout before the classifier.
         global_pool: ``"avg"``, or ``""`` for an unpooled map.
         token_labels: with the auxiliary head of token labelling (the starred models).
-        pretrained: no weights are hosted, so True raises and says how to load the release's.
+        pretrained: no weights are hosted, so True raises an error that says how to load the
+            release's.
         **options: fields of :class:`rmt.variants.Variant` to change, such as ``lce=False``;
             ``aux_width``; ``device`` and ``dtype``; and options of timm's factory, such as
             ``features_only``.
@@ -131,7 +132,7 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
             "rmt.load(PATH), or `rmt convert PATH OUT.safetensors`"
         )
     if kwargs.pop("output_stride", 32) != 32:
-        raise ValueError("RMT has no dilated form; output_stride must be 32")
+        raise ValueError("RMT has no dilated version; output_stride must be 32")
     device = kwargs.pop("device", None) or torch.get_default_device()
     dtype = kwargs.pop("dtype", None)
     known = ("num_classes", *OPTION_NAMES, *_TIMM_OPTIONS)
@@ -142,7 +143,7 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
         options.setdefault("token_labels", True)
     elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
         options["pretrained_cfg"] = STARRED_TAG  # timm passes None if the name has no tag
-    # The patch stem and the auxiliary head have other names than the registered configuration's.
+    # With a patch stem or an auxiliary head, layer names differ from the registered configuration.
     overlay: dict[str, Any] = {"first_conv": _first_conv(variant), "classifier": "head.fc"}
     if options.get("token_labels"):
         overlay["classifier"] = _STARRED_CLASSIFIERS
@@ -188,6 +189,6 @@ def _default_cfgs() -> dict[str, Any]:
     return cfgs
 
 
-default_cfgs = generate_default_cfgs(_default_cfgs())  # timm looks for this name
+default_cfgs = generate_default_cfgs(_default_cfgs())  # timm expects this name
 for _name in VARIANTS:
     register_model(_entrypoint(_name))

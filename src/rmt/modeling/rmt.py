@@ -19,7 +19,7 @@ from rmt.variants import Variant, get_variant, variant_overrides
 
 @dataclass(frozen=True, kw_only=True)
 class RMTOptions:
-    """What an RMT takes besides its architecture and the number of classes.
+    """Options of an RMT besides its architecture and the number of classes.
 
     Attributes:
         in_chans: image channels.
@@ -44,7 +44,7 @@ OPTION_NAMES = tuple(field.name for field in fields(RMTOptions))
 
 
 class NoHead(nn.Module):
-    """In place of the head of a network that only gives features."""
+    """Replaces the head of a network that only returns features."""
 
     global_pool = ""
 
@@ -59,7 +59,7 @@ class RMT(Pretrained):
     Args:
         variant: the architecture.
         num_classes: 0 gives pooled features (B, ``head_hidden_size``).
-        options: the rest; None takes the defaults.
+        options: all other options; None takes the defaults.
 
     Raises:
         ValueError: for options that do not fit the architecture.
@@ -124,7 +124,7 @@ class RMT(Pretrained):
             "architecture": self.variant.name,
             "num_classes": self.num_classes,
             "num_features": self.num_features,
-            # reset_classifier may have changed the pooling.
+            # reset_classifier may have changed it.
             "model_args": asdict(self.options)
             | {"global_pool": self.head.global_pool}
             | variant_overrides(self.variant),
@@ -155,12 +155,12 @@ class RMT(Pretrained):
         Args:
             x: (B, in_chans, H, W), normalised; any H, W >= 1, in pixels.
             mixed: (⌈H/4⌉, ⌈W/4⌉), True where a token of the stem's map is replaced by that of the
-                image at the mirrored place in the batch (MixToken, arXiv 2104.10858, section 3.2).
+                image at the mirrored position in the batch (MixToken, arXiv 2104.10858, sec. 3.2).
 
         Returns:
-            Logits (B, num_classes). A starred model returns in training these and the logits of
-            each token of the last map, (B, h, w, num_classes); in evaluation their sum, the latter
-            as half their maximum over the tokens.
+            Logits (B, num_classes). In training, a starred model returns these and the logits of
+            each token of the last map, (B, h, w, num_classes). In evaluation, it adds half the
+            maximum of the latter over the tokens to the former.
 
         Raises:
             ValueError: if ``x`` does not have four axes and ``in_chans`` channels.
@@ -299,7 +299,7 @@ class RMT(Pretrained):
         }
 
     def no_weight_decay(self) -> set[str]:
-        """Return the parameters without weight decay, besides those with one axis: none."""
+        """Return the parameters without weight decay, besides those of one dimension: none."""
         return set()
 
 

@@ -1,4 +1,4 @@
-"""Manhattan attention as a function of tensors: one function in front of every kernel."""
+"""Manhattan attention as a function of tensors, with a choice of kernels."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ __all__ = ["BACKENDS", "Backend", "explain", "manhattan_attention"]
 
 
 def _runs_always(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
-    """Return None: the backend takes every device, dtype and form."""
+    """Return None: the backend runs on every device, dtype and form."""
     return None
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One kernel behind :func:`manhattan_attention`.
+    """One kernel of :func:`manhattan_attention`.
 
     Attributes:
-        attend: ``attend(q, k, v, log_decay, *, decomposed)``, on whole maps (B, H, W, N, D).
-        why_not: ``why_not(q, k, v, *, decomposed)``: why it cannot take these tensors, or None.
+        attend: ``attend(q, k, v, log_decay, *, decomposed)``, on maps (B, H, W, N, D).
+        why_not: ``why_not(q, k, v, *, decomposed)``: the reason why it cannot run on these
+            tensors, or None.
     """
 
     attend: Callable[..., Tensor]
@@ -41,8 +42,8 @@ def _dense(
 
     Args:
         line: the kernel.
-        wide_bias: it takes the bias in float32 or wider; otherwise in the dtype of the queries.
-        why_not: as of the backend.
+        wide_bias: the bias is in float32 or wider; otherwise in the dtype of the queries.
+        why_not: as in :class:`Backend`.
     """
 
     def attend(
@@ -59,7 +60,7 @@ def _dense(
     return Backend(attend, why_not)
 
 
-#: Name -> kernel. A dense one is a function of lines; the two others work on whole maps.
+#: Name -> kernel. The dense ones are functions of lines; the two others take the map.
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.attend),
     "plain": _dense(plain.line, wide_bias=True),
@@ -89,18 +90,18 @@ def manhattan_attention(
         k: (B, H, W, N, D), already rotated (and scaled).
         v: (B, H, W, N, Dv).
         log_decay: log γ of each head, N negative numbers. A sequence of floats is cached by
-            value; a tensor (N,) is used as it is and receives gradients. None means no decay
+            value; a tensor (N,) is not cached and receives gradients. None means no decay
             (plain softmax attention).
         decomposed: attend along the width, then along the height of that result (eq. 6); the cost
             per token is O(H + W). Otherwise over all pairs of tokens (eq. 5), O(H·W).
-        backend: a name of :data:`BACKENDS`; None chooses by device, dtype and form, and in eager
+        backend: a name in :data:`BACKENDS`; None chooses by device, dtype and form, and in eager
             calls also by size.
 
     Returns:
         (B, H, W, N, Dv), in the dtype of ``v``.
 
     Raises:
-        ValueError: if a shape does not fit, or if the named backend is unknown or cannot run.
+        ValueError: if a shape does not fit, or the named backend is unknown or cannot run.
     """
     _check(q, k, v, log_decay)
     if backend is None:
@@ -119,7 +120,7 @@ def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict
         q: (B, H, W, N, D), as for :func:`manhattan_attention`.
         k: (B, H, W, N, D).
         v: (B, H, W, N, Dv).
-        decomposed: the form.
+        decomposed: as for :func:`manhattan_attention`.
 
     Returns:
         Name -> ``"chosen"``, ``"can run"``, or the reason why it cannot.
@@ -137,7 +138,7 @@ def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict
 
 
 def _choose(q: Tensor, k: Tensor, v: Tensor, decomposed: bool) -> str:
-    """Choose a backend by facts that do not change inside a traced graph.
+    """Choose a backend by properties that do not change in a traced graph.
 
     Measured with benchmarks/attention_backends.py: on the CPU the fused kernel is faster on whole
     maps and slower than plain products on short lines; on an accelerator it saves the memory

@@ -2,8 +2,8 @@
 
 All tables depend only on the map's size, the device and the dtype. Eager calls share them
 through a cache; a traced call (``torch.compile``, ``torch.export``) builds them in its graph,
-so that sizes may stay symbolic. Nothing here is a buffer of a module, so ``.half()`` or an
-initialisation on the meta device cannot damage a table.
+so that sizes may stay symbolic. Tables are not buffers of a module, so ``.half()`` or an
+initialisation on the meta device cannot damage them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rmt.ops.tables import cached
 
-# The release stores log γ in float32 as its authors' processor rounded it. Two of its values are
+# The release stores log γ in float32 as its authors' CPU rounded it. Two of its values are
 # one float32 step away from the correctly rounded logarithm; parity to 1e-9 needs those.
 _RELEASE_ROUNDING = {
     -0.28768208622932434: -0.28768205642700195,

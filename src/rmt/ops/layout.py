@@ -1,7 +1,7 @@
-"""How a map is cut into lines of tokens: a dense kernel is a function of lines, this does the rest.
+"""Maps as lines of tokens: a dense kernel is a function of lines, and this does the rest.
 
-A line is one row or one column in the decomposed form (eq. 6), and the whole map in the full form
-(eq. 5).
+A line is one row or one column in the decomposed form (eq. 6), and all tokens of the map in the
+full form (eq. 5).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from rmt.ops.geometry import line_bias, map_bias
 
 #: Queries and keys (lines, N, L, D), values (lines, N, L, Dv) and a bias (N, L, L) or None ->
-#: (lines, N, L, Dv): softmax(q kᵀ + bias) v. Always four axes: the fused kernels take no other
-#: number, and a traced product does not have to split a symbolic size.
+#: (lines, N, L, Dv): softmax(q kᵀ + bias) v. Always four axes: the fused kernels require them, and
+#: a traced product does not have to split a symbolic size.
 Line = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -37,8 +37,8 @@ def attend_lines(
         k: (B, H, W, N, D), rotated and scaled.
         v: (B, H, W, N, Dv).
         log_decay: log γ of each head, or None for plain softmax attention.
-        decomposed: rows, then columns of that result; otherwise the whole map at once.
-        bias_dtype: dtype in which ``line`` gets the bias.
+        decomposed: along rows, then along the columns of the result; otherwise over all tokens.
+        bias_dtype: dtype of the bias that ``line`` gets.
 
     Returns:
         (B, H, W, N, Dv).

@@ -1,7 +1,7 @@
 """Manhattan self-attention as the paper and the release define it (eq. 4-8).
 
-This file is the definition that every other backend is compared with: literal, in any dtype,
-differentiable, never optimised.
+All other backends are compared with this definition: literal, in any dtype, differentiable, never
+optimised.
 
     full         O = softmax(Q Kᵀ + (|Δy| + |Δx|) · log γ) V
     decomposed   along the width first, row by row:         V' = softmax(Q Kᵀ + |Δx| · log γ) V

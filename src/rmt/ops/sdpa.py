@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def why_not(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
-    """Return why this backend cannot take the tensors, or None."""
+    """Return why this backend cannot run on the tensors, or None."""
     if not q.dtype == k.dtype == v.dtype:
         return f"q, k and v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}"
     return None

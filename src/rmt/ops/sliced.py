@@ -2,10 +2,9 @@
 
 The bias between all pairs of tokens grows with the square of the map: it takes 0.5 GB for 50 × 80
 tokens and 8 heads in float32, and every block keeps it for the backward pass. Here each slice of
-queries has its own part of the bias, computed when it is needed and computed again in the backward
-pass. The softmax of one query does not depend on other queries, so values and gradients are those
-of the whole map. Memory is linear in the number of tokens, at the price of a second forward pass in
-training.
+queries has its own part of the bias, which is computed when needed and again in the backward pass.
+The softmax of one query does not depend on other queries, so values and gradients are the same.
+Memory is linear in the number of tokens, at the cost of a second forward pass in training.
 
 Measured for three blocks at 50 × 80 in training (benchmarks/attention_memory.py): 0.09 GB, with
 ``sdpa`` 1.6 GB, with ``plain`` 2.6 GB.
@@ -24,14 +23,14 @@ from rmt.ops import sdpa
 from rmt.ops.geometry import rows_bias, wide
 from rmt.ops.tables import inside_transform
 
-#: Elements in the bias of one slice: 8 MB in float32, which fits into a processor's cache.
+#: Elements in the bias of one slice: 8 MB in float32, which fits into a CPU's cache.
 SLICE = 2**21
 
 
 def why_not(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
-    """Return why this backend cannot take the tensors, or None."""
+    """Return why this backend cannot run on the tensors, or None."""
     if decomposed:
-        return "it is for full attention; the decomposed form already attends row by row"
+        return "it is for full attention only; the decomposed form needs no slices"
     return sdpa.why_not(q, k, v, decomposed=decomposed)
 
 

@@ -1,4 +1,4 @@
-"""A cache of tables for eager calls: the most recently used ones, up to a number of bytes."""
+"""A cache of tables for eager calls: the most recently used ones, within a limit of memory."""
 
 from __future__ import annotations
 

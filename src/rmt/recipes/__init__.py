@@ -1,4 +1,4 @@
-"""Experiments as data: one small YAML a published row, checked against typed records."""
+"""Experiments as data: one small YAML file per published row, checked against typed records."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def read(name: str | Path) -> dict[str, Any]:
     """Read a shipped recipe by name, or a YAML file by path, as it is written.
 
     Raises:
-        ValueError: if there is none (the nearest shipped one is named), or it is no recipe.
+        ValueError: if there is none (the nearest shipped one is named), or it is not a recipe.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
             raise ValueError(
-                f"no recipe {str(name)!r}{did_you_mean(str(name), list_recipes())}; "
-                "`rmt train --list` shows all, and a file is named with its .yaml"
+                f"there is no recipe {str(name)!r}{did_you_mean(str(name), list_recipes())}; "
+                "`rmt train --list` shows all; to use a file of your own, give its path with .yaml"
             )
     if not path.is_file():
-        raise ValueError(f"no recipe file {str(path)!r}")
+        raise ValueError(f"there is no recipe file {str(path)!r}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(content, dict) or "task" not in content:
-        raise ValueError(f"{path} is no recipe: it must be a mapping with the key 'task'")
+        raise ValueError(f"{path} is not a recipe: it must be a mapping with the key 'task'")
     return content
 
 
@@ -53,8 +53,8 @@ def resolve(kind: type[R], content: Mapping[str, Any], overrides: Sequence[str] 
 
     Args:
         kind: the task's recipe record.
-        content: what the file says.
-        overrides: command-line words, ``--data.root DIR`` or ``--data.root=DIR``; ``-`` in a key
+        content: of the recipe file.
+        overrides: command-line options, ``--data.root DIR`` or ``--data.root=DIR``; ``-`` in a key
             stands for ``_``.
 
     Raises:
@@ -91,7 +91,10 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
             raise ValueError(f"unknown recipe key {prefix + str(key)!r}{hint}")
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, Mapping):
-                raise ValueError(f"recipe key {prefix + key!r} has parts; {value!r} is none")
+                raise ValueError(
+                    f"recipe key {prefix + key!r} is {value!r}, but it is a section: give its "
+                    f"keys, such as {next(_paths(fields[key], f'{prefix}{key}.'))}"
+                )
             _known_keys(fields[key], value, f"{prefix}{key}.")
 
 
@@ -105,23 +108,23 @@ def _paths(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 def _merged(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the recipe with command-line words put in; values stay text for the type check."""
+    """Return the recipe with command-line options applied; their values stay text until checked."""
     merged = copy.deepcopy(dict(content))
-    words = iter(overrides)
-    for word in words:
-        if not word.startswith("--"):
-            raise ValueError(f"expected --key.sub value, got {word!r}")
-        path, equals, value = word.removeprefix("--").partition("=")
+    given = iter(overrides)
+    for option in given:
+        if not option.startswith("--"):
+            raise ValueError(f"expected --key.sub value, got {option!r}")
+        path, equals, value = option.removeprefix("--").partition("=")
         if not equals:
-            value = next(words, None)
+            value = next(given, None)
             if value is None:
                 raise ValueError(f"--{path} has no value")
         at = merged
-        *parents, last = path.replace("-", "_").split(".")  # as options are written elsewhere
+        *parents, last = path.replace("-", "_").split(".")  # --data.batch-size is as good
         for parent in parents:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):
-                raise ValueError(f"unknown recipe key {path!r}: {parent} has no parts")
+                raise ValueError(f"unknown recipe key {path!r}: {parent} is a value, not a section")
         at[last] = value
     return merged
 

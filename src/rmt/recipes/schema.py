@@ -1,7 +1,7 @@
-"""The parts of a recipe that all tasks share: model, data, optimizer, schedule, EMA, trainer.
+"""The sections of a recipe that all tasks share: model, data, optimizer, schedule, EMA, trainer.
 
-Plain records without torch. A recipe file states only what differs from these defaults, and each
-number is checked against the range that stands beside its default.
+Plain records without torch. A recipe file states only what differs from these defaults. Each number
+is checked against the range that is given with its default.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from rmt.messages import did_you_mean
 
-#: Key under which a field's range stands in its metadata.
+#: Key of a field's range in its metadata.
 _RANGE = "range"
 
 
@@ -58,7 +58,7 @@ def number(
     """Return a dataclass field for a number, or a tuple of numbers, within a range.
 
     Args:
-        default: value; None stays unchecked.
+        default: value; None is not checked.
         low: smallest value.
         high: largest value.
         above: exclude ``low`` itself.
@@ -69,10 +69,10 @@ def number(
 
 @dataclass(kw_only=True, frozen=True)
 class Section:
-    """A part of a recipe under a key of its own; numbers are checked when it is made.
+    """A section of a recipe; its numbers are checked when it is made.
 
     Attributes:
-        key: name of the part in the recipe.
+        key: name of the section in the recipe.
     """
 
     key: ClassVar[str] = ""
@@ -101,9 +101,9 @@ class Section:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    for one in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(one, int | float) and not isinstance(one, bool):
-            yield one
+    for item in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            yield item
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -128,10 +128,10 @@ class ModelConfig(Section):
     Attributes:
         checkpoint: start from these weights (anything ``rmt.load`` reads). Layers whose shape
             depends on the classes are randomly initialised if the classes differ.
-        num_classes: for ``--dry-run`` without the data; null takes the number from the data.
+        num_classes: needed only for ``--dry-run`` without the data; null takes the data's.
         drop_path_rate: stochastic depth at the last block; null takes the variant's.
-        freeze: names of modules, such as ``stages.0``, that are not trained. Their batch norm
-            statistics stay too, and they run in evaluation mode.
+        freeze: names of modules, such as ``stages.0``, that are not trained. They run in evaluation
+            mode, so that the statistics of their batch norms stay too.
     """
 
     key: ClassVar[str] = "model"
@@ -147,18 +147,18 @@ class DataConfig(Section):
     """Where the images are and how they are loaded: what every task's data section has.
 
     Attributes:
-        format: of the data set, by its name in the task's table; ``auto`` looks at ``root``.
+        format: of the data set, such as ``folder`` or ``coco``; ``auto`` recognises it.
         root: folder (or file) of the data set.
-        val_fraction: share of the training images held out for validation where the data has no
-            split of its own; 1 evaluates all of them and trains on none.
-        batch_size: training images per device and step.
-        num_workers: loading processes per device; -1 takes the spare cores, at most 16.
+        val_fraction: fraction of the training images that is held out for validation if the data
+            set has no validation split; 1 evaluates all of them and trains on none.
+        batch_size: training images per device and batch.
+        num_workers: loading processes per device; -1 uses the spare cores, at most 16.
         repeats: show each training image this many times per epoch, augmented anew.
-        max_bad_samples: unreadable samples tolerated per device; each is named in the log.
-        allow_changed: resume a run although images were added, removed or relabelled since it
-            began; its validation images stay validation images.
-        loader_timeout: seconds to wait for a batch of a loading process before the run stops with
-            a message; 0 waits for ever.
+        max_bad_samples: unreadable samples tolerated per device; each one is named in the log.
+        allow_changed: resume a run even if images were added, removed or relabelled since it began;
+            its validation images stay validation images.
+        loader_timeout: seconds to wait for a batch from the loading processes before the run stops
+            with a message; 0 waits forever.
     """
 
     key: ClassVar[str] = "data"
@@ -181,15 +181,15 @@ class Optimizer(Section):
     Attributes:
         lr: peak learning rate at ``reference_batch_size`` images per step; scaled linearly with
             the global batch size.
-        reference_batch_size: global batch size that ``lr`` belongs to; 0 takes ``lr`` as it is.
-        weight_decay: of AdamW, on all parameters that ``no_decay`` does not exempt.
+        reference_batch_size: global batch size that ``lr`` is meant for; 0 uses ``lr`` as it is.
+        weight_decay: of AdamW, for all parameters that ``no_decay`` does not exempt.
         no_decay: ``bias_and_norm`` exempts biases and norms (LayerScale decays, as in the
-            release's classifiers), ``norms`` exempts norms alone, ``nothing`` lets all decay.
+            release's classifiers), ``norms`` exempts norms only, ``nothing`` exempts none.
         betas: of AdamW.
         eps: of AdamW.
         clip_grad: largest gradient norm; 0 does not clip.
-        layer_decay: factor per block towards the stem, to fine-tune a classifier; 1 treats all
-            layers alike.
+        layer_decay: factor on the learning rate per block towards the stem, to fine-tune a
+            classifier; 1 is the same rate for all layers.
     """
 
     key: ClassVar[str] = "optimizer"
@@ -206,23 +206,23 @@ class Optimizer(Section):
 
 @dataclass(kw_only=True, frozen=True)
 class Schedule(Section):
-    """Learning rate over the run.
+    """Length of the run and its learning rates.
 
     Attributes:
-        epochs: length of the run in epochs; 0 where ``steps`` counts.
-        steps: length in optimizer steps; 0 where ``epochs`` counts.
-        name: after the warm-up: ``cosine`` and ``poly`` fall to ``min_lr``, ``step`` multiplies
-            by ``factor`` at each of ``milestones``, ``constant`` stays.
+        epochs: length of the run in epochs; 0 if ``steps`` is given.
+        steps: length of the run in optimizer steps; 0 if ``epochs`` is given.
+        name: the learning rate after the warm-up: ``cosine`` and ``poly`` fall to ``min_lr``,
+            ``step`` is multiplied by ``factor`` at each of ``milestones``, ``constant`` stays.
         warmup_epochs: linear warm-up; may be a fraction.
-        warmup_steps: the same in optimizer steps; the longer one counts.
+        warmup_steps: the same in optimizer steps; the longer of the two is used.
         warmup_lr: learning rate at the first step, not scaled with the batch size.
         warmup_ratio: the same as a fraction of the peak; used where ``warmup_lr`` is 0.
         min_lr: learning rate at the end, not scaled with the batch size.
         milestones: epochs at which ``step`` lowers the rate.
-        factor: by how much.
+        factor: what ``step`` multiplies the rate by.
         power: exponent of ``poly``.
-        by_epoch: the rate changes once per epoch instead of at each step.
-        lag: epochs by which the rate trails its curve; the release's logs trail by one.
+        by_epoch: change the rate once per epoch instead of at each step.
+        lag: number of epochs by which the rate follows its curve late; in the release's logs, 1.
     """
 
     key: ClassVar[str] = "schedule"
@@ -246,7 +246,7 @@ class Schedule(Section):
         if bool(self.epochs) == bool(self.steps):
             raise ValueError(
                 f"schedule.epochs is {self.epochs} and schedule.steps is {self.steps}: exactly "
-                "one of them must say how long the run is; set the other to 0"
+                "one of them must be positive, as the length of the run; set the other to 0"
             )
 
 
@@ -255,9 +255,10 @@ class Ema(Section):
     """Exponential moving average of the weights, kept and evaluated beside the raw ones.
 
     Attributes:
-        decay: per step at ``reference_batch_size`` images; 0 keeps no average.
-        reference_batch_size: the decay is raised to global batch size / this; 0 takes it as it is.
-        warmup: start with a short memory that grows, which short runs need.
+        decay: per step of ``reference_batch_size`` images; 0 for no average.
+        reference_batch_size: the decay is raised to the power of global batch size / this; 0 uses
+            the decay as it is.
+        warmup: start with a smaller decay that grows, which short runs need.
     """
 
     key: ClassVar[str] = "ema"
@@ -269,29 +270,28 @@ class Ema(Section):
 
 @dataclass(kw_only=True, frozen=True)
 class TrainerConfig(Section):
-    """Where and how the loop runs.
+    """Devices, precision, and how often to evaluate, save and log.
 
     Attributes:
         devices: number of devices of this machine, or ``auto``.
-        num_nodes: machines.
+        num_nodes: number of machines.
         accelerator: ``auto``, ``cpu``, ``gpu``, ...
-        threads: CPU threads per process; 0 leaves torch's choice. Networks on small maps are
-            fastest with one.
+        threads: CPU threads per process; 0 leaves it to torch. Small networks are fastest with one.
         strategy: Lightning's name: ``auto``, ``ddp``, ``fsdp2`` ...
         precision: Lightning's name: ``32-true``, ``bf16-mixed``, ``64-true``.
         accumulate_grad_batches: batches per optimizer step.
-        global_batch_size: images per step over all devices; batches are accumulated to reach it on
-            however few devices, in place of ``accumulate_grad_batches``. 0 leaves it to the other
-            numbers.
+        global_batch_size: images per optimizer step over all devices. Gradients are accumulated
+            over as many batches as that takes, so ``accumulate_grad_batches`` cannot be set too. 0
+            for batch size × devices × ``accumulate_grad_batches``.
         compile: run the network through ``torch.compile``.
         grad_checkpointing: recompute blocks in the backward pass to save memory.
         sync_batchnorm: share batch norm statistics over all devices.
         early_stopping_patience: stop after this many evaluations without a better one; 0 never.
-        save_every: also save the state every so many steps; 0 only after each evaluation.
-        evaluate_every: epochs between evaluations (optimizer steps in a run counted in steps); 0
-            evaluates each epoch, or ten times in a run counted in steps. The last step is always
-            evaluated.
-        log_every: steps between logged values.
+        save_every: also save the state after every so many steps; 0 only after each evaluation.
+        evaluate_every: epochs between evaluations, or optimizer steps if the run's length is given
+            in steps; 0 evaluates after each epoch, or ten times in a run of steps. The last step
+            is always evaluated.
+        log_every: steps between two logged values.
     """
 
     key: ClassVar[str] = "trainer"
@@ -319,24 +319,24 @@ class TrainerConfig(Section):
         if self.global_batch_size and self.accumulate_grad_batches != 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.accumulate_grad_batches} and "
-                f"trainer.global_batch_size is {self.global_batch_size}: the one follows from the "
-                "other; give one of them (--trainer.global_batch_size 0)"
+                f"trainer.global_batch_size is {self.global_batch_size}: give only one of the two "
+                "(--trainer.global_batch_size 0 or --trainer.accumulate_grad_batches 1)"
             )
 
 
 @dataclass(kw_only=True, frozen=True)
 class Recipe:
-    """What every task's recipe has; a task adds its own model, data and augmentation.
+    """What the recipes of all tasks have; each task adds its own model, data and augmentation.
 
     Attributes:
         task: classification, detection or segmentation.
-        title: one line that says what this reproduces.
-        seed: all randomness of a run is a function of it, the step and the rank.
+        title: what the recipe reproduces, in one line.
+        seed: all randomness of a run is a function of seed, step and rank.
         published: the authors' numbers.
         model: the network.
         data: the data set and how it is loaded.
         optimizer: AdamW.
-        schedule: learning rate and length of the run.
+        schedule: length of the run and its learning rates.
         ema: moving average of the weights.
         trainer: devices, precision, checkpoints.
     """
@@ -351,3 +351,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     ema: Ema = field(default_factory=Ema)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0 and less than 2^32")

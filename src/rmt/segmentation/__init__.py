@@ -1,4 +1,4 @@
-"""Semantic segmentation: heads on a backbone, data, metrics and predictions."""
+"""Semantic segmentation: two heads on RMT or any other backbone, data, metrics and prediction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TASK = Segmenter.task
 
 
 def default_recipe(model: Segmenter) -> dict[str, Any]:
-    """Return a recipe to evaluate a model that brings none: the release's test, its transforms."""
+    """Return a recipe to evaluate a model that has none: the release's evaluation on ADE20K."""
     mean, std = model.channel_statistics
     wanted = {"head": model.architecture, "backbone": model.config["model_args"]["backbone"]}
     return {"task": TASK, "model": wanted, "data": {"mean": list(mean), "std": list(std)}}

@@ -50,10 +50,10 @@ CITYSCAPES = {
 def colours(count: int) -> np.ndarray:
     """Return distinct RGB colours (count, 3) of 8 bits, none of them black.
 
-    Hues advance by the golden angle, so that neighbours differ however many there are; every
-    other turn is paler.
+    Hues advance by the golden angle, so that neighbouring classes differ clearly; half of the
+    colours are paler, and half are darker.
     """
-    # Imported here: training and evaluation draw nothing.
+    # Imported here, because training and evaluation draw nothing.
     from matplotlib.colors import hsv_to_rgb
 
     index = np.arange(count)

@@ -26,16 +26,16 @@ class SegmentationData(DataModule[SegmentationRecipe, Samples]):
     """The loaders of a recipe.
 
     Training batches are images (B, 3, S, S) and labels (B, S, S); evaluation batches are lists of
-    whole images, (3, H, W) uint8 with labels (H, W).
+    images of any size, (3, H, W) uint8 with labels (H, W).
     """
 
-    eval_batch_size = 1  # whole images, each of its own size
+    eval_batch_size = 1  # each image has its own size
 
     def __init__(self, recipe: SegmentationRecipe, *, classes: Sequence[str] | None = None) -> None:
         super().__init__(recipe, open_splits(recipe.data, classes))
 
     def train_reader(self, samples: Samples) -> TrainReader:
-        """Return what reads an image with its mask and augments both."""
+        """Return the reader of augmented images with their masks."""
         check_labels(samples)
         data = self.recipe.data
         return TrainReader(
@@ -50,13 +50,13 @@ class SegmentationData(DataModule[SegmentationRecipe, Samples]):
         images, labels = map(torch.stack, zip(*examples, strict=True))
         if (labels == IGNORED).all():
             log.warning(
-                "no pixel of a training batch is labelled: its loss is 0 and nothing is learned "
+                "a training batch has no labelled pixel, so its loss is 0 and nothing is learned "
                 "from it (is data.crop too small, or are the masks empty?)"
             )
         return images, labels
 
     def eval_reader(self, samples: Samples) -> EvalReader:
-        """Return what reads a whole image with its mask."""
+        """Return the reader of images with their masks."""
         limit = self.recipe.data.max_bad_samples
         return EvalReader(partial(tensors, samples), count=len(samples), max_bad_samples=limit)
 

@@ -1,4 +1,4 @@
-"""From a photo to its label map: whole or by windows, at one scale or several."""
+"""An image to its label map: at once or by windows, at one scale or several."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rmt.segmentation.segmenter import Segmenter
 def label_map(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
     """Return the most probable class at each pixel of an image.
 
-    One view needs no probabilities, and never holds the logits of all pixels: those of 150 classes
-    take 2.5 GB for 2048 × 2048.
+    With a single view, the logits of all pixels are never held at once: those of 150 classes take
+    2.5 GB for 2048 × 2048.
 
     Args:
-        model: in eval mode; it knows the mean and spread of its channels.
+        model: in eval mode.
         image: (C, H, W), uint8.
-        options: how to go about it.
+        options: size, windows, scales and flip; None takes the defaults.
 
     Returns:
         (H, W), uint8.
     """
     options = options or Inference()
-    # Over the first axis max is faster than argmax.
+    # Along the first axis, max is faster than argmax.
     if len(options.scales) > 1 or options.flip:
         return probabilities(model, image, options).max(dim=0).indices.byte()
     ((logits, sizes, _),) = _views(model, image, options)
@@ -42,13 +42,13 @@ def label_map(model: Segmenter, image: Tensor, options: Inference | None = None)
 def probabilities(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
     """Return the probability of each class at each pixel of an image, averaged over the views.
 
-    Logits go to the resized image's size and from there to the original one, two bilinear steps
-    as in mmseg 0.13; then softmax.
+    Logits are resized to the size of the resized image, then to that of the original one, both
+    bilinearly as in mmseg 0.13; softmax follows.
 
     Args:
-        model: in eval mode; it knows the mean and spread of its channels.
+        model: in eval mode.
         image: (C, H, W), uint8.
-        options: how to go about it.
+        options: size, windows, scales and flip; None takes the defaults.
 
     Returns:
         (K, H, W), in the model's precision, at least float32.
@@ -68,8 +68,8 @@ def probabilities(model: Segmenter, image: Tensor, options: Inference | None = N
 def _views(
     model: Segmenter, image: Tensor, options: Inference
 ) -> Iterator[tuple[Tensor, list[Size], bool]]:
-    """Yield each view's logits (K, h, w), the sizes they go to, and whether it is mirrored."""
-    assert not model.training, "a segmenter in training mode drops channels at random"
+    """Yield each view's logits (K, h, w), the sizes to resize to, and whether it is mirrored."""
+    assert not model.training, "a segmenter must be in eval mode, without dropout"
     weight = next(model.parameters())
     for scale in options.scales:
         scaled = resize_photo(image, options, scale=scale)
@@ -89,17 +89,17 @@ def _views(
 def sliding(
     model: nn.Module, images: Tensor, *, window: int, stride: int, pad: bool = False
 ) -> Tensor:
-    """Average the logits of overlapping windows, each pixel by the number that cover it.
+    """Return the logits of overlapping windows, averaged where they overlap.
 
     The last window of a row or column is moved back to end at the border. An image smaller than
-    the window is one window of its own size, or padded to the window's.
+    the window is one window of its own size, or is padded.
 
     Args:
         model: images (B, C, h, w) -> logits (B, K, h, w).
         images: (B, C, H, W).
         window: side of a window.
         stride: pixels from one window to the next.
-        pad: fill up smaller images with zeros, below and on the right, and cut the answer.
+        pad: pad smaller images with zeros at the bottom and on the right, and crop the logits.
     """
     height, width = images.shape[2:]
     if pad and min(height, width) < window:
@@ -121,9 +121,9 @@ def sliding(
 
 
 def resize_photo(image: Tensor, options: Inference, *, scale: float = 1.0) -> Tensor:
-    """Resize (C, H, W) uint8 to the test size, keeping its shape, as OpenCV does."""
+    """Resize (C, H, W) uint8 to the size of evaluation, keeping the aspect ratio, as by OpenCV."""
     if options.min_size:
-        # Fractions of a pixel are cut off the bounds, as in mmseg's multi-scale test.
+        # The limits are rounded down, as in mmseg's multi-scale test.
         short, long = int(options.min_size * scale), int(options.max_size * scale)
         height, width = keep_ratio(*image.shape[1:], min_size=short, max_size=long)
     else:
@@ -132,8 +132,8 @@ def resize_photo(image: Tensor, options: Inference, *, scale: float = 1.0) -> Te
 
 
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (x − mean) / std of (..., C, H, W) uint8, in float32; ``mean`` for values in 0..1."""
-    # 255 times each value before it becomes float32: 123.675, not one step beside it.
+    """Return (x − mean) / std of (..., C, H, W) uint8, in float32; ``mean``, ``std`` for 0..1."""
+    # Multiplied by 255 before the conversion to float32, so that 123.675 is rounded only once.
     levels = [[255 * value for value in values] for values in (mean, std)]
     centre, spread = torch.tensor(levels, device=image.device)[..., None, None]
     return (image.float() - centre) / spread

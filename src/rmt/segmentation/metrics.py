@@ -1,4 +1,4 @@
-"""mIoU, mAcc and aAcc of a segmenter over whole images."""
+"""mIoU, mAcc and aAcc of a segmenter."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class SegmentationMetrics(nn.Module):
 
     Args:
         classes: class names.
-        inference: how whole images are segmented.
-        per_class: also report each class.
+        inference: how images are segmented.
+        per_class: also return the metrics of each class.
     """
 
     def __init__(self, classes: Sequence[str], inference: Inference, *, per_class: bool) -> None:
@@ -31,7 +31,7 @@ class SegmentationMetrics(nn.Module):
         self.notes: list[str] = []
 
     def update(self, model: nn.Module, batch: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Count pixels by true and predicted class, for whole images at their own sizes."""
+        """Count pixels by true and predicted class, for images at their original size."""
         assert isinstance(model, Segmenter)
         self.images.update(len(batch))
         for image, labels in batch:
@@ -39,7 +39,7 @@ class SegmentationMetrics(nn.Module):
             self.confusion.update(predicted[None], labels[None].long())
 
     def compute(self) -> dict[str, float]:
-        """Return the metrics in percent and the number of images, and start anew.
+        """Return the metrics in percent and the number of images, and reset.
 
         Classes without a labelled pixel are named in ``notes``.
 
@@ -47,8 +47,8 @@ class SegmentationMetrics(nn.Module):
             ValueError: if no image could be read.
         """
         images = int(self.images.compute())
-        if not images:  # in all processes alike
-            raise ValueError("none of the images to evaluate can be read with its mask")
+        if not images:  # the same in all processes
+            raise ValueError("none of the images to evaluate can be read together with its mask")
         confusion = self.confusion.compute()
         self.confusion.reset()
         self.images.reset()
@@ -60,14 +60,14 @@ class SegmentationMetrics(nn.Module):
 def summarise(
     confusion: Tensor, classes: tuple[str, ...]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return mmseg's metrics, in percent, of a confusion matrix (K, K), true class by row.
+    """Return mmseg's metrics, in percent, of a confusion matrix (K, K) with one row per true class.
 
-    Intersections and unions are summed over the whole set before they are divided. ``mIoU`` is the
-    mean over classes that occur in a label or a prediction, ``mAcc`` over those that occur in a
-    label, ``aAcc`` the share of correct pixels. Ignored pixels are not in the matrix.
+    Intersections and unions are summed over all images before they are divided. ``mIoU`` is the
+    mean over classes that occur in a label or a prediction, ``mAcc`` that over classes that occur
+    in a label, and ``aAcc`` the percentage of correct pixels. Ignored pixels are not counted.
 
     Returns:
-        The three; and ``IoU/NAME`` and ``Acc/NAME`` of the classes that have one.
+        These three; and ``IoU/NAME`` and ``Acc/NAME`` of the classes for which they are defined.
     """
     confusion = confusion.double()
     hits, labelled, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
@@ -83,18 +83,18 @@ def summarise(
         for name, value in zip(classes, values, strict=True)
         if not torch.isnan(value)
     }
-    # A set without a labelled pixel has no score; 0 keeps it from being the best.
+    # Without labelled pixels nothing is defined; with 0 it never decides on the best weights.
     return {name: value.nan_to_num(0.0).item() for name, value in overall.items()}, by_class
 
 
 def _missing(confusion: Tensor, classes: Sequence[str]) -> list[str]:
     """Return a note on the classes without a labelled pixel, if there are any."""
     labelled = confusion.sum(dim=1).tolist()
-    missed = [name for name, pixels in zip(classes, labelled, strict=True) if not pixels]
-    if not missed:
+    missing = [name for name, pixels in zip(classes, labelled, strict=True) if not pixels]
+    if not missing:
         return []
     return [
-        f"{len(missed)} of {len(classes)} classes have no labelled pixel in the evaluated images, "
-        f"so the metrics do not cover them: {', '.join(missed[:10])}"
-        + (", ..." if len(missed) > 10 else "")
+        f"{len(missing)} of {len(classes)} classes have no labelled pixel in the evaluated images, "
+        f"so the metrics do not cover them: {', '.join(missing[:10])}"
+        + (", ..." if len(missing) > 10 else "")
     ]

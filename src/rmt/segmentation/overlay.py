@@ -1,4 +1,4 @@
-"""Label maps as pictures: index PNGs, and coloured overlays with a legend."""
+"""Label maps as images: PNGs of class indices, and coloured overlays with a legend."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 
 from rmt.segmentation.segmenter import IGNORED
 
-#: A legend with more names is no help.
+#: Most names in a legend; the classes with the largest areas are named.
 MOST_NAMES = 24
 
 
 def save_labels(labels: np.ndarray, path: str | Path, palette: np.ndarray) -> Path:
-    """Write labels (H, W) as a PNG of class indices, which viewers show in colour."""
+    """Write labels (H, W) as a PNG of class indices with a palette that viewers show."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(labels)
@@ -29,7 +29,7 @@ def save_labels(labels: np.ndarray, path: str | Path, palette: np.ndarray) -> Pa
 def overlay(
     image: Image.Image, labels: np.ndarray, *, palette: np.ndarray, opacity: float = 0.55
 ) -> Image.Image:
-    """Return the picture with each pixel tinted by its class; ignored pixels stay as they are."""
+    """Return the image with each pixel tinted by its class; ignored pixels stay as they are."""
     table = np.zeros((256, 3), dtype=np.float32)
     table[: len(palette)] = palette
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
@@ -46,7 +46,7 @@ def draw_overlay(
     names: Sequence[str],
     palette: np.ndarray,
 ) -> Path:
-    """Write the overlay at the picture's own size, with a legend of the classes below it."""
+    """Write the overlay at the image's own size, with a legend of the classes below it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tinted = overlay(image, labels, palette=palette)
@@ -77,6 +77,6 @@ def by_area(labels: np.ndarray) -> list[int]:
 
 
 def patch(name: str, colour: np.ndarray) -> Patch:
-    """Return a legend's entry."""
+    """Return an entry for a legend."""
     red, green, blue = (colour / 255).tolist()
-    return Patch(color=(red, green, blue), label=name.replace("$", r"\$"))  # no formula
+    return Patch(color=(red, green, blue), label=name.replace("$", r"\$"))  # not a formula

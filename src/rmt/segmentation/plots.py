@@ -17,7 +17,7 @@ from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.samples import Samples
 from rmt.segmentation.segmenter import Segmenter
 
-#: Rows of the report's sheet.
+#: Images on the sheet.
 MOST_ROWS = 6
 
 
@@ -25,13 +25,13 @@ def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str
     """Write ``predictions.png``; return file name -> what it shows."""
     samples = open_splits(recipe.data).evaluated
     _sheet(model, recipe, samples).savefig(folder / "predictions.png", dpi=110)
-    return {"predictions.png": "test images: photo, true classes, predicted classes"}
+    return {"predictions.png": "test images: true and predicted classes"}
 
 
 def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Figure:
     shades, names = palette(model), label_names(model)
     read = spread_readable(samples.read, len(samples), MOST_ROWS)
-    # As high as wide pictures need, within reason.
+    # Rows as high as the images need, within limits.
     heights = [3.3 * min(2.0, labels.shape[0] / labels.shape[1]) for _, (_, labels) in read]
     figure = Figure(figsize=(10, sum(heights) + 1), layout="constrained")
     axes = figure.subplots(len(read), 3, squeeze=False, height_ratios=heights)

@@ -24,7 +24,7 @@ def predictor(model: Segmenter, options: Inference) -> Callable[[Image.Image], d
     """Return a function from an RGB image to its label map and the area of each class.
 
     The function gives ``{"size": [h, w], "labels": (h, w) uint8, "classes": {name: {"label",
-    "pixels", "share", "colour"}}}``, the largest class first, classes that do not occur left out.
+    "pixels", "share", "colour"}}}``, the largest class first, without classes that do not occur.
 
     Args:
         model: in eval mode.
@@ -54,12 +54,12 @@ def predictor(model: Segmenter, options: Inference) -> Callable[[Image.Image], d
     return predict
 
 
-def pixels(model: Segmenter, picture: Image.Image) -> tuple[Tensor, Image.Image]:
-    """Return a picture as the model sees it: (3, H, W) normalised, and the same as a picture."""
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    image = resize_photo(image, options_of(model))
-    shown = Image.fromarray(image.permute(1, 2, 0).numpy())
-    return normalise(image, *model.channel_statistics), shown
+def pixels(model: Segmenter, image: Image.Image) -> tuple[Tensor, Image.Image]:
+    """Return an image as the model sees it: (3, H, W) normalised, and the same as a PIL image."""
+    bytes_ = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    bytes_ = resize_photo(bytes_, options_of(model))
+    shown = Image.fromarray(bytes_.permute(1, 2, 0).numpy())
+    return normalise(bytes_, *model.channel_statistics), shown
 
 
 def options_of(model: Segmenter) -> Inference:
@@ -76,7 +76,7 @@ def options_of(model: Segmenter) -> Inference:
 def label_names(model: Segmenter) -> list[str]:
     """Return class names: the weights' own, ADE20K's for 150 classes, else numbers.
 
-    Those of several classes are told apart by the class's number.
+    A name that several classes have is followed by the class's number.
     """
     if names := model.info.get("label_names"):
         count = Counter(names)
@@ -91,9 +91,9 @@ def palette(model: Segmenter) -> np.ndarray:
 
 
 def save_prediction(
-    result: dict[str, Any], picture: Image.Image, out: Path | None, stem: str
+    result: dict[str, Any], image: Image.Image, out: Path | None, stem: str
 ) -> dict[str, Any]:
-    """Write the label map and the overlay into ``out`` (if given); return the JSON record."""
+    """Write label map and overlay to folder ``out`` (if given); return the JSON record."""
     found = result["classes"]
     record: dict[str, Any] = {"size": result["size"], "labels_png": None, "classes": found}
     if out is None:
@@ -103,5 +103,5 @@ def save_prediction(
     for name, entry in found.items():
         names[entry["label"]], shades[entry["label"]] = name, entry["colour"]
     record["labels_png"] = str(save_labels(result["labels"], out / f"{stem}_labels.png", shades))
-    draw_overlay(picture, result["labels"], out / f"{stem}.png", names=names, palette=shades)
+    draw_overlay(image, result["labels"], out / f"{stem}.png", names=names, palette=shades)
     return record

@@ -1,4 +1,4 @@
-"""What a segmentation recipe may say, with its defaults; no torch here."""
+"""The keys of a segmentation recipe with their defaults; no torch here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Model(ModelConfig):
     Attributes:
         head: ``semantic_fpn`` or ``upernet``.
         backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
-        channels: width of the head; null takes the published one.
+        channels: number of channels of the head; null takes the published one.
     """
 
     head: str = "semantic_fpn"
@@ -25,12 +25,12 @@ class Model(ModelConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class Data(DataConfig):
-    """Where images and masks are, and how they are shown.
+    """Where images and masks are, and how they are cropped and normalised.
 
     Attributes:
-        reduce_zero_label: where the data name their classes (``classes.txt``), mask value 0 is
-            ignored and 1 is the first class, as in ADE20K.
-        ignore_index: another mask value that is ignored besides 255.
+        reduce_zero_label: for data with ``classes.txt``: mask value 0 is ignored and 1 is the first
+            class, as in ADE20K.
+        ignore_index: a mask value that is ignored, in addition to 255.
         crop: side of the square training crop in pixels.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
@@ -51,10 +51,10 @@ class Augment(Section):
     Attributes:
         scale: smallest and largest factor on the size of evaluation (``inference.min_size``,
             ``inference.max_size``).
-        cat_max_ratio: largest share of a crop that one class may fill; ten tries are made.
+        cat_max_ratio: largest fraction of a crop that one class may fill; ten tries are made.
         flip: probability of a horizontal flip.
         flip_vertical: probability of a vertical flip.
-        photometric: vary brightness, contrast, saturation and hue, each with probability ½.
+        photometric: change brightness, contrast, saturation and hue, each with probability ½.
     """
 
     key: ClassVar[str] = "augment"
@@ -72,18 +72,18 @@ class Augment(Section):
 
 @dataclass(kw_only=True, frozen=True)
 class Inference(Section):
-    """How a whole image is segmented; the defaults are the release's evaluation on ADE20K.
+    """How an image is segmented; the defaults are the release's evaluation on ADE20K.
 
     Attributes:
-        min_size: short side after resizing in pixels; 0 keeps the image's size.
-        max_size: upper bound of the long side.
+        min_size: short side after resizing, in pixels; 0 keeps the image's size.
+        max_size: largest long side; the short side gets smaller if necessary.
         window: side of overlapping square windows whose logits are averaged; 0 for the whole
             image at once; null, in a recipe, for ``data.crop``.
         stride: pixels from one window to the next; 0 takes two thirds of the window.
-        pad: pad images smaller than the window with the mean colour, below and on the right, as
-            training pads its crops; else a smaller image is one window of its own size.
+        pad: pad images smaller than the window with the mean colour, at the bottom and on the
+            right, as in training; otherwise a smaller image is one window of its own size.
         scales: factors on the size; probabilities are averaged over them.
-        flip: average with the flipped image too.
+        flip: also average with the mirrored image.
     """
 
     key: ClassVar[str] = "inference"
@@ -101,7 +101,7 @@ class Inference(Section):
         if self.window is not None and self.stride > self.window:
             raise ValueError(
                 f"inference.stride is {self.stride} and inference.window is {self.window}: a "
-                "stride above the window leaves out pixels; 0 takes two thirds of the window"
+                "stride larger than the window leaves out pixels; 0 takes two thirds of the window"
             )
         if not self.scales:
             raise ValueError("inference.scales is empty; give at least one factor, such as 1.0")
@@ -119,7 +119,7 @@ class Inference(Section):
 
 @dataclass(kw_only=True, frozen=True)
 class SegmentationRecipe(Recipe):
-    """A whole segmentation run."""
+    """A segmentation run."""
 
     task: str = "segmentation"
     model: Model = field(default_factory=Model)
@@ -128,6 +128,7 @@ class SegmentationRecipe(Recipe):
     inference: Inference = field(default_factory=Inference)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inference.window is None:
-            whole = replace(self.inference, window=self.data.crop)
-            object.__setattr__(self, "inference", whole)  # a null that stands for another field
+            resolved = replace(self.inference, window=self.data.crop)
+            object.__setattr__(self, "inference", resolved)

@@ -1,4 +1,4 @@
-"""Backbone, neck and head as one model: from images to logits, or with labels to losses."""
+"""Backbone, neck and head as one model: images to logits, or with labels to losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rmt.segmentation.upernet import AuxiliaryHead, UperNetHead
 HEADS = {"semantic_fpn": 128, "upernet": 512}
 #: Label of pixels without a class.
 IGNORED = 255
-#: Label maps have 8 bits, for the classes and the ignored value.
+#: Label maps have 8 bits for all classes and the ignored value.
 MOST_CLASSES = IGNORED
 #: Weight of the auxiliary head's loss.
 AUX_WEIGHT = 0.4
@@ -151,7 +151,7 @@ class Segmenter(Pretrained):
             raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {shape}")
         if labels.is_floating_point():
             raise ValueError(f"labels are {labels.dtype}; expected integers, such as torch.long")
-        # Checked before any work is queued, so that an accelerator does not have to be awaited.
+        # Checked before any work is queued, so that this does not wait for the accelerator.
         if torch.compiler.is_compiling():
             return
         values = labels.long()
@@ -164,7 +164,7 @@ class Segmenter(Pretrained):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass: less memory, the same results."""
-        body: Any = self.backbone.body  # both RMT and the models of timm have this method
+        body: Any = self.backbone.body  # RMT and timm's models have this method
         body.set_grad_checkpointing(enable)
 
 

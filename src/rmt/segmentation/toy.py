@@ -19,10 +19,10 @@ def toy(
     """Write a data set of three classes in splits train and val; return its folder.
 
     Args:
-        root: folder to write into, made if absent.
+        root: folder to write to; it is created if it does not exist.
         name: of a format.
-        images: in each split.
-        size: (height, width) of the images; every second one is 8 pixels lower and wider.
+        images: number of images per split.
+        size: (height, width) of the images; every second one is 8 pixels less high and 8 wider.
 
     Raises:
         ValueError: for an unknown format.

@@ -1,4 +1,4 @@
-"""How a training image and its labels are varied together, as mmseg 0.13 does.
+"""Augmentation of a training image with its labels, as in mmseg 0.13.
 
 Images are (3, H, W) and labels (H, W), both uint8. Randomness comes from Python's global
 generator, which the loader seeds for each sample.
@@ -21,23 +21,23 @@ _CROP_TRIES = 10
 
 
 class TrainTransform:
-    """Resize by a random factor, cut a square, mirror, vary colours, normalise, pad.
+    """Resize by a random factor, crop a square, flip, change colours, normalise, pad.
 
     Args:
-        data: side of the square, mean and spread.
-        augment: how much of each.
-        test: the test size, which the random factor multiplies.
+        data: side of the square, mean and standard deviation.
+        augment: strength of each operation.
+        inference: the size of evaluation, which is multiplied by the random factor.
     """
 
     def __init__(self, data: Data, augment: Augment, inference: Inference) -> None:
         self.data, self.augment, self.inference = data, augment, inference
 
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (3, S, S) float32 and (S, S) uint8; what is padded is mean colour and ignored."""
+        """Return (3, S, S) float32 and (S, S) uint8; padding is the mean colour, and ignored."""
         image, labels = self._resize(image, labels)
         image, labels = self._crop(image, labels)
-        for chance, axis in ((self.augment.flip, -1), (self.augment.flip_vertical, -2)):
-            if random.random() < chance:
+        for probability, axis in ((self.augment.flip, -1), (self.augment.flip_vertical, -2)):
+            if random.random() < probability:
                 image, labels = image.flip(axis), labels.flip(axis)
         if self.augment.photometric:
             image = distort(image)
@@ -59,9 +59,9 @@ class TrainTransform:
         return resize_bytes(image, *size), resize_labels(labels, size)
 
     def _crop(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut a square in which no class fills more than its share, if ten tries find one."""
+        """Crop a square with no class above ``cat_max_ratio``, if one is found in ten tries."""
         side = self.data.crop
-        for _ in range(_CROP_TRIES + 1):  # behind the tries, one more is taken as it is
+        for _ in range(_CROP_TRIES + 1):  # after the tries, one more is taken in any case
             top = random.randint(0, max(labels.shape[0] - side, 0))
             left = random.randint(0, max(labels.shape[1] - side, 0))
             at = (slice(top, top + side), slice(left, left + side))
@@ -71,20 +71,20 @@ class TrainTransform:
 
     def _is_mixed(self, labels: Tensor) -> bool:
         counts = torch.bincount(labels.flatten().int(), minlength=256)[:IGNORED]
-        share = counts.max() / counts.sum().clamp_min(1)
-        return int((counts > 0).sum()) > 1 and share.item() < self.augment.cat_max_ratio
+        ratio = counts.max() / counts.sum().clamp_min(1)
+        return int((counts > 0).sum()) > 1 and ratio.item() < self.augment.cat_max_ratio
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (H, W) to the nearest pixel, rounded down, as OpenCV does."""
+    """Resize labels (H, W) by nearest neighbour, rounded down, as OpenCV does."""
     return F.interpolate(labels[None, None], size=size, mode="nearest")[0, 0]
 
 
 def distort(image: Tensor) -> Tensor:
-    """Vary brightness (±32), contrast and saturation (½ to 1½) and hue (±36°), each at chance ½.
+    """Change brightness (±32), contrast, saturation (½ to 1½), hue (±36°), each with probability ½.
 
-    Contrast comes first or last. Values are cut to whole 8-bit levels after each step, as the
-    release's pipeline does (torchvision's ``RandomPhotometricDistort`` is another one).
+    Contrast is changed before or after saturation and hue. Values are rounded to 8 bits after each
+    step, as in the release's pipeline (torchvision's ``RandomPhotometricDistort`` differs).
 
     Args:
         image: (3, H, W), uint8 RGB.
@@ -95,7 +95,7 @@ def distort(image: Tensor) -> Tensor:
     if contrast_first and _coin():
         image = _byte(image.float() * random.uniform(0.5, 1.5))
     saturation = random.uniform(0.5, 1.5) if _coin() else 1.0
-    turn = 2.0 * random.randint(-18, 17) if _coin() else 0.0  # OpenCV counts hue in 2 degrees
+    turn = 2.0 * random.randint(-18, 17) if _coin() else 0.0  # OpenCV has hue in units of 2 degrees
     if saturation != 1.0 or turn:
         image = turn_hue(image, turn, saturation=saturation)
     if not contrast_first and _coin():
@@ -111,7 +111,7 @@ def turn_hue(image: Tensor, degrees: float, *, saturation: float) -> Tensor:
     red, green, blue = rgb
     sector = torch.stack([green - blue, blue - red, red - green]) / chroma.clamp_min(1)
     hue = 60 * (sector.gather(0, brightest[None])[0] + 2 * brightest) + degrees
-    depth = (chroma * saturation).minimum(value)  # a saturation above 1 is cut to 1
+    depth = (chroma * saturation).minimum(value)  # saturation is at most 1
     parts = []
     for start in (5, 3, 1):  # red, green, blue
         at = (start + hue / 60) % 6

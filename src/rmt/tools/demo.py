@@ -1,4 +1,4 @@
-"""The main job in minutes: train, test and predict on real handwritten digits."""
+"""A first look in two minutes: train, evaluate and predict on real handwritten digits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MARKER = ".rmt-demo"
 
 
 def run_demo(out: str | Path) -> int:
-    """Train ``rmt_nano`` on scikit-learn's digits, write the report, and predict some test images.
+    """Train ``rmt_nano`` on scikit-learn's digits, write the report, predict some test images.
 
     Args:
         out: folder of the run; an earlier demo there is replaced.
 
     Returns:
-        Exit status, 0 if everything went well.
+        Exit status: 0 if everything went well.
 
     Raises:
-        ValueError: if ``out`` holds something other than an earlier run.
+        ValueError: if ``out`` holds something other than an earlier demo.
     """
     out = Path(out)
     marker = out / MARKER

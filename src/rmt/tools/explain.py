@@ -1,4 +1,4 @@
-"""What a model attends to: decay maps of its heads, and attention from a chosen pixel."""
+"""What a model attends to: decay maps of its heads, and attention from one position."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def model_attention(
 
     Args:
         model: an :class:`rmt.RMT`, or a detector or segmenter with one as its backbone.
-        pixels: (3, H, W), normalised as the model wants it.
+        pixels: (3, H, W), normalised as the model expects.
         at: (y, x) as fractions of height and width, 0..1.
 
     Returns:
-        Stage name -> (N, h, w) in the stage's own resolution.
+        Stage name -> (N, h, w), at the resolution of the stage.
 
     Raises:
         ValueError: if ``at`` lies outside the image.
     """
-    if not all(0 <= share <= 1 for share in at):
+    if not all(0 <= fraction <= 1 for fraction in at):
         raise ValueError(
             f"at is {at}; give (y, x) as fractions of height and width, between 0 and 1"
         )
@@ -112,7 +112,7 @@ def model_attention(
 def explain(
     image: Picture, checkpoint: str | Path, out: str | Path, *, at: tuple[float, float] = (0.5, 0.5)
 ) -> dict[str, Path]:
-    """Draw the attention from one position of an image, and the decay if any, into ``out``.
+    """Draw to folder ``out`` the attention from one position of an image, and the decay if any.
 
     Raises:
         ValueError: if ``at`` lies outside the image, or the model has no RMT backbone.
@@ -150,14 +150,14 @@ def draw_attention(
     axes[0].plot(at[1] * image.width, at[0] * image.height, "x", color="red", markersize=10)
     axes[0].set_title("from the cross")
     for axis, (name, weights) in zip(axes[1:], maps.items(), strict=True):
-        share = weights.mean(0)
+        mean = weights.mean(0)
         heat = torch.nn.functional.interpolate(
-            share[None, None].float(), size=(image.height, image.width), mode="bilinear"
+            mean[None, None].float(), size=(image.height, image.width), mode="bilinear"
         )[0, 0]
         axis.imshow(image.convert("L"), cmap="gray")
         heat = (heat / heat.max().clamp_min(1e-12)).numpy()
         axis.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-        axis.set_title(f"{name}: {share.shape[0]}x{share.shape[1]}")
+        axis.set_title(f"{name}: {mean.shape[0]}x{mean.shape[1]}")
     for axis in axes:
         axis.set_axis_off()
     return _save(figure, path)

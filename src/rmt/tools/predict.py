@@ -1,7 +1,8 @@
-"""Images in, plain results out, whatever the model's task."""
+"""Prediction of images with a model of any task."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rmt.data.findings import Findings
 from rmt.data.folders import find_images, local_path
 from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import get_task
 from rmt.weights.load import load
+
+log = logging.getLogger(__name__)
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -28,13 +32,13 @@ class Predictor:
 
     Args:
         model: any model of this package; put into eval mode.
-        device: where to run; ``auto`` takes the accelerator if there is one.
-        **options: the task's own: ``top`` (classification), ``score`` (detection), or the fields of
-            :class:`rmt.segmentation.recipe.Inference`, such as ``window`` and ``scales``.
+        device: where to run; ``auto`` is the accelerator if there is one, else the CPU.
+        **options: of the model's task: ``top`` (classification), ``score`` (detection), or the
+            fields of :class:`rmt.segmentation.recipe.Inference`, such as ``window``.
 
     Raises:
-        ValueError: for a device that is not there, an option that the model's task does not have,
-            or an impossible value of one.
+        ValueError: for a device that is not available, an option that the model's task does not
+            have, or a value out of range.
     """
 
     def __init__(self, model: Pretrained, *, device: str = "auto", **options: Any) -> None:
@@ -56,7 +60,7 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "auto", **options: Any) -> Self:
-        """Read anything that :func:`rmt.load` reads."""
+        """Return the predictor of anything that :func:`rmt.load` reads."""
         return cls(load(path), device=device, **options)
 
     def __call__(self, image: Picture) -> dict[str, Any]:
@@ -70,17 +74,17 @@ class Predictor:
             Plain values, as ``rmt predict --json`` writes them; masks and label maps as arrays.
 
         Raises:
-            ValueError: if the image cannot be read; the message names it.
+            ValueError: naming the image, if it cannot be read.
         """
         return self.predict_rgb(as_picture(image))
 
     def predict_rgb(self, image: Image.Image) -> dict[str, Any]:
-        """Predict one image that is upright RGB already, such as :func:`as_picture` returns."""
+        """Predict one image that is already upright and RGB, as :func:`as_picture` returns it."""
         with torch.inference_mode():
             return self._predict(image)
 
     def stream(self, images: Iterable[Picture]) -> Iterator[dict[str, Any]]:
-        """Predict one image after the other; an unreadable one gives ``{"image", "error"}``."""
+        """Yield the prediction of each image; for an unreadable one ``{"image", "error"}``."""
         for image in images:
             name = str(image) if isinstance(image, str | Path) else "array"
             try:
@@ -90,7 +94,7 @@ class Predictor:
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device by its name; ``auto`` takes the accelerator if there is one, else the CPU.
+    """Return a device by name; ``auto`` is the accelerator if there is one, else the CPU.
 
     Raises:
         ValueError: for a name that torch does not know.
@@ -106,7 +110,7 @@ def find_device(name: str) -> torch.device:
 
 
 def as_picture(image: Picture) -> Image.Image:
-    """Return a picture as upright RGB.
+    """Return an image as upright RGB.
 
     Raises:
         ValueError: for an array that is not an 8-bit image, or a file that cannot be read.
@@ -135,23 +139,27 @@ def predict_files(
     device: str = "auto",
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Predict files, folders and glob patterns; write pictures where ``out`` names a folder.
+    """Predict files, folders and glob patterns; with ``out``, draw the predictions on the images.
 
     Args:
         sources: what :func:`rmt.data.folders.find_images` takes.
         checkpoint: what :func:`rmt.load` reads.
-        out: folder for pictures (and label maps of a segmenter); not one of the images' own.
+        out: folder for the drawn images (and label maps of a segmenter); not one that holds
+            images to predict.
         device: where to run.
-        options: the task's own, as :class:`Predictor` takes them.
+        **options: of the model's task, as :class:`Predictor` takes them.
 
     Yields:
         The JSON record of each image, in order; ``{"image", "error"}`` for one that cannot be
         read, predicted or saved.
 
     Raises:
-        ValueError: if there is no image, or ``out`` would write over the images.
+        ValueError: if there is no image, or ``out`` is a folder of the images.
     """
-    paths = find_images(sources)
+    findings = Findings()
+    paths = find_images(sources, findings)
+    if left_out := findings.describe():
+        log.warning("%s", left_out)
     folder = None if out is None else Path(out)
     if folder is not None:
         _refuse_own_folder(folder, paths)
@@ -162,19 +170,19 @@ def predict_files(
     for stem, path in zip(output_names(paths), paths, strict=True):
         record = {"image": str(path)}
         try:
-            picture = read_image(path)
-            yield record | save(predictor.predict_rgb(picture), picture, folder, stem)
+            image = read_image(path)
+            yield record | save(predictor.predict_rgb(image), image, folder, stem)
         except (ValueError, OSError) as error:
             yield record | {"error": str(error)}
-        except (MemoryError, RuntimeError) as error:  # too large for the machine
+        except (MemoryError, RuntimeError) as error:  # such as an image too large for the memory
             yield record | {"error": f"{path} failed: {type(error).__name__}: {error}"}
 
 
 def output_names(paths: Iterable[Path]) -> list[str]:
-    """Return a name for the pictures of each image: its own, or with a number where that is taken.
+    """Return an output name for each image: its own, with a number if that is taken.
 
-    The names, and the same with ``_labels`` behind them, are all different, also where a file
-    system does not tell capitals.
+    The names, and the names with ``_labels`` appended, differ even if upper and lower case are the
+    same to the file system.
     """
     taken: set[str] = set()
     names = []
@@ -193,13 +201,13 @@ def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
     for path in paths:
         if path.parent.resolve() == out.resolve():
             raise ValueError(
-                f"--out {out} is the folder of {path.name}, whose file could be overwritten; name "
+                f"--out {out} is the folder of {path.name}, which could be overwritten; name "
                 "another folder"
             )
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return one readable line of a record of :func:`predict_files`.
+    """Return a record of :func:`predict_files` as one readable line.
 
     Names of files and classes cannot do anything to the terminal in it.
     """
@@ -217,5 +225,5 @@ def _line(record: dict[str, Any]) -> str:
         count = Counter(found["name"] for found in record["detections"])
         listed = ", ".join(f"{n} {kind}" for kind, n in count.most_common())
         return f"{name}  {len(record['detections'])} objects: {listed or 'none'}"
-    shares = sorted(record["classes"].items(), key=lambda item: -item[1]["share"])
-    return f"{name}  " + ", ".join(f"{kind} {100 * c['share']:.1f} %" for kind, c in shares[:5])
+    areas = sorted(record["classes"].items(), key=lambda item: -item[1]["share"])
+    return f"{name}  " + ", ".join(f"{kind} {100 * c['share']:.1f} %" for kind, c in areas[:5])

@@ -1,4 +1,4 @@
-"""JSON records written one by one, so that a call that is killed leaves what it has done."""
+"""JSON records written one by one, so that those written survive if the process is killed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Self
 
 
 class RecordWriter:
-    """A file of JSON records that is whole after each of them.
+    """A file of JSON records that is valid after each of them.
 
-    A file named ``.jsonl`` has one record per line; any other is an array, whose closing bracket
-    is written again with each record.
+    A ``.jsonl`` file has one record per line. Any other is an array, whose closing bracket is
+    written anew after each record.
 
     Args:
         path: of the file; None writes nothing. Its folder is made if absent.
@@ -44,7 +44,7 @@ class RecordWriter:
         """Add a record.
 
         Raises:
-            OSError: if the disk is full, or the like.
+            OSError: if the file cannot be written, as when the disk is full.
         """
         if self._file is None:
             return

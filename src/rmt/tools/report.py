@@ -1,4 +1,4 @@
-"""The folder that a finished run leaves for its reader: numbers and pictures."""
+"""The report of a finished run: its metrics and plots in one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CENTRE = (0.5, 0.5)
 
 
 def write(run: str | Path) -> dict[str, str]:
-    """Write ``RUN/report``: metrics, learning curve, decay maps and the task's own pictures.
+    """Write ``RUN/report``: metrics, learning curve, decay maps and the task's own plots.
 
     Args:
         run: folder of a finished :func:`rmt.training.fit.fit`.
@@ -37,7 +37,7 @@ def write(run: str | Path) -> dict[str, str]:
     run = Path(run)
     if not (run / "metrics.json").is_file():
         raise ValueError(f"{run} holds no finished run: there is no metrics.json")
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     model = load(run)
     task = get_task(model.task)
     prediction = task.prediction()
@@ -53,9 +53,9 @@ def write(run: str | Path) -> dict[str, str]:
     body = model.body
     if isinstance(body, RMT) and body.variant.decay:
         draw_decay(model, folder / "decay.png")
-        pixels, picture = prediction.pixels(model, _example(task, recipe))
+        pixels, image = prediction.pixels(model, _example(task, recipe))
         maps = model_attention(model, pixels, _CENTRE)
-        draw_attention(picture, maps, _CENTRE, folder / "attention.png")
+        draw_attention(image, maps, _CENTRE, folder / "attention.png")
         shown["decay.png"] = "how far each head of each stage sees"
         shown["attention.png"] = "what the centre of one test image attends to, in each stage"
     return shown | prediction.draw_report(model, recipe, folder)
@@ -72,7 +72,7 @@ def _curve(history: list[dict[str, Any]]) -> Figure:
     names = [key for key in history[-1] if key not in ("epoch", "step")]
     losses = [name for name in names if name.startswith("loss")]
     rest = [name for name in names if name not in losses and not name.endswith("/images")]
-    rest = [name for name in rest if name.count("/") == 1]  # not a line for each class
+    rest = [name for name in rest if name.count("/") == 1]  # not one curve per class
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, group in zip(figure.subplots(1, 2), (losses, rest), strict=True):
         for name in group:

@@ -1,4 +1,4 @@
-"""A whole run as a user starts it: train, write the report, print where everything is."""
+"""``rmt train``: train, write the report, print the metrics and where everything is."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def train(
     out: Path | None = None,
     resume: bool | Literal["auto"] = False,
 ) -> int:
-    """Train a recipe, write its report and print where everything is.
+    """Train a recipe, write its report, print the metrics and where everything is.
 
     Args:
         name: a shipped recipe or a YAML file.
         overrides: ``--key.sub value`` options.
         out: folder of the run; None takes ``runs/`` and the recipe's name.
-        resume: continue the interrupted run in ``out``; ``auto`` starts where there is none yet.
+        resume: continue the interrupted run in ``out``; ``auto`` starts it if there is none yet.
 
     Returns:
         Exit status: 0, or 130 / 143 if a signal stopped the run with its state saved.
@@ -33,7 +33,7 @@ def train(
     Raises:
         ValueError: for a mistake in the recipe, its data or ``out``.
     """
-    # A file's own folder is not part of the name.
+    # Of a YAML file the name alone, without its folder.
     out = out or Path("runs") / (Path(name).stem if Path(name).suffix else name)
     if resume and (out / "recipe.yaml").is_file():
         name = str(out / "recipe.yaml")  # as it was resolved when the run began
@@ -44,7 +44,7 @@ def train(
     except Interrupted as stop:
         print(f"\nrmt: {stop}", file=sys.stderr)
         return stop.code
-    if metrics:  # the first process speaks for all
+    if metrics:  # empty in all processes but the first
         shown = report.write(out)
         print(
             f"best on validation: {metrics['best']} weights; evaluated on the test split "

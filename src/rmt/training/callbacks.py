@@ -22,7 +22,7 @@ from rmt.training.lightning import (
 from rmt.training.module import TrainingModule
 
 
-class Interrupted(Exception):  # noqa: N818 (a request, not an error)
+class Interrupted(Exception):  # noqa: N818 - a request, not an error
     """A signal asked the run to stop; its state is saved.
 
     Attributes:
@@ -38,7 +38,7 @@ class Interrupted(Exception):  # noqa: N818 (a request, not an error)
 
 
 class KeepBest(Checkpoint):
-    """Keep the weights of the best evaluation in one file; which is best, the module knows."""
+    """Keep the weights of the best evaluation, as the module records it, in one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class StopEarly(Callback):
         self.patience = patience
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop again if the resumed run had stopped before it was cut off."""
+        """Stop again if the resumed run had already stopped early."""
         self.on_validation_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,11 +74,11 @@ class KeepLast(Checkpoint):
     ``every`` steps if that is not 0, and when Ctrl-C or SIGTERM asks for a stop. It is written
     only where a resumed run can continue exactly: between two optimizer steps with no
     evaluation between them, or at an epoch's end; a write that falls elsewhere waits. A second
-    signal ends the process at once, whatever it waits for.
+    signal ends the process at once, even if it waits for something.
 
     Args:
         path: of the file.
-        previous: where the file goes before a new one is written.
+        previous: path that the old file is moved to before a new one is written.
         every: steps between writes; 0 for none.
     """
 
@@ -89,14 +89,14 @@ class KeepLast(Checkpoint):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin a new epoch if the resumed one was whole; listen for the two signals."""
+        """Begin a new epoch if the resumed one was complete; install the signal handlers."""
         begin_next_epoch_if_whole(trainer)
-        # In place of Lightning, which would not finish the step.
+        # Instead of Lightning's handlers, which would not finish the step.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._ask)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
@@ -104,13 +104,13 @@ class KeepLast(Checkpoint):
     on_exception = on_train_end
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have the last epoch evaluated."""
+        """Make sure that the last epoch is evaluated."""
         evaluate_at_the_end(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, at: int
     ) -> None:
-        """Save where the interval says so; stop if asked, on all processes in the same step."""
+        """Save at each interval; stop if asked, in all processes at the same step."""
         asked = any_process(trainer, self.asked is not None)
         stepped = (at + 1) % trainer.accumulate_grad_batches == 0
         if self.every and stepped and trainer.global_step % self.every == 0:
@@ -138,7 +138,7 @@ class KeepLast(Checkpoint):
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked is not None:
-            # Loading processes ignore other signals, and one that hangs would be waited for.
+            # Loading processes ignore other signals, and exiting would wait for one that hangs.
             kill_workers()
             name = signal.Signals(number).name
             os.write(2, f"\nrmt: stopped at once by a second {name}\n".encode())
@@ -176,7 +176,7 @@ class Progress(RichProgressBar):
     """Lightning's bar with loss, accuracy, images/s and the time left, and no version number."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return what is shown behind the bar."""
+        """Return what is shown after the bar."""
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
         return shown

@@ -14,7 +14,7 @@ from typing import Any, Self
 from rmt.data.splits import Samples, Splits
 from rmt.files import write_atomically
 
-#: Sample's name below the data's root -> a short digest of its labels.
+#: Sample's name relative to the data's root -> a short digest of its labels.
 Names = dict[str, str]
 
 
@@ -34,7 +34,7 @@ class DataRecord:
 
     @classmethod
     def of(cls, splits: Splits[Any], root: str) -> Self:
-        """Return the record of opened data; names are those below ``root``."""
+        """Return the record of opened data; names are relative to ``root``."""
         named = {
             name: _names(samples, root)
             for name in ("train", "val", "test", "unused")
@@ -54,8 +54,8 @@ class DataRecord:
             return cls(tuple(content["classes"]), content["held_out"], content["splits"])
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} is damaged ({type(error).__name__}), so that nothing tells whether the "
-                "data have changed; delete it to go on with the data as they are"
+                f"{path} is damaged ({type(error).__name__}), so it cannot be checked whether "
+                "the data have changed; delete it to continue with the data as they are"
             ) from error
 
     def write(self, path: Path) -> None:
@@ -68,8 +68,8 @@ class DataRecord:
         """Raise unless the data of a resumed run are those that it began with.
 
         Args:
-            now: record of the data as they are.
-            allow_changed: let images be added, removed and relabelled; not classes.
+            now: record of the data as they are now.
+            allow_changed: accept images that were added, removed or relabelled, but not classes.
 
         Raises:
             ValueError: saying what has changed.
@@ -80,14 +80,14 @@ class DataRecord:
             raise ValueError(
                 f"the classes of the data have changed since the run began: "
                 f"{_some(new, 'new')}{', ' if new and lost else ''}{_some(lost, 'missing')}"
-                f"{'' if new or lost else 'their order is another'}. The network has "
-                f"{len(self.classes)} classes: start a new run with another --out"
+                f"{'' if new or lost else 'their order is different'}. The network has "
+                f"{len(self.classes)} classes, so start a new run with another --out"
             )
         changes = list(self._changes(now))
         if changes and not allow_changed:
             raise ValueError(
                 f"the data have changed since the run began: {'; '.join(changes)}. Restore them, "
-                "start a new run with another --out, or go on with --data.allow_changed true, "
+                "start a new run with another --out, or continue with --data.allow_changed true, "
                 "which keeps the validation images"
             )
 
@@ -99,10 +99,10 @@ class DataRecord:
     def keep_division(self, splits: Splits[Any], root: str) -> Splits[Any]:
         """Return splits in which the run's held-out images, and only these, are ``val``.
 
-        New images are for training. Splits that the data bring are kept as they are.
+        New images are for training. Splits of the data set's own are kept as they are.
 
         Args:
-            splits: of the data as they are.
+            splits: of the data as they are now.
             root: of the data.
 
         Raises:
@@ -153,7 +153,7 @@ class DataRecord:
 
 
 def below(name: str, root: str) -> str:
-    """Return a sample's name below the data's root, so that both may be moved together."""
+    """Return a sample's name relative to the data's root, so that both may be moved together."""
     inside = os.path.relpath(name, root) if root else name
     return name if inside.startswith("..") else inside
 

@@ -1,4 +1,4 @@
-"""What a recipe would do, without training: size, cost, schedule, memory, first samples."""
+"""What a recipe would do: size, cost, schedule, memory and first samples, without training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.strategies import StrategyRegistry
+from torch import nn
 
 from rmt.messages import did_you_mean
 from rmt.modeling.flops import count
@@ -36,16 +37,17 @@ def dry_run(
 
     Returns:
         ``params``; ``macs`` of one image of size ``input``, as :mod:`rmt.modeling.flops` counts
-        (``macs_of`` says of what: a detector's heads depend on the image, so backbone and neck are
-        counted); ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its first step) or ``steps`` and
-        ``lr_per_step``; ``batch``, the global batch size, with ``devices`` and ``accumulation``;
-        ``peak_lr``; ``memory_gib`` per device (see :func:`rmt.modeling.memory.training_memory`);
-        ``data``, if it was tried: ``description`` in one sentence, ``classes``, images of ``train``
-        and ``val``, and ``per_epoch``, images shown in an epoch; ``assumed``, what was taken for
-        what only the data or the machine know; ``recipe``, every field.
+        (``macs_of`` says of which part: the cost of a detector's heads depends on the image, so
+        only backbone and neck are counted); ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its
+        first step) or ``steps`` and ``lr_per_step``; ``batch``, the global batch size, with
+        ``devices`` and ``accumulation``; ``peak_lr``; ``memory_gib`` per device (see
+        :func:`rmt.modeling.memory.training_memory`); ``data``, if it was opened: ``description`` in
+        one sentence, ``classes``, the number of images in ``train`` and ``val``, and ``per_epoch``,
+        images shown per epoch; ``assumed``, what was assumed because only the data or the machine
+        could tell; ``recipe``, every field.
 
     Raises:
-        ValueError: for a mistake in the recipe, or a fault of the data.
+        ValueError: for a mistake in the recipe or in the data.
     """
     recipe = load_recipe(name, overrides)
     recipe.schedule.check_length()
@@ -71,17 +73,7 @@ def dry_run(
         "accumulation": batch.accumulation,
         "peak_lr": peak,
         **_schedule(recipe, peak, max(1, images // batch.total)),
-        "memory_gib": training_memory(
-            model,
-            measured,
-            size,
-            batch_size=recipe.data.batch_size,
-            ema=bool(recipe.ema.decay),
-            grad_checkpointing=config.grad_checkpointing,
-            bytes_per_activation=next(
-                (size for word, size in (("16", 2), ("64", 8)) if word in config.precision), 4
-            ),
-        ),
+        "memory_gib": _memory(recipe, model, measured, size),
         "data": data,
         "assumed": _assumptions(task, recipe, known=data is not None),
         "published": {
@@ -115,7 +107,7 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
             f"{length:<11} {described[length]}",
             f"peak lr     {described['peak_lr']:.6g}",
             f"memory      {kept['total']:.1f} GiB per device: {parts}",
-            "            (an estimate: tensors counted, no workspace, no fragmentation)",
+            "            (an estimate, without the workspace of kernels and fragmentation)",
             f"assumed     {'; '.join(described['assumed']) or 'nothing'}",
             f"published   {_published(described['published'])}",
             "",
@@ -127,7 +119,7 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
 
 
 def text_curve(values: Sequence[float], title: str, *, width: int = 60, height: int = 8) -> str:
-    """Return a text curve of ``values``, the title above it."""
+    """Return a bar chart of ``values`` as text, below its title."""
     width = min(width, len(values))
     columns = [values[(i * len(values)) // width] for i in range(width)]
     top = max(values) or 1.0
@@ -140,10 +132,10 @@ def text_curve(values: Sequence[float], title: str, *, width: int = 60, height: 
 
 
 def _try_data(task: Task[Any, Any, Any], recipe: Recipe) -> dict[str, Any] | None:
-    """Load the first samples, if there are data, and return the classes and how many images."""
+    """Load the first samples if there are data; return the classes and the number of images."""
     if not (recipe.data.root and Path(recipe.data.root).exists()):
         return None
-    if getattr(recipe.data, "download", False):  # a description fetches nothing
+    if getattr(recipe.data, "download", False):  # a dry run downloads nothing
         return None
     data = task.training().open_data(recipe)
     per_epoch = data.check_first_samples() * recipe.data.batch_size
@@ -162,7 +154,7 @@ def _unknown_classes(task: Task[Any, Any, Any], recipe: Recipe) -> list[str]:
 
 
 def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None:
-    """Build what a run builds besides its network and data, to refuse here what it would refuse."""
+    """Build what a run builds besides network and data, to find the same mistakes."""
     freeze(model, recipe.model.freeze)
     parameter_groups(model, recipe.optimizer)
     strategies = ["auto", fsdp.NAME, *StrategyRegistry.available_strategies()]
@@ -172,6 +164,21 @@ def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None
     if recipe.model.checkpoint and not str(recipe.model.checkpoint).startswith("hf-hub:"):
         find_weights(recipe.model.checkpoint)
     task.training().check(recipe)
+
+
+def _memory(
+    recipe: Recipe, model: Pretrained, measured: nn.Module, size: tuple[int, int]
+) -> dict[str, float]:
+    precision = recipe.trainer.precision
+    return training_memory(
+        model,
+        measured,
+        size,
+        batch_size=recipe.data.batch_size,
+        ema=bool(recipe.ema.decay),
+        grad_checkpointing=recipe.trainer.grad_checkpointing,
+        bytes_per_activation=2 if "16" in precision else 8 if "64" in precision else 4,
+    )
 
 
 def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:
@@ -188,7 +195,7 @@ def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, An
 
 
 def _assumptions(task: Task[Any, Any, Any], recipe: Recipe, *, known: bool) -> list[str]:
-    """Name what was assumed; ``known`` says that the data were opened."""
+    """Return what was assumed; ``known`` if the data were opened."""
     assumed = []
     if not known and not recipe.model.num_classes:
         assumed.append(f"{task.reference_classes} classes")
@@ -208,4 +215,4 @@ def _tried(described: dict[str, Any]) -> str:
 
 def _published(row: dict[str, Any]) -> str:
     numbers = ", ".join(f"{name} {value}" for name, value in row["numbers"].items())
-    return f"{numbers} ({row['source']})" if numbers else "nothing: a recipe of our own"
+    return f"{numbers} ({row['source']})" if numbers else "nothing: this is not a row of the paper"

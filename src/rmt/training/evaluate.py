@@ -1,4 +1,4 @@
-"""Weights to their metrics on a data set, and the record of what was evaluated on what."""
+"""Evaluation of weights on a data set, with a record of what was evaluated on what."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate weights on the test split of a data set (the validation split if there is no test).
 
-    A model that was not trained by a recipe has seen none of these images: a data set without
-    splits is evaluated whole.
+    All images of a data set without splits are evaluated if the model was not trained by a recipe:
+    it has seen none of them.
 
     Args:
         source: a model, or anything :func:`rmt.load` reads.
         overrides: ``--data.root DIR`` and other recipe keys.
-        weights: ``raw`` or ``ema`` where a file holds both.
-        recipe: how to evaluate; None takes the recipe that travels with the weights, or the
+        weights: ``raw`` or ``ema`` if a file holds both; None for the better ones.
+        recipe: how to evaluate; None takes the recipe that was saved with the weights, or the
             task's defaults for a file of the release.
-        knn: evaluate a classifier's features by so many nearest training images instead.
+        knn: if positive, evaluate a classifier's features by this many nearest training images.
 
     Returns:
         Metric name -> value, exact over all images and processes.
 
     Raises:
-        ValueError: if data and weights do not belong together, or ``knn`` is asked of a detector
-            or segmenter.
+        ValueError: if the classes of data and weights differ, or ``knn`` is given for a detector or
+            segmenter.
     """
     return _evaluate(source, overrides, weights, recipe, knn)[1]
 
@@ -74,9 +74,9 @@ def record_evaluation(
 
     Returns:
         ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
-        what was asked (``knn``, ``overrides``), the ``recipe`` it led to, and ``versions``; in all
-        processes but the first, nothing. The digest of the checkpoint is that of its file; that of
-        the data covers each image's name, size in bytes and labels.
+        the arguments (``knn``, ``overrides``), the resulting ``recipe``, and ``versions``; an empty
+        dict in all processes but the first. The digest of the checkpoint is that of its file; that
+        of the data covers each image's name, size in bytes and labels.
     """
     model, metrics, recipe, samples = _evaluate(source, overrides, weights, None, knn)
     if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
@@ -106,7 +106,7 @@ def record_evaluation(
 
 
 def evaluate_on(data: DataModule[Any, Any], model: Pretrained) -> dict[str, float]:
-    """Evaluate a model on opened data, as they are divided, and leave it in its mode.
+    """Evaluate a model on opened data; the model's mode is restored.
 
     Args:
         data: of the model's task; the recipe says how to evaluate.
@@ -183,7 +183,7 @@ def _with_recipe(
 
 
 def _divide_as_in_training(data: DataModule[Any, Any], source: str | Path | Pretrained) -> None:
-    """Hold out the images that a run's folder records, if it is evaluated on its own data."""
+    """Hold out the images that the run held out, if it is evaluated on its own data."""
     if isinstance(source, Pretrained) or not (Path(source) / DATA).is_file():
         return
     record, root = DataRecord.read(Path(source) / DATA), data.recipe.data.root

@@ -1,4 +1,4 @@
-"""A recipe to a trained model, through Lightning's Trainer."""
+"""Training of a recipe's model, by Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def fit(
     recipe: Recipe, out: str | Path, *, resume: bool | Literal["auto"] = False
 ) -> dict[str, Any]:
-    """Train what a recipe describes, keep the best weights and evaluate them.
+    """Train the model that a recipe describes, keep the best weights and evaluate them.
 
     ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,previous,best}.ckpt``, the
     logs (CSV and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
@@ -52,16 +52,16 @@ def fit(
     Args:
         recipe: from :func:`load_recipe`.
         out: folder of the run.
-        resume: continue the interrupted run in ``out``, exactly where it was; ``auto`` starts one
-            where there is none yet, for jobs that are queued again and again.
+        resume: continue the interrupted run in ``out``, exactly where it stopped; ``auto`` starts
+            it if there is none yet, for jobs that are queued again and again.
 
     Returns:
-        What ``metrics.json`` holds; in all processes but the first, nothing.
+        The content of ``metrics.json``; an empty dict in all processes but the first.
 
     Raises:
         ValueError: if ``out`` holds a run and ``resume`` is off, or holds none and it is on; if
-            another process trains there; if the recipe differs from the run's in what may not
-            change.
+            another process trains there; if the recipe differs from the run's in a key that must
+            not change.
         Interrupted: on Ctrl-C or SIGTERM, with the state saved.
         FloatingPointError: if the loss becomes infinite or NaN.
     """
@@ -76,6 +76,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     if content is not None:
         check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
     task = get_task(recipe.task)
+    task.training().check(recipe)
     data = task.training().open_data(recipe)
     record = folder.same_data(data, resumed=content is not None)
     rank_zero_only(print)(data.describe())
@@ -87,15 +88,15 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     if recipe.model.checkpoint and state is None:
         _start_from(module, recipe.model.checkpoint)
     if content is not None and content["rmt"]["best"]["at"] >= 0 and not folder.holds_best(content):
-        print(f"{folder.best} is missing or damaged: the best weights so far are lost, and the "
-              "best evaluation from here on counts")  # fmt: skip
+        print(f"{folder.best} is missing or damaged, so the best weights so far are lost: only "
+              "evaluations from here on are compared")  # fmt: skip
         module.forgets_best = True
     started = time.monotonic()
     with quiet(), loading_faults_named():
         trainer = _trainer(recipe, folder)
         folder.commit(recipe, record)
         trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
-        if module.best.at < 0:  # the best weights were lost after the last evaluation
+        if module.best.at < 0:  # they were lost, and no evaluation followed
             trainer.save_checkpoint(folder.best, weights_only=False)
     seconds = time.monotonic() - started
     trainer.strategy.barrier()
@@ -119,7 +120,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
 def _state(
     folder: RunFolder, resume: bool | Literal["auto"]
 ) -> tuple[Path | None, dict[str, Any] | None]:
-    """Return path and content of the state to continue from, or two Nones to begin."""
+    """Return path and content of the state to continue from; two Nones for a new run."""
     has_state = folder.last.exists() or folder.previous.exists()
     if has_state and not resume:
         raise ValueError(
@@ -132,7 +133,7 @@ def _state(
 
 
 def _start_from(module: TrainingModule, checkpoint: str) -> None:
-    """Copy what fits of trained weights into the network and its EMA, and print what does not."""
+    """Copy trained weights into the network and its EMA as far as they fit; print what does not."""
     new = load_body(module.model, checkpoint)
     print(f"started from {checkpoint}; randomly initialised: {', '.join(new) or 'nothing'}")
     if module.ema:
@@ -145,7 +146,7 @@ def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
         raise ValueError(
             f"model.num_classes is {wanted} and the data has {len(classes)} classes "
             f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); set it to null to "
-            "take the data's"
+            "use the data's"
         )
 
 
@@ -154,7 +155,7 @@ def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
     callbacks: list[Callback] = [Throughput(), Progress()]
     if config.early_stopping_patience:
         callbacks.append(StopEarly(config.early_stopping_patience))
-    # Last, for what it writes must hold what the others decided.
+    # Last, because the files must include what the other callbacks decided.
     callbacks += [
         KeepBest(folder.best),
         KeepLast(folder.last, folder.previous, config.save_every),
@@ -184,7 +185,7 @@ def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
         plugins=[WholeFiles()],
         **evaluation,
     )
-    # Known now: on how many devices.
+    # Only now is the number of devices known.
     trainer.accumulate_grad_batches = BatchSize.of(recipe, trainer.world_size).accumulation
     if schedule.steps:
         trainer.val_check_interval *= trainer.accumulate_grad_batches

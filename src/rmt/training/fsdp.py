@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state cut over the processes (FSDP2), through Lightning."""
+"""Weights, gradients and optimizer state sharded over the processes (FSDP2), by Lightning."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ NAME = "fsdp2"
 
 
 def strategy(name: str) -> str | Strategy:
-    """Return what Lightning's Trainer takes for ``trainer.strategy``: its own names pass through.
+    """Return the strategy for Lightning's Trainer; its own names are returned as they are.
 
-    ``fsdp2`` shards over all processes; a checkpoint is still one file with whole tensors, which
+    ``fsdp2`` shards over all processes. A checkpoint is still one file of full tensors, which
     everything in this package reads.
     """
     return WholeFileSharding() if name == NAME else name
@@ -28,16 +28,16 @@ class WholeFileSharding(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Shard over everything there is: Lightning's own default is one replica a machine."""
+        """Shard over all processes; Lightning's default is one replica per machine."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
 
 def shard(network: nn.Module, mesh: DeviceMesh, *, sync_batchnorm: bool) -> None:
-    """Cut the weights of ``network`` over ``mesh`` in place, block by block.
+    """Shard the weights of ``network`` over ``mesh`` in place, block by block.
 
-    While one block computes, only its weights are whole. Batch norm's statistics are buffers, which
-    stay whole; on accelerators they are made one over all processes if ``sync_batchnorm``.
+    The weights of a block are gathered only while it computes. Batch norm's statistics are buffers,
+    which are not sharded; on accelerators, ``sync_batchnorm`` shares them over all processes.
     """
     if sync_batchnorm and mesh.device_type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -31,7 +31,7 @@ _ADVICE = (
 
 
 class LoopData(L.LightningDataModule):
-    """The loaders of a task's data for Lightning's loop, at the position of a resumed run.
+    """The loaders of a task's data for Lightning's loop; they continue where a run stopped.
 
     Args:
         data: of the task.
@@ -42,10 +42,10 @@ class LoopData(L.LightningDataModule):
         self.data = data
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return the training loader, of whole optimizer steps, where the run stopped.
+        """Return the training loader, at the batch where the run stopped.
 
         Raises:
-            ValueError: if an epoch is too short for a step of a run that is counted in steps.
+            ValueError: if an epoch has too few batches for one step of a run of ``schedule.steps``.
         """
         trainer = _trainer(self)
         loader = self.data.train_loader(rank=trainer.global_rank, world=trainer.world_size)
@@ -55,7 +55,7 @@ class LoopData(L.LightningDataModule):
         batches.whole_steps(accumulate)
         if self.data.recipe.schedule.steps and len(batches) < accumulate:
             raise ValueError(
-                f"a step takes {accumulate} batches and the training split makes only "
+                f"one step takes {accumulate} batches, but the training split has only "
                 f"{len(batches)}: lower trainer.global_batch_size or "
                 "trainer.accumulate_grad_batches"
             )
@@ -64,7 +64,7 @@ class LoopData(L.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> ResumableLoader:
-        """Return the loader of the images that choose the best weights."""
+        """Return the loader of the validation images, which decide on the best weights."""
         return self._eval_loader(self.data.splits.val)
 
     def test_dataloader(self) -> ResumableLoader:
@@ -77,14 +77,14 @@ class LoopData(L.LightningDataModule):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Write a checkpoint beside its place, then move it there in one step.
+    """Write a checkpoint to a temporary file in the same folder, then rename it.
 
-    Lightning's own writer goes through the system's temporary folder, and a move from another
-    disk can be cut in the middle.
+    Lightning writes to the system's temporary folder; a move from another disk can be interrupted
+    halfway.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
-        """Write one file; the one that was there stays until the new one is whole."""
+        """Write one file; an existing one stays until the new one is complete."""
         assert storage_options is None
         write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
@@ -104,7 +104,7 @@ def new_trainer(config: TrainerConfig, **options: Any) -> L.Trainer:
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
-            precision=cast(Any, config.precision),  # Lightning checks the word
+            precision=cast(Any, config.precision),  # Lightning checks the value
             use_distributed_sampler=False,  # our loaders divide the data, without padding
             enable_model_summary=False,
             **options,
@@ -117,7 +117,7 @@ def new_trainer(config: TrainerConfig, **options: Any) -> L.Trainer:
 
 
 def batches_started(trainer: L.Trainer) -> int:
-    """Return how many training batches the run has begun, over all epochs and interruptions."""
+    """Return how many training batches the run has begun, before and after interruptions."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
@@ -132,9 +132,9 @@ def batches_per_epoch(trainer: L.Trainer) -> int:
 
 
 def begin_next_epoch_if_whole(trainer: L.Trainer) -> None:
-    """Begin a new epoch if the resumed one was whole; Lightning would go on in it.
+    """Begin a new epoch if the resumed one was complete; Lightning would continue in it.
 
-    This happens in a run that is counted in steps.
+    This happens in a run whose length is in steps.
     """
     loop = trainer.fit_loop
     batches = loop.epoch_loop.batch_progress.current.ready
@@ -148,7 +148,7 @@ def begin_next_epoch_if_whole(trainer: L.Trainer) -> None:
 
 
 def evaluate_at_the_end(trainer: L.Trainer) -> None:
-    """Let the last epoch end with an evaluation, whatever the interval; called as it begins."""
+    """Let the current epoch end with an evaluation if it is the last; called as it begins."""
     last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
     if last and trainer.check_val_every_n_epoch is not None:
         trainer.check_val_every_n_epoch = 1
@@ -172,7 +172,7 @@ def any_process(trainer: L.Trainer, flag: bool) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop Lightning's advice on workers, intervals and products: a recipe decides these."""
+    """Silence Lightning's advice on workers, intervals and products: the recipe decides."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -186,5 +186,5 @@ def quiet() -> Iterator[None]:
 
 
 def _trainer(module: LoopData) -> L.Trainer:
-    assert module.trainer is not None, "the loop asks for loaders after it has begun"
+    assert module.trainer is not None, "Lightning asks for loaders within a run only"
     return module.trainer

@@ -1,7 +1,7 @@
 """The LightningModule of any task: optimizer, schedule, EMA, evaluation, randomness.
 
-Everything that a step draws at random is a function of (seed, step, rank), so that a resumed run
-equals one that was never interrupted.
+All random numbers of a step are a function of (seed, step, rank), so that a resumed run equals one
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ class Best:
 
 
 class TrainingModule(L.LightningModule):
-    """A model with what training and evaluating it take.
+    """A model with everything that its training and evaluation need.
 
     Args:
-        task: its contract.
+        task: of the model.
         recipe: of the run.
-        model: to train or to evaluate; its ``describe()`` travels in each checkpoint.
+        model: to train or to evaluate; its ``describe()`` is saved in each checkpoint.
         data: of the run.
         train: False to evaluate only.
 
     Attributes:
         ema: moving average of the weights, or None.
-        best: the best evaluation so far: the one record of it.
-        history: one record per evaluation, kept through interruptions.
+        best: the best evaluation so far.
+        history: one record per evaluation, also of those before an interruption.
         forgets_best: set if the best weights of a resumed run are lost.
         results: weights -> metrics of the last evaluation; Lightning rounds its own to float32.
     """
@@ -87,7 +87,8 @@ class TrainingModule(L.LightningModule):
         self.criterion = task.training().criterion(recipe, model)
         self._frozen = freeze(model, recipe.model.freeze)
         if recipe.ema.decay:
-            # One tensor at a time: sharded weights and whole statistics make no common list.
+            # One tensor at a time: the fused operations do not take sharded weights together with
+            # statistics, which are not sharded.
             self.ema = ModelEmaV3(
                 model,
                 decay=recipe.ema.decay,
@@ -95,7 +96,7 @@ class TrainingModule(L.LightningModule):
                 foreach=recipe.trainer.strategy != fsdp.NAME,
             )
             self.ema.requires_grad_(False)
-        # In a tuple: as a module it would put all weights into a checkpoint a second time.
+        # In a tuple, because a submodule would be saved in checkpoints a second time.
         self._network = (model.compiled() if recipe.trainer.compile else model,)
         if recipe.trainer.grad_checkpointing:
             model.set_grad_checkpointing()
@@ -116,7 +117,7 @@ class TrainingModule(L.LightningModule):
     # The loop's hooks.
 
     def setup(self, stage: str) -> None:
-        """Make the metrics of the split that this stage evaluates."""
+        """Create the metrics of the split that this stage evaluates."""
         is_test = stage == "test"
         samples = self.splits.evaluated if is_test else self.splits.val
         new = self.task.training().metrics
@@ -125,10 +126,10 @@ class TrainingModule(L.LightningModule):
             self.metrics[weights] = made
 
     def configure_model(self) -> None:
-        """Give the networks the form in which a resumed run's weights are read."""
+        """Cast and shard the networks, before the weights of a resumed run are read."""
         config = self.recipe.trainer
         if config.precision == "64-true":
-            self.double()  # Lightning does so too, but after the reading, which would round
+            self.double()  # Lightning does so after reading the weights, which would round them
         if config.strategy == fsdp.NAME and self.device_mesh is not None:
             for network in self.evaluated_weights().values():
                 fsdp.shard(network, self.device_mesh, sync_batchnorm=config.sync_batchnorm)
@@ -184,12 +185,12 @@ class TrainingModule(L.LightningModule):
         """Step, then update the EMA."""
         super().optimizer_step(*args, **kwargs)
         if self.ema:
-            # Told the step, timm begins with copies of the weights.
+            # If timm gets the step, its EMA begins with copies of the weights.
             step = self.global_step if self.recipe.ema.warmup else None
             self.ema.update(self.model, step=step)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Have the weights of a run's last step evaluated, wherever the interval falls."""
+        """Stop after the run's last step, so that its weights are evaluated."""
         if self.recipe.schedule.steps and self.global_step >= self.recipe.schedule.steps:
             self.trainer.should_stop = True
 
@@ -219,7 +220,7 @@ class TrainingModule(L.LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put into the file what is needed to use and to resume it, as plain values."""
+        """Add what is needed to use the weights and to resume the run, as plain values."""
         checkpoint["rmt"] = {
             "description": self.model.describe({"recipe": as_dict(self.recipe)}),
             "best": {"score": self.best.score, "weights": self.best.weights, "at": self.best.at},
@@ -227,7 +228,7 @@ class TrainingModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up the history of the run that is resumed."""
+        """Restore the history of the resumed run."""
         kept = checkpoint["rmt"]
         self.history = list(kept["history"])
         self.best = Best() if self.forgets_best else Best(**kept["best"])
@@ -239,7 +240,7 @@ class TrainingModule(L.LightningModule):
     def _compute(self, weights: str) -> dict[str, float]:
         metrics = self._metrics(weights)
         found = metrics.compute()
-        for note in metrics.notes:  # once per run, whatever the weights
+        for note in metrics.notes:  # once per run, for raw weights and EMA together
             if note not in self._noted and self.trainer.is_global_zero:
                 self._noted.add(note)
                 log.warning("%s", note)

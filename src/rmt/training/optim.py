@@ -1,4 +1,4 @@
-"""Learning rate, weight decay and batch: what the optimizer is told."""
+"""Batch size, learning rate, and parameter groups by weight decay and depth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNor
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How many images per step takes.
+    """How many images one optimizer step takes.
 
     Attributes:
         per_device: images per batch and device.
@@ -31,7 +31,7 @@ class BatchSize:
 
     @classmethod
     def of(cls, recipe: Recipe, devices: int) -> Self:
-        """Return the recipe's batch size on some devices: as near to the global one as it goes."""
+        """Return the recipe's batch size on ``devices``, as near as possible to the global one."""
         each, config = recipe.data.batch_size, recipe.trainer
         if not config.global_batch_size:
             return cls(each, devices, config.accumulate_grad_batches)
@@ -67,7 +67,7 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
         schedule: of the recipe.
         peak: the rate after the warm-up.
         step: optimizer steps done.
-        steps_per_epoch: of this run.
+        steps_per_epoch: optimizer steps per epoch.
     """
     if schedule.by_epoch:
         epoch = max(step // steps_per_epoch - schedule.lag, 0)
@@ -95,7 +95,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     """Stop training the named modules (or single parameters), and return the modules.
 
     The caller keeps the returned modules in evaluation mode, so that the statistics of their batch
-    norms stay and nothing in them is dropped.
+    norms do not change and no dropout is applied.
 
     Raises:
         ValueError: for a name without parameters.
@@ -117,29 +117,29 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, A
     """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
 
     Raises:
-        ValueError: for ``layer_decay`` with a model that does not say how deep its parameters lie,
-            or if everything is frozen.
+        ValueError: for ``layer_decay`` with a model that does not order its layers by depth, or if
+            everything is frozen.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("model.freeze leaves nothing to train; leave out the last layer at least")
-    spared = _spared(model, optimizer.no_decay)
+        raise ValueError("model.freeze leaves nothing to train; do not freeze the last layer")
+    exempt = _exempt(model, optimizer.no_decay)
     if optimizer.layer_decay < 1:
         if not hasattr(model, "group_matcher"):  # timm would treat all alike
             raise ValueError(
-                f"optimizer.layer_decay is {optimizer.layer_decay}, but a {type(model).__name__} "
-                "has no order of depth; it is for classifiers: leave it at 1"
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but only "
+                f"classifiers support it, not a {type(model).__name__}; set it to 1"
             )
         return param_groups_layer_decay(
             model,
             optimizer.weight_decay,
-            no_weight_decay_list=spared,
+            no_weight_decay_list=exempt,
             weight_decay_exclude_1d=False,
             layer_decay=optimizer.layer_decay,
         )
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (rest if name in spared else decay).append(parameter)
+            (rest if name in exempt else decay).append(parameter)
     groups = [
         {"params": decay, "weight_decay": optimizer.weight_decay},
         {"params": rest, "weight_decay": 0.0},
@@ -151,8 +151,8 @@ def _is_within(name: str, part: str) -> bool:
     return f"{name}.".startswith(f"{part.rstrip('.')}.")
 
 
-def _spared(model: nn.Module, what: str) -> set[str]:
-    """Return the names of the parameters that :attr:`Optimizer.no_decay` spares."""
+def _exempt(model: nn.Module, what: str) -> set[str]:
+    """Return the names of the parameters that :attr:`Optimizer.no_decay` exempts."""
     if what == "norms":
         return {
             f"{path}.{name}"

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its files, and which of them can be trusted."""
+"""The folder of a run: its lock, its files, and which of them are undamaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rmt.weights.read import read_pickle
 LAST, PREVIOUS, BEST = (f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best"))
 RECIPE, DATA, LOCK = "recipe.yaml", "data.json.gz", ".lock"
 
-#: What may change when a run is resumed; everything else belongs to what is trained.
+#: Keys that may change when a run is resumed; all others affect the trained weights.
 MAY_CHANGE = (
     "title",
     "published",
@@ -50,7 +50,7 @@ class RunFolder:
     """The files of one run.
 
     Args:
-        path: of the folder; it may be absent.
+        path: of the folder; it need not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,10 +59,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out, as long as this process lives; the folder is made if absent.
+        """Lock the folder against other runs; it is created if it does not exist.
 
-        The first process of a run speaks for all. A folder that was made for a run that never
-        began is removed again.
+        Only the first process of a run takes the lock. A folder that was created for a run that
+        did not begin is removed again.
 
         Raises:
             ValueError: if another run is in the folder, naming its process and machine.
@@ -88,12 +88,12 @@ class RunFolder:
                         self.path.rmdir()
 
     def state_to_resume(self) -> tuple[Path, dict[str, Any]]:
-        """Return the newest whole state of an interrupted run, as path and content.
+        """Return the newest undamaged state of an interrupted run, as path and content.
 
-        A damaged file is named, and the one before it is taken.
+        If the last file is damaged, this is printed and the one before it is taken.
 
         Raises:
-            ValueError: if there is no run, or no state of it is whole.
+            ValueError: if there is no run, or all of its states are damaged.
         """
         candidates = [path for path in (self.last, self.previous) if path.exists()]
         if not candidates:
@@ -110,29 +110,29 @@ class RunFolder:
             return path, content
         raise ValueError(
             f"{'; '.join(faults)}. No state of this run can be resumed: restore one of the files "
-            "from a copy, or start anew with another --out"
+            "from a copy, or start a new run with another --out"
         )
 
     def holds_best(self, kept: Mapping[str, Any]) -> bool:
-        """Return whether the best weights are those of a state's record of the best evaluation."""
+        """Return whether the file of the best weights belongs to a state, or is newer."""
         if not self.best.exists():
             return False
         try:
             found = read_state(self.best)["rmt"]["best"]
         except ValueError:
             return False
-        # The state before the last one may be older than the best weights: they are found again.
+        # The state before the last one may be older than the best weights, which are found again.
         return found["at"] >= kept["rmt"]["best"]["at"]
 
     def same_data(self, data: DataModule[Any, Any], *, resumed: bool) -> DataRecord:
-        """Divide the data of a resumed run as they were, and return the record of its images.
+        """Restore the splits of a resumed run, and return the record of the images.
 
         Args:
             data: of the run; its splits are replaced where images were held out.
             resumed: whether the run began before.
 
         Raises:
-            ValueError: if the data have changed, saying how, and the recipe does not allow it.
+            ValueError: naming the changes, if the data have changed and the recipe forbids it.
         """
         config = data.recipe.data
         now = DataRecord.of(data.splits, config.root)
@@ -144,17 +144,17 @@ class RunFolder:
         return DataRecord.of(data.splits, config.root)
 
     def commit(self, recipe: Recipe, data: DataRecord) -> None:
-        """Write the resolved recipe and the record of the data: now the folder holds a run."""
+        """Write the resolved recipe and the record of the data, which make the folder a run."""
         if getattr(rank_zero_only, "rank", 0):
             return
         data.write(self.path / DATA)
         text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
-        write_atomically(self.path / RECIPE, lambda path: path.write_text(text))
+        write_atomically(self.path / RECIPE, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _take(self, file: IO[str]) -> None:
         try:
             import fcntl
-        except ImportError:  # Windows: no lock that a dead process gives back
+        except ImportError:  # Windows has no lock that ends with its process
             return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,21 +175,21 @@ class RunFolder:
         return (self.path / RECIPE).exists() or self.last.exists()
 
     def _clean(self) -> None:
-        """Remove what killed writes of earlier runs left behind."""
+        """Remove the partial files of runs that were killed while writing."""
         for folder in (self.path, self.last.parent):
             for partial in folder.glob(".*.partial"):
                 partial.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run whose every byte is as it was written.
+    """Read a checkpoint of a run and verify its checksums.
 
     Raises:
         ValueError: if it is damaged, or not a checkpoint of a run.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums
+            damaged = archive.testzip()  # torch does not verify the checksums
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if damaged:
@@ -201,10 +201,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_unchanged(recipe: Recipe, kept: Mapping[str, Any]) -> None:
-    """Raise unless a resumed recipe differs from the run's in what may change alone.
+    """Raise if a resumed recipe differs from the run's in a key that must not change.
 
     Args:
-        recipe: to go on with.
+        recipe: to continue with.
         kept: the recipe in the run's state.
 
     Raises:
@@ -219,9 +219,9 @@ def check_unchanged(recipe: Recipe, kept: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise ValueError(
-            f"a resumed run cannot change {'; '.join(differing[:5])}"
+            f"these keys cannot change when a run is resumed: {'; '.join(differing[:5])}"
             f"{f' (and {len(differing) - 5} more)' if differing[5:] else ''}. Start a new run with "
-            "another --out; --model.checkpoint can start it from these weights"
+            "another --out; --model.checkpoint makes it start from these weights"
         )
 
 

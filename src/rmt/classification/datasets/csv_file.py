@@ -10,7 +10,7 @@ from pathlib import Path
 from rmt.classification.datasets.drawn import Drawn, save_images
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
-from rmt.data.classes import class_list
+from rmt.data.classes import class_list, whole_number
 from rmt.data.findings import Findings
 from rmt.data.folders import FileFinder
 from rmt.data.formats import Format, Source
@@ -41,10 +41,13 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         if found:
             split, name, label = found
             by_split.setdefault(split, []).append((_path(name, source.root.parent, finder), label))
-    labels = {label for entries in by_split.values() for _, label in entries}
-    numbered = all(label.isdecimal() for label in labels)
-    classes = class_list(sorted(labels, key=int if numbered else None), source.classes)
-    at = {name: i for i, name in enumerate(classes)}
+    labels = {label: label for entries in by_split.values() for _, label in entries}
+    numbered = all(whole_number(label).isdecimal() for label in labels)
+    if numbered:  # 1.0 is 1
+        labels = {label: whole_number(label) for label in labels}
+    names = sorted(set(labels.values()), key=int if numbered else None)
+    classes = class_list(names, source.classes)
+    at = {label: classes.index(name) for label, name in labels.items()}
     return {
         split: Samples([p for p, _ in own], [at[label] for _, label in own], classes)
         for split in SPLITS

@@ -12,7 +12,7 @@ from rmt.data.classes import class_list, few
 from rmt.data.findings import Findings
 from rmt.data.folders import files_below, images_in, is_image_name, subfolders
 from rmt.data.formats import Format, Source
-from rmt.data.splits import SPLITS, Split, sort_by_split
+from rmt.data.splits import SPLITS, Split, sort_by_split, split_of
 
 #: Class -> its images.
 Found = Mapping[str, list[Path]]
@@ -24,7 +24,7 @@ def sign(root: Path) -> str | None:
         return None
     splits, _ = split_folders(root)
     for folder in subfolders(next(iter(splits.values()), root)):
-        if any(is_image_name(path.name) for path in files_below(folder)):  # the first one is enough
+        if any(map(is_image_name, files_below(folder))):  # the first one is enough
             return f"images in {folder.relative_to(root)}/"
     return None
 
@@ -43,7 +43,8 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         splits["train"], others = root, []
     for folder in others:
         if images := images_in(folder):
-            what = f"{folder.name} is the folder of no split"
+            named = split_of(folder.name)
+            what = f"{folder.name} {'holds no class folders' if named else 'is not a split'}"
             findings.note("image not used|images not used", count=len(images), what=what)
     parts: dict[Split, Found] = {
         split: class_folders(folder, findings) for split, folder in splits.items()
@@ -130,7 +131,7 @@ def _ask_for_root(root: Path, found: Found, findings: Findings) -> None:
         raise ValueError(
             f"{root} would give the classes {few(sorted(used))}, but {name} holds "
             f"{len(wide[name])} folders of images ({few(wide[name])}): if these are the classes, "
-            f"set data.root to {root / name}"
+            f"or splits, set data.root to {root / name}"
         )
     what = f"{name} holds {few(wide[name])}; if these are the classes, data.root is {root / name}"
     findings.note("class of folders|classes of folders", count=len(wide), what=what)

@@ -19,6 +19,7 @@ from typing import Any
 
 from rmt.classification.datasets.packed import Entry, files_by_split
 from rmt.classification.samples import Packed
+from rmt.data.findings import Findings
 from rmt.data.folders import is_hidden
 from rmt.data.splits import SPLITS, Split, sort_by_split
 from rmt.files import write_atomically
@@ -94,7 +95,9 @@ def _walk(
 
 
 def indexed(
-    root: Path, entries: Callable[[Iterator[Member]], Iterator[Labelled]]
+    root: Path,
+    entries: Callable[[Iterator[Member]], Iterator[Labelled | str]],
+    findings: Findings,
 ) -> dict[Split, list[Entry]]:
     """Return the images of each split, from an index beside the data where it is up to date.
 
@@ -103,7 +106,8 @@ def indexed(
 
     Args:
         root: a tar file, or the folder of some.
-        entries: picks the images of a tar file, with their classes.
+        entries: picks the images of a tar file, with their classes, or says what is wrong.
+        findings: names what is wrong.
 
     Raises:
         ValueError: for what is not a tar file, or holds other numbers than ``_info.json`` says.
@@ -121,21 +125,35 @@ def indexed(
         name, stat = str(file.relative_to(home)), file.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         if name not in known or known[name]["stamp"] != stamp:
-            rows = [(m.name, m.start, m.length, label) for m, label in entries(members(file))]
-            shards[name] = {"stamp": stamp, "images": rows}
+            shards[name] = {"stamp": stamp} | _looked_through(entries(members(file)))
         else:
             shards[name] = known[name]
-        if (count := len(shards[name]["images"])) != counts.get(file, count):
+        for fault in shards[name].get("faults", ()):
+            findings.fault("sample that makes no sense|samples that make no sense", fault)
+        count = len(shards[name]["images"]) + len(shards[name].get("faults", ()))
+        if count != counts.get(file, count):
             raise ValueError(f"{file} holds {count} images; _info.json says {counts[file]}")
     if shards != known:
         with suppress(OSError):
-            write_atomically(index, lambda temporary: temporary.write_text(json.dumps(shards)))
+            text = json.dumps(shards)
+            write_atomically(index, lambda path: path.write_text(text, encoding="utf-8"))
 
     def images(file: Path) -> Iterator[Entry]:
         for name, start, length, label in shards[str(file.relative_to(home))]["images"]:
             yield Member(file, name, start, length), label
 
     return {split: [e for file in files for e in images(file)] for split, files in splits.items()}
+
+
+def _looked_through(found: Iterator[Labelled | str]) -> dict[str, Any]:
+    rows, faults = [], []
+    for each in found:
+        if isinstance(each, str):
+            faults.append(each)
+        else:
+            member, label = each
+            rows.append((member.name, member.start, member.length, label))
+    return {"images": rows} | ({"faults": faults} if faults else {})
 
 
 def _listed(home: Path) -> tuple[dict[Split, list[Path]], dict[Path, int]]:

@@ -14,6 +14,7 @@ from rmt.classification.datasets.folder import (
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Packed, Samples
 from rmt.data.classes import class_list, few
+from rmt.data.findings import Findings
 from rmt.data.folders import subfolders
 from rmt.data.formats import Source
 from rmt.data.splits import SPLITS, Split, split_of
@@ -65,6 +66,7 @@ def samples_of(
     names: tuple[str, ...] | None = None,
     known: tuple[str, ...] | None = None,
     numbered: bool = True,
+    findings: Findings,
 ) -> dict[Split, Samples]:
     """Number the classes of all splits in the same way.
 
@@ -73,15 +75,18 @@ def samples_of(
         names: of the classes, in their order, if the data set tells them.
         known: names of a model's classes, for data that do not tell them.
         numbered: whether digits are numbers rather than names.
+        findings: names the images whose number is beyond the classes.
 
     Raises:
-        ValueError: naming the first image whose class cannot be.
+        ValueError: naming the first image of a class that the training split lacks.
     """
     given = {label for entries in parts.values() for _, label in entries}
     as_number = numbered and all(label.isdecimal() for label in given)
-    if as_number:
-        counted = tuple(map(str, range(max(map(int, given), default=-1) + 1)))
-        classes = names or class_list(counted, known)
+    if as_number and not (names is None and known is not None and given <= set(known)):
+        count = max(map(int, given), default=-1) + 1
+        # Numbers count the model's classes, whatever these are called.
+        own = known if known is not None and count <= len(known) else None
+        classes = names or own or tuple(map(str, range(count)))
         at = {label: int(label) for label in given if int(label) < len(classes)}
     else:
         trained = parts.get("train") or next(iter(parts.values()))
@@ -89,14 +94,15 @@ def samples_of(
         at = {name: i for i, name in enumerate(classes)}
     found: dict[Split, Samples] = {}
     for split, entries in parts.items():
-        if strange := next((entry for entry in entries if entry[1] not in at), None):
-            of = (
-                f"there are {len(classes)} classes"
-                if as_number
-                else f"there is no such class: {few(classes, 5)}"
-            )
-            raise ValueError(f"{strange[0]} is of class {strange[1]!r}, but {of}")
-        found[split] = Samples([i for i, _ in entries], [at[c] for _, c in entries], classes)
+        strange = [entry for entry in entries if entry[1] not in at]
+        for image, label in strange:
+            what = f"{image} is of class {label!r}, but "
+            if not as_number:
+                raise ValueError(f"{what}there is no such class: {few(classes, 5)}")
+            what += f"there are {len(classes)} classes"
+            findings.fault("image of no such class|images of no such class", what)
+        kept = [entry for entry in entries if entry[1] in at] if strange else entries
+        found[split] = Samples([i for i, _ in kept], [at[c] for _, c in kept], classes)
     return found
 
 

@@ -25,6 +25,7 @@ from rmt.classification.datasets.packed import (
 )
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Packed, Samples
+from rmt.data.classes import whole_number
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
 
@@ -59,6 +60,10 @@ class Row(Packed):
         return content
 
 
+#: What stands in the column of labels where there is none.
+_UNLABELLED = ("-1", "None", "nan")
+
+
 def sign(root: Path) -> str | None:
     """Return the first Parquet file."""
     found = files_in(root, ".parquet")
@@ -81,12 +86,16 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         for file in files:
             names, found = _entries(file)
             entries += found
-        if all(label == "-1" for _, label in entries):
+        labelled = [entry for entry in entries if entry[1] not in _UNLABELLED]
+        if not labelled:
             what = f"the {split} split has no labels"
             source.findings.note("image not used|images not used", count=len(entries), what=what)
-        else:
-            parts[split] = entries
-    return with_class_folders(samples_of(parts, names=names, known=source.classes), source)
+            continue
+        for row, _ in (entry for entry in entries if entry[1] in _UNLABELLED):
+            source.findings.fault("image without label|images without label", str(row))
+        parts[split] = labelled
+    found = samples_of(parts, names=names, known=source.classes, findings=source.findings)
+    return with_class_folders(found, source)
 
 
 def write(root: Path, split: Split, drawn: Drawn) -> Path:
@@ -121,7 +130,7 @@ def _entries(file: Path) -> tuple[tuple[str, ...] | None, list[Entry]]:
         if len(fields) == 2:
             paths = [row["path"] for row in table[image].to_pylist()]
         entries: list[Entry] = [
-            (Row(file, path or f"{number}", image, group, row), str(value))
+            (Row(file, path or f"{number}", image, group, row), whole_number(str(value)))
             for number, ((group, row), path, value) in enumerate(
                 zip(places, paths, table[label].to_pylist(), strict=True)
             )

@@ -32,8 +32,10 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         ValueError: if a file is not a tar file, or compressed; or if a later split has a class that
             the first lacks.
     """
-    parts = indexed(source.root, by_folder)
-    return with_class_folders(samples_of(parts, known=source.classes, numbered=False), source)
+    findings = source.findings
+    parts = indexed(source.root, by_folder, findings)
+    found = samples_of(parts, known=source.classes, numbered=False, findings=findings)
+    return with_class_folders(found, source)
 
 
 def by_folder(found: Iterator[Member]) -> Iterator[Labelled]:

@@ -13,6 +13,7 @@ from rmt.classification.datasets.packed import files_in, samples_of, with_class_
 from rmt.classification.datasets.tar import add_file
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
+from rmt.data.classes import whole_number
 from rmt.data.folders import is_image_name
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
@@ -32,19 +33,21 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     their numbers, or as ``KEY.cls`` calls them. Files and counts are those of timm's
     ``_info.json``, if it is there.
 
+    A sample without one image and a class is left out.
+
     Raises:
-        ValueError: if a shard is not a tar file, is shorter than ``_info.json`` says, or a sample
-            has not one image and a class.
+        ValueError: if a shard is not a tar file, or is shorter than ``_info.json`` says.
     """
     root = source.root
     listing = (root if root.is_dir() else root.parent) / "classnames.txt"
     names = tuple(read_lines(listing)) if listing.is_file() else None
-    parts = samples_of(indexed(root, by_key), names=names, known=source.classes)
+    found = indexed(root, by_key, source.findings)
+    parts = samples_of(found, names=names, known=source.classes, findings=source.findings)
     return with_class_folders(parts, source)
 
 
-def by_key(found: Iterator[Member]) -> Iterator[Labelled]:
-    """Yield the image of each key with its class."""
+def by_key(found: Iterator[Member]) -> Iterator[Labelled | str]:
+    """Yield the image of each key with its class, or what is wrong with it."""
     keys: dict[str, dict[str, Member]] = {}
     for member in found:
         path = PurePosixPath(member.name)
@@ -53,10 +56,10 @@ def by_key(found: Iterator[Member]) -> Iterator[Labelled]:
     for key, beside in keys.items():
         images = [m for m in beside.values() if is_image_name(m.name)]
         if images or "cls" in beside:
-            if len(images) != 1:
-                at = next(iter(beside.values())).file
-                raise ValueError(f"{at}: {key} has {len(images)} images; a sample has one")
-            yield images[0], _class_of(images[0], beside)
+            try:
+                yield _labelled(key, images, beside)
+            except ValueError as error:
+                yield str(error)
 
 
 def write(root: Path, split: Split, drawn: Drawn) -> Path:
@@ -71,7 +74,11 @@ def write(root: Path, split: Split, drawn: Drawn) -> Path:
     return root
 
 
-def _class_of(image: Member, beside: dict[str, Member]) -> str:
+def _labelled(key: str, images: list[Member], beside: dict[str, Member]) -> Labelled:
+    if len(images) != 1:
+        at = next(iter(beside.values())).file
+        raise ValueError(f"{at}: {key} has {len(images)} images; a sample has one")
+    (image,) = images
     try:
         if "cls" in beside:
             label = decode_text(beside["cls"].read(), name=str(image)).strip()
@@ -81,7 +88,7 @@ def _class_of(image: Member, beside: dict[str, Member]) -> str:
         raise ValueError(f"{image} has no class in a .cls or .json beside it") from error
     if not label:
         raise ValueError(f"{image} has an empty .cls")
-    return label
+    return image, whole_number(label)
 
 
 FORMAT = Format(

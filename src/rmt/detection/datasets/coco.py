@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt.data.findings import Findings
-from rmt.data.folders import FileFinder, find_folder, is_hidden, subfolders
+from rmt.data.folders import FileFinder, find_folder, is_hidden, note_unlisted, subfolders
 from rmt.data.formats import Format, Source
 from rmt.data.images import image_size
 from rmt.data.splits import SPLITS, Split, sort_by_split, split_of
@@ -48,6 +49,8 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     for name in drop_supercategories(list(contents.values())):
         kind = "category that only groups others|categories that only group others"
         source.findings.note(kind, what=name)
+    names = (own["file_name"] for content in contents.values() for own in content["images"])
+    note_unlisted(map(Path, names), source.findings)
     classes = _classes(contents, source.classes)
     return {
         split: Samples(
@@ -77,7 +80,9 @@ def _listings(root: Path) -> list[Path]:
     folders += [path for path in subfolders(root) if split_of(path.name)]
     found = [path for folder in folders if folder for path in sorted(folder.glob("*.json"))]
     found += sorted(root.glob(f"*/{_ROBOFLOW}"))
-    return [path for path in dict.fromkeys(found) if path.is_file() and not is_hidden(path.name)]
+    found = [path for path in dict.fromkeys(found) if path.is_file() and not is_hidden(path.name)]
+    # COCO's own folder also holds captions and keypoints of the same images.
+    return sorted(found, key=lambda path: not path.name.startswith("instances_"))
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -97,8 +102,6 @@ def _by_split(found: list[Path], source: Source[Data]) -> dict[Split, Path]:
     root, places = source.root, {"annotations", source.root.name.lower()}
     if not found:
         raise ValueError(f"{root} holds no COCO file: a .json with lists images and annotations")
-    # COCO's own folder also holds captions and keypoints of the same images.
-    found = sorted(found, key=lambda path: not path.name.startswith("instances_"))
     named = [
         (path.stem if path.parent.name.lower() in places else path.parent.name, path)
         for path in found
@@ -123,30 +126,35 @@ def _by_split(found: list[Path], source: Source[Data]) -> dict[Split, Path]:
 def _folders(file: Path, root: Path) -> list[Path]:
     """Return where the images of a file may lie, the likeliest first."""
     home = root if root.is_dir() else root.parent
+    home = home.parent if home.name.lower() == "annotations" else home
     stem = file.stem.removeprefix("instances_")
     split = split_of(stem, within=True)
-    own = sort_by_split((p.name, p) for p in subfolders(home))[0].get(split) if split else None
+    splits, others = sort_by_split((path.name, path) for path in subfolders(home))
     images = find_folder(home, "images", "img", "imgs", "data", "JPEGImages")
     inside = [images] if images else []
     below = sort_by_split((p.name, p) for p in subfolders(images))[0] if images else {}
-    folders = [home / stem, *(folder / stem for folder in inside)]
-    folders += [own] if own else []
-    folders += [below[split]] if split and split in below else []
+    own = [part[split] for part in (splits, below) if split and split in part]
+    folders = [home / stem, *(folder / stem for folder in inside), *own]
     if file.parent != home and file.parent.name.lower() != "annotations":
-        folders = [
-            file.parent,
-            *(folder for folder in [find_folder(file.parent, "images")] if folder),
-            *folders,
-        ]
-    return [*folders, *inside, file.parent, home]
+        images = find_folder(file.parent, "images")
+        folders = [file.parent, *([images] if images else []), *folders]
+    return [*folders, *inside, file.parent, home, *others]
 
 
 def _read_file(path: Path, folders: Iterable[Path], findings: Findings) -> Content:
+    # Each of a million small lists would make the collector look through all before it.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         content = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with a mark or without
-    except ValueError as error:
+        content = clean(content, path.name, find=FileFinder(*folders).find, findings=findings)
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    content = clean(content, path.name, find=FileFinder(*folders).find, findings=findings)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
+    finally:
+        if collecting:
+            gc.enable()
     _turn(content, findings)
     return content
 
@@ -157,6 +165,9 @@ def _turn(content: Content, findings: Findings) -> None:
     Label Studio writes such files. Boxes beyond the listed size that fit the turned one give it
     away; then the photos whose boxes fit both ways are looked at too.
     """
+    sizes = {own["id"]: (own["width"] + 1, own["height"] + 1) for own in content["images"]}
+    if not any(_beyond(entry, sizes) for entry in content["annotations"]):
+        return  # as nearly always
     reach: dict[int, tuple[float, float]] = {}
     for entry in content["annotations"]:
         x, y, w, h = entry["bbox"]
@@ -181,6 +192,13 @@ def _turn(content: Content, findings: Findings) -> None:
     kind = "photo listed unrotated|photos listed unrotated"
     first = Path(turned[0]["file_name"]).name
     findings.note(kind, count=len(turned), what=f"their boxes lie upright, first {first}")
+
+
+def _beyond(entry: Content, sizes: Mapping[int, tuple[int, int]]) -> bool:
+    """Return whether a box reaches beyond the listed size of its image."""
+    x, y, w, h = entry["bbox"]
+    right, bottom = sizes[entry["image_id"]]
+    return x + w > right or y + h > bottom
 
 
 def _is_turned(image: Mapping[str, Any]) -> bool:

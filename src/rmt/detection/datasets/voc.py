@@ -16,7 +16,14 @@ from xml.etree import ElementTree
 
 from rmt.data.classes import class_list
 from rmt.data.findings import Findings
-from rmt.data.folders import FileFinder, files_below, find_folder, is_image_name, subfolders
+from rmt.data.folders import (
+    FileFinder,
+    files_below,
+    find_folder,
+    is_image_name,
+    note_unlisted,
+    subfolders,
+)
 from rmt.data.formats import Format, Source
 from rmt.data.images import image_size
 from rmt.data.splits import SPLITS, Split, sort_by_split
@@ -84,7 +91,10 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     if not listed:  # a list may lack a class that others have
         used = {path for own in paths.values() for path in own}
         occurring |= {name for path in _below(root) if path not in used for name in _names(path)}
-    classes = tuple(listed) or class_list(sorted(occurring), source.classes)
+    classes = class_list(dict.fromkeys(listed) or sorted(occurring), source.classes)
+    if not (root / "ImageSets" / "Main").is_dir():  # lists leave out on purpose
+        named = (Path(one.image["file_name"]) for parsed in files.values() for one in parsed)
+        note_unlisted(named, findings)
     found: dict[Split, Samples] = {}
     for split, parsed in files.items():
         if parsed:
@@ -151,7 +161,7 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
         return {"train": _below(root)}
     for folder in others:
         if rest := _below(folder):
-            what = f"{folder.name} is the folder of no split"
+            what = f"{folder.name} is not a split"
             findings.note("XML file not used|XML files not used", count=len(rest), what=what)
     return found
 
@@ -168,7 +178,7 @@ def _listed(listing: Path, home: Path, findings: Findings) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    return sorted(path for path in files_below(folder) if path.suffix.lower() == ".xml")
+    return sorted(Path(path) for path in files_below(folder) if path.lower().endswith(".xml"))
 
 
 def _content(parsed: Sequence[Parsed], classes: Sequence[str], findings: Findings) -> Content:

@@ -7,12 +7,15 @@ a box with keypoints where ``data.yaml`` has ``kpt_shape``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rmt.data.classes import class_list
 from rmt.data.findings import Findings
 from rmt.data.folders import files_below, is_image_name
 from rmt.data.formats import Format, Source
@@ -44,18 +47,24 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         ValueError: if nothing names the classes, or ``data.yaml`` names what is not there.
     """
     described = describe(source.root)
+    if described is not None and not described.classes and source.classes:
+        described = replace(described, classes=source.classes)  # labels number the model's classes
     root = source.root if source.root.is_dir() else source.root.parent
     if described is None or not described.classes:
         raise ValueError(
             f"{root} has no data.yaml (or data.yml, classes.txt, obj.names) that names the classes"
         )
     places = find_places(root, described, source.findings)
+    if twice := len(described.classes) - len(set(described.classes)):
+        source.findings.note("class name that repeats another|class names that repeat", count=twice)
+    classes = class_list(dict.fromkeys(described.classes), source.classes)
     found = {
-        split: _samples(places[split], described, source.findings)
+        split: _samples(places[split], described, classes, source.findings)
         for split in SPLITS
         if split in places
     }
     _note_unused(root, places, source.findings)
+    _check_labels(root, places)
     return {split: samples for split, samples in found.items() if len(samples)}
 
 
@@ -99,19 +108,24 @@ def _shares(entry: Mapping[str, Any], image: Mapping[str, Any]) -> list[float]:
     return [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
 
 
-def _samples(places: Sequence[Place], described: Described, findings: Findings) -> Samples:
+def _samples(
+    places: Sequence[Place], described: Described, classes: Sequence[str], findings: Findings
+) -> Samples:
+    at = {name: i for i, name in enumerate(classes)}
     images, objects = [], []
     for place in places:
-        for path in place.images:
+        for path, listing in zip(place.images, place.labels_of(), strict=True):
             try:
                 width, height = image_size(path)
             except ValueError as error:
                 findings.fault("unreadable image|unreadable images", str(error))
                 continue
             images.append({"file_name": str(path), "height": height, "width": width})
-            found = _labels(place.labels_of(path), described, (width, height), findings)
-            objects += [{"image_id": len(images), **entry} for entry in found]
-    content = assemble(images, objects, described.classes)
+            found = _labels(listing, described, (width, height), findings)
+            for entry in found:
+                label = at[described.classes[entry["label"]]]
+                objects.append({"image_id": len(images)} | entry | {"label": label})
+    content = assemble(images, objects, classes)
     return Samples(str(places[0].origin), content, [entry["id"] for entry in content["images"]])
 
 
@@ -180,24 +194,34 @@ def parse_line(line: str, classes: int, size: tuple[int, int], *, keypoints: int
     return {"label": int(label), "bbox": box, "segmentation": [polygon]}
 
 
+def _check_labels(root: Path, places: Mapping[Split, Sequence[Place]]) -> None:
+    """Refuse a data set whose labels lie where nobody looks: all would be background."""
+    expected = [path for own in places.values() for place in own for path in place.labels_of()]
+    if expected and not any(path.is_file() for path in expected):
+        raise ValueError(
+            f"{root}: none of the {len(expected)} images has a label file; the first is expected "
+            f"at {expected[0]}"
+        )
+
+
 def _note_unused(root: Path, places: Mapping[Split, Sequence[Place]], findings: Findings) -> None:
     """Count the images of no split, and the label files without an image."""
-    used = {path for own in places.values() for place in own for path in place.images}
-    labels = {
-        place.labels_of(path) for own in places.values() for place in own for path in place.images
-    }
-    folders = {path.parent for path in labels}
+    every = [place for own in places.values() for place in own]
+    used = {os.fspath(path) for place in every for path in place.images}
+    labels = {os.fspath(path) for place in every for path in place.labels_of()}
+    folders = {os.path.dirname(path) for path in labels}
     images, lost = [], []
     for path in files_below(root):
-        if is_image_name(path.name):
+        if is_image_name(path):
             images += [path] if path not in used else []
-        elif path.suffix.lower() == ".txt" and path.parent in folders and path not in labels:
-            named = path.stem.lower() == "classes" or split_of(path.stem)
-            lost += [] if named else [path]
-    first = f"of no split, first {sorted(images)[0].relative_to(root)}" if images else ""
-    findings.note("image not used|images not used", count=len(images), what=first)
-    first = f"first {sorted(lost)[0].name}" if lost else ""
-    findings.note("label file without image|label files without image", count=len(lost), what=first)
+        elif path.lower().endswith(".txt") and path not in labels:
+            stem = os.path.splitext(os.path.basename(path))[0].lower()
+            if os.path.dirname(path) in folders and stem != "classes" and not split_of(stem):
+                lost.append(path)
+    what = f"of no split, first {os.path.relpath(min(images), root)}" if images else ""
+    findings.note("image not used|images not used", count=len(images), what=what)
+    what = f"first {os.path.basename(min(lost))}" if lost else ""
+    findings.note("label file without image|label files without image", count=len(lost), what=what)
 
 
 FORMAT = Format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -68,18 +69,25 @@ class Place:
     folder: Path | None = None
     labels: Path | None = None
 
-    def labels_of(self, image: Path) -> Path:
-        """Return the label file of an image, which need not exist."""
-        if self.folder is not None and self.labels is not None:
-            return (self.labels / image.relative_to(self.folder)).with_suffix(".txt")
-        home = self.root if image.is_relative_to(self.root) else Path(image.anchor)
-        parts = list(image.relative_to(home).parts)
-        at = next(
-            (i for i in reversed(range(len(parts) - 1)) if parts[i].lower() == "images"), None
-        )
+    def labels_of(self) -> list[Path]:
+        """Return the label file of each image, which need not exist."""
+        if self.folder is not None and self.labels is not None and self.labels.is_dir():
+            start, labels = len(os.fspath(self.folder)), os.fspath(self.labels)
+            ends = (os.path.splitext(os.fspath(image))[0][start:] for image in self.images)
+            return [Path(f"{labels}{end}.txt") for end in ends]
+        of_folder = {folder: self._labels_in(folder) for folder in {i.parent for i in self.images}}
+        return [of_folder[image.parent] / f"{image.stem}.txt" for image in self.images]
+
+    def _labels_in(self, folder: Path) -> Path:
+        """Return the folder of labels for a folder of images."""
+        home = self.root if folder.is_relative_to(self.root) else Path(folder.anchor)
+        parts = list(folder.relative_to(home).parts)
+        at = next((i for i in reversed(range(len(parts))) if parts[i].lower() == "images"), None)
         if at is not None:
             parts[at] = "Labels" if parts[at][0].isupper() else "labels"
-        return (home / Path(*parts)).with_suffix(".txt")
+        found = home.joinpath(*parts)
+        beside = next(folder.glob("[!.]*.txt"), None) if folder.is_dir() else None
+        return found if beside is None or found.is_dir() else folder
 
 
 def describe(root: Path) -> Described | None:
@@ -221,6 +229,9 @@ def _split_folders(root: Path | None) -> dict[Split, Path]:
 def _of_yaml(path: Path) -> Described:
     content = _load(path)
     names = content.get("names") if isinstance(content, dict) else None
+    count = content.get("nc") if isinstance(content, dict) else None
+    if not names and isinstance(count, int) and count > 0:
+        names = [f"class_{i}" for i in range(count)]  # as ultralytics names them
     if not names:
         raise ValueError(f"{path} has no 'names'")
     if isinstance(names, dict) and _numbers(names) == list(range(len(names))):
@@ -288,7 +299,7 @@ def _numbers(names: Mapping[Any, Any]) -> list[int] | None:
 
 def _has_labels(root: Path) -> bool:
     """Return whether a folder holds label files: below ``labels``, or named as an image beside."""
-    texts = (path for path in files_below(root) if path.suffix.lower() == ".txt")
+    texts = (Path(path) for path in files_below(root) if path.lower().endswith(".txt"))
     return any(
         "labels" in map(str.lower, path.relative_to(root).parts[:-1])
         or any(path.with_suffix(suffix).is_file() for suffix in image_suffixes())

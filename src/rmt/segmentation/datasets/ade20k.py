@@ -34,7 +34,7 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     """
     root, data = source.root, source.data
     table = plain_table(len(ADE20K), reduce_zero_label=True, ignore_index=data.ignore_index)
-    coding = coding_of(root, data) or Coding(ADE20K, table)
+    coding = coding_of(root, data, source.findings) or Coding(ADE20K, table)
     images, masks = folders_of(root, ("annotations",)) or (root / "images", root / "annotations")
     return read_folders(images, masks, coding, source.findings)
 

@@ -35,7 +35,7 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
         ValueError: if there are no images with masks.
     """
     root, data = source.root, source.data
-    own = coding_of(root, data)
+    own = coding_of(root, data, source.findings)
     # Every value up to 33 is in use; those that are not evaluated are ignored.
     table = np.full(max(256, data.ignore_index + 1), INVALID, dtype=np.int16)
     table[:34] = table[255] = IGNORED

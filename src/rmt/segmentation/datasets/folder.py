@@ -9,7 +9,11 @@ import numpy as np
 
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
-from rmt.segmentation.datasets.class_file import coding_of, find_class_file, read_classes
+from rmt.segmentation.datasets.class_file import (
+    coding_of,
+    coding_of_model,
+    find_class_file,
+)
 from rmt.segmentation.datasets.drawn import SHAPES, save
 from rmt.segmentation.datasets.pairs import folders_of, of_splits, read_folders, split_folders
 from rmt.segmentation.recipe import Data
@@ -22,7 +26,10 @@ def sign(root: Path) -> str | None:
     """Return the folder of masks, or else the file of class names."""
     if not root.is_dir():
         return None
-    if found := folders_of(root, _MASKS[:3]) or _by_split(root).get("train"):
+    found = folders_of(root, _MASKS[:3]) or next(iter(_by_split(root).values()), None)
+    if found and found[0] == found[1]:
+        return f"masks beside images in {found[0].name}/"
+    if found:
         return f"{found[1].relative_to(root)}/ beside {found[0].name}/"
     named = find_class_file(root)
     return named.name if named and not (root / "SegmentationClass").is_dir() else None
@@ -36,15 +43,14 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     Raises:
         ValueError: if there is no ``classes.txt``, or no images with masks.
     """
-    root = source.root
-    coding = coding_of(root, source.data)
+    root, data, findings = source.root, source.data, source.findings
+    coding = coding_of(root, data, findings) or coding_of_model(source.classes, data)
     if coding is None:
-        read_classes(root / "classes.txt")  # says that it is not there
-        raise AssertionError
+        raise ValueError(f"no {root / 'classes.txt'}: write the class names into it, line by line")
     if by_split := _by_split(root):
-        return of_splits(by_split, coding, source.findings)
+        return of_splits(by_split, coding, findings)
     images, masks = folders_of(root, _MASKS) or (root / "images", root / "masks")
-    return read_folders(images, masks, coding, source.findings)
+    return read_folders(images, masks, coding, findings)
 
 
 def write(root: Path, split: Split, stem: str, image: np.ndarray, labels: np.ndarray) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from rmt.data.findings import Findings
-from rmt.data.folders import find_folder, image_suffixes, images_in, subfolders
+from rmt.data.folders import (
+    find_folder,
+    image_suffixes,
+    images_in,
+    is_image_name,
+    subfolders,
+)
 from rmt.data.splits import SPLITS, Split, sort_by_split
 from rmt.segmentation.datasets.class_file import Coding
 from rmt.segmentation.samples import Samples
@@ -21,6 +27,8 @@ _MASK_ENDS = (
     "_labeltrainids", "_seg", "_segmentation", "_gt", "_groundtruth", "_annotation", "_l", "_matte",
     ".jpg", ".jpeg", ".png", "mask", "label",
 )  # fmt: skip
+# Those that tell masks from images in one folder, as Roboflow exports them.
+_MIXED = ("_mask", "-mask", "_masks", "_labelids")
 _IMAGE_ENDS = ("_leftimg8bit", "_image", "_img", "_im", "_rgb", "_sat", "image", "img")
 #: Ends of an image's and of its mask's name.
 Ends = tuple[str, str]
@@ -103,9 +111,12 @@ def pair(images: Path, masks: Path, findings: Findings, *, ends: Ends | None = N
         ValueError: if there is no image, or none has a mask, or the masks are JPEGs.
     """
     found = images_in(images, findings)
+    listed = found if images == masks else images_in(masks, findings)
+    if images == masks:
+        listed = [path for path in found if path.stem.lower().endswith(_MIXED)]
+        found = [path for path in found if not path.stem.lower().endswith(_MIXED)]
     if not found:
         raise ValueError(f"{images} holds no image ({', '.join(image_suffixes())})")
-    listed = images_in(masks, findings)
     png = [path for path in listed if path.suffix.lower() not in _JPEG]
     if listed and not png:
         raise ValueError(
@@ -146,10 +157,17 @@ def pair(images: Path, masks: Path, findings: Findings, *, ends: Ends | None = N
 
 
 def folders_of(root: Path, masks: Sequence[str]) -> tuple[Path, Path] | None:
-    """Return the folders of images and masks in a folder, by the usual names in any case."""
+    """Return the folders of images and masks in a folder, by the usual names in any case.
+
+    They are one folder if masks are told by the end of their names, ``cat.jpg``, ``cat_mask.png``.
+    """
     images = find_folder(root, "images", "imgs", "img", "image")
     own = find_folder(root, *masks)
-    return (images, own) if images and own else None
+    if images and own:
+        return images, own
+    folder = images or root
+    mixed = any(is_image_name(p.name) and p.stem.lower().endswith(_MIXED) for p in folder.iterdir())
+    return (folder, folder) if mixed else None
 
 
 def _ends(

@@ -26,7 +26,8 @@ _IMAGES, _MASKS = "JPEGImages", "SegmentationClass"
 
 def sign(root: Path) -> str | None:
     """Return the folder of masks."""
-    return f"{_MASKS}/" if (root / _MASKS).is_dir() else None
+    found = _masks(root)
+    return f"{found.name}/" if found else None
 
 
 def read(source: Source[Data]) -> Mapping[Split, Samples]:
@@ -39,10 +40,11 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     """
     root, data, findings = source.root, source.data, source.findings
     table = plain_table(len(VOC), ignore_index=data.ignore_index)
-    coding = coding_of(root, data) or Coding(VOC, table)
+    coding = coding_of(root, data, source.findings) or Coding(VOC, table)
     lists = find_lists(root / "ImageSets" / "Segmentation")
     if not lists:
-        return {"train": samples_of(pair(root / _IMAGES, root / _MASKS, findings), coding)}
+        masks = _masks(root) or root / _MASKS
+        return {"train": samples_of(pair(root / _IMAGES, masks, findings), coding)}
     found: dict[Split, Samples] = {}
     for split in (each for each in SPLITS if each in lists):
         pairs = _listed(lists[split], root, findings, optional=split == "test")
@@ -65,7 +67,7 @@ def write(root: Path, split: Split, stem: str, image: np.ndarray, labels: np.nda
 
 def _listed(listing: Path, root: Path, findings: Findings, *, optional: bool) -> Pairs | None:
     """Return the images of a list with their masks; None if none has one, where that may be."""
-    images, masks = FileFinder(root / _IMAGES), FileFinder(root / _MASKS)
+    images, masks = FileFinder(root / _IMAGES), FileFinder(_masks(root) or root / _MASKS)
     found: list[tuple[str, Path | None, Path | None]] = []
     for line in read_lines(listing):
         names = names_of(line)
@@ -84,6 +86,12 @@ def _listed(listing: Path, root: Path, findings: Findings, *, optional: bool) ->
         elif mask is None:
             findings.fault("image without mask|images without mask", f"{line} of {listing.name}")
     return [image for image, _ in kept], [mask for _, mask in kept]
+
+
+def _masks(root: Path) -> Path | None:
+    """Return the folder of masks; labelme keeps arrays in the first and images in the second."""
+    found = [root / name for name in (_MASKS, f"{_MASKS}PNG") if (root / name).is_dir()]
+    return next((folder for folder in found if any(folder.glob("*.png"))), next(iter(found), None))
 
 
 def _first(finder: FileFinder, names: list[str], suffixes: tuple[str, ...]) -> Path | None:

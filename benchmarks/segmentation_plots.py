@@ -1,10 +1,11 @@
 """Draw the learning curves and costs in benchmarks/results/segmentation_*.json.
 
-Run: python benchmarks/segmentation_pictures.py
+Run: python benchmarks/segmentation_plots.py
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for data in ("nuclei", "colin27"):
         rows = json.loads((RESULTS / f"segmentation_{data}.json").read_text())["rows"]
         save(curves(rows), f"segmentation_{data}_curve")
@@ -33,7 +35,7 @@ def curves(rows: dict[str, dict]) -> Figure:
     loss.set_title("training loss of one batch", fontsize=9)
     loss.set_yscale("log")
     loss.legend(fontsize=7)
-    score.set_title("validation mIoU, %, averaged weights", fontsize=9)
+    score.set_title("validation mIoU, %, EMA weights", fontsize=9)
     for axis in (loss, score):
         axis.set_xlabel("step", fontsize=8)
         axis.grid(alpha=0.3)
