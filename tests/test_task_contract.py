@@ -165,6 +165,14 @@ def test_class_names_travel_with_the_weights(case: Case, run: tuple[Path, dict[s
     assert tuple(rmt.load(run[0]).info["label_names"]) == case.classes
 
 
+def test_weights_do_not_say_where_they_were_made(
+    case: Case, run: tuple[Path, dict[str, Any]], root: Path
+) -> None:
+    for name in ("model.safetensors", "config.json"):
+        assert str(root).encode() not in (run[0] / name).read_bytes()
+    assert rmt.load(run[0]).info["recipe"]["data"]["root"] == root.name
+
+
 # Training.
 
 

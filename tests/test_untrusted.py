@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from limits import memory_limit, time_limit
-from rmt.untrusted import Field, read_json
+from rmt.untrusted import Field, read_json, read_json_file
 
 VALUES = {"a": {"b": [1, "x", None, True, 0.5]}}
 
@@ -72,7 +73,7 @@ def endless() -> object:
     [
         (deep(100), "nested more than 32 levels"),
         (endless(), "nested more than 32 levels"),
-        (shared(30), "more than 300,000 values"),
+        (shared(30), "more than 100,000 values"),
         ({"a": {1: 2}}, r"a has a key of type int"),
         ({"a": {(): 2}}, r"a has a key of type tuple"),
         ({"a": {"x\x1b[2J": b""}}, r"a\.x\\x1b\[2J is a bytes; expected a plain value"),
@@ -95,12 +96,20 @@ def test_what_is_no_plain_value(value: object, message: str) -> None:
         (b"\xff\xfe", "f.json is not JSON"),
         ("[" * 100_000, "f.json is not JSON .nested too deep"),
         ("1" * 5000, "f.json is not JSON"),
-        ('"' + "x" * 2**24 + '"', "f.json is 16,777,218 characters long"),
+        ('"' + "x" * 2**24 + '"', "f.json is longer than 16,777,216 characters"),
     ],
 )
 def test_what_is_no_json(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_json(text, "f.json")
+
+
+def test_a_long_file_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    with path.open("wb") as file:
+        file.truncate(10**10)
+    with memory_limit(200), pytest.raises(ValueError, match=r"f\.json is longer than"):
+        read_json_file(path)
 
 
 def test_json_with_a_byte_order_mark() -> None:

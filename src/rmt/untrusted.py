@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+import torch
 
 from rmt.messages import did_you_mean, printable
 
 # Far above what any description needs (ImageNet-21k has 21,841 class names).
 _MOST_BYTES = 16 * 2**20
-_MOST_VALUES = 300_000
+_MOST_VALUES = 100_000
 _MOST_LEVELS = 32
 _MOST_BITS = 64
+# torch lets a pickle make a bytearray of any length, of which the file needs to name the length.
+_BYTEARRAY = b"\nbytearray\n"
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,12 @@ class Field:
         return value
 
 
+def read_json_file(path: Path) -> Any:
+    """Return what a JSON file says; see :func:`read_json`."""
+    with path.open("rb") as file:
+        return read_json(file.read(_MOST_BYTES + 1), printable(path, limit=1000))
+
+
 def read_json(text: str | bytes, file: str) -> Any:
     """Return what JSON says.
 
@@ -148,14 +163,84 @@ def read_json(text: str | bytes, file: str) -> Any:
         ValueError: if it is not JSON, or too long or too deep.
     """
     if len(text) > _MOST_BYTES:
-        raise ValueError(
-            f"{file} is {len(text):,} characters long; at most {_MOST_BYTES:,} are read"
-        )
+        raise ValueError(f"{file} is longer than {_MOST_BYTES:,} characters, the most that is read")
     try:
         return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else printable(error)
         raise ValueError(f"{file} is not JSON ({reason})") from error
+
+
+def read_pickle(path: Path, *, allow: tuple[type, ...] = ()) -> Any:
+    """Return what ``torch.save`` wrote, without running any code from the file.
+
+    Args:
+        path: of the file.
+        allow: classes besides tensors and plain values whose objects may be in it.
+
+    Raises:
+        ValueError: if the file is damaged, would unpack to far more than its own size, or would
+            need more than is allowed.
+    """
+    _check_size(path)
+    try:
+        with torch.serialization.safe_globals(list(allow)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise  # the machine's fault, not the file's
+    except Exception as error:  # random bytes can raise anything in the unpickler
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, UnpicklingError) and wanted:
+            raise ValueError(
+                f"{path} was not read: it asks to run {printable(wanted[1])!r} on loading, and "
+                "only tensors and plain values are accepted. If you trust its author, read it with "
+                "torch.load(..., weights_only=False) and save its state dict alone"
+            ) from error
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint ({type(error).__name__}): fetch or write it "
+            "again"
+        ) from error
+
+
+def _check_size(path: Path) -> None:
+    """Raise ``ValueError`` for a file that would unpack to far more than its own size."""
+    size = path.stat().st_size
+    if not size:
+        raise ValueError(f"{path} is damaged or not a checkpoint: it is empty")
+    try:
+        parts = _parts_of_zip(path)
+    except (zipfile.BadZipFile, ValueError, struct.error) as error:
+        raise ValueError(f"{path} is damaged or not a checkpoint (its directory)") from error
+    unpacked = sum(part.file_size for part in parts)
+    if unpacked > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError(
+            f"{path} would unpack from {size:,} to {unpacked:,} bytes, which torch.save does not "
+            "do. Unpack and save it again if you trust its author"
+        )
+    if _contains(path, _BYTEARRAY):
+        raise ValueError(
+            f"{path} was not read: it holds a bytearray, and only tensors and plain values are "
+            "accepted"
+        )
+
+
+def _parts_of_zip(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the directory of a zip file, nothing for another."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.infolist()
+
+
+def _contains(path: Path, word: bytes) -> bool:
+    """Return whether a file holds some bytes."""
+    before = b""
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            if word in before + chunk:
+                return True
+            before = chunk[-len(word) :]
+    return False
 
 
 def _shown(value: Any) -> str:

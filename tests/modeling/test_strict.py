@@ -158,6 +158,12 @@ def test_impossible_options_are_named(
         type(models[make]).from_pretrained(path)
 
 
+def test_overrides_do_not_open_a_back_door(models: dict, tmp_path: Path) -> None:
+    path = write(models[detector], tmp_path, model_args__backbone_options={"depths": [16000] * 4})
+    with memory_limit(400), time_limit(10), pytest.raises(ValueError, match=r"\d+ modules"):
+        load(path, min_size=32)
+
+
 @pytest.mark.parametrize("option", ["pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir"])
 def test_no_other_file_is_fetched(option: str, models: dict, tmp_path: Path) -> None:
     path = write(models[convnet], tmp_path, model_args__backbone_options={option: "/etc/hostname"})

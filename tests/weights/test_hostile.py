@@ -141,9 +141,9 @@ def test_training_checkpoints(
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"CLASSES": 5}, r"meta\['CLASSES'\] is a int; expected a list"),
-        ({"CLASSES": "x" * 80}, r"meta\['CLASSES'\] is a str"),
-        ({"CLASSES": [["a"]] * 80}, r"meta\['CLASSES'\] holds a list; expected names"),
+        ({"CLASSES": 5}, r"meta\['CLASSES'\] is of type int; expected a list"),
+        ({"CLASSES": "x" * 80}, r"meta\['CLASSES'\] is of type str"),
+        ({"CLASSES": [["a"]] * 80}, r"meta\['CLASSES'\] holds the type list; expected names"),
         ({"PALETTE": [None] * 80}, r"meta\['PALETTE'\] holds None"),
         ({"PALETTE": [("\x1b[2J", 0, 0)] * 80}, r"holds \('\\x1b"),
     ],

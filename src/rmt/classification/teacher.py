@@ -20,7 +20,7 @@ from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.classification.token_labels import map_name, refuse_shared_maps
 from rmt.files import write_atomically
-from rmt.messages import did_you_mean
+from rmt.messages import did_you_mean, printable
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,9 @@ class Teacher:
         if weights:
             try:
                 self.model.load_state_dict(load_state_dict(str(weights), weights_only=True))
-            except (RuntimeError, OSError) as error:
-                raise ValueError(f"{weights} does not fit teacher {name!r}: {error}") from error
+            except Exception as error:  # a damaged file can raise anything
+                reason = printable(error, keep="\n", limit=2000)
+                raise ValueError(f"{weights} does not fit teacher {name!r}: {reason}") from error
         self.model.eval().requires_grad_(False)
         cfg: Any = self.model.pretrained_cfg
         self.size: tuple[int, int] = cfg["input_size"][1:]

@@ -160,7 +160,7 @@ def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, A
         if values is None or values == ():
             continue
         if not isinstance(values, list | tuple):
-            raise ValueError(f"meta[{key!r}] is a {type(values).__name__}; expected a list")
+            raise ValueError(f"meta[{key!r}] is of type {type(values).__name__}; expected a list")
         if len(values) != num_classes:
             raise ValueError(f"meta[{key!r}] has {len(values)} entries for {num_classes} classes")
         out[ours] = [_name(value) if ours == "label_names" else _colour(value) for value in values]
@@ -169,7 +169,7 @@ def _names_and_colours(meta: Mapping[str, Any], num_classes: int) -> dict[str, A
 
 def _name(value: Any) -> str:
     if not isinstance(value, str | int):
-        raise ValueError(f"meta['CLASSES'] holds a {type(value).__name__}; expected names")
+        raise ValueError(f"meta['CLASSES'] holds the type {type(value).__name__}; expected names")
     return str(value)
 
 

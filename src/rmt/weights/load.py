@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from rmt.messages import did_you_mean, printable
+from rmt.modeling.bounded import build_on_meta
 from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.rmt import RMT
-from rmt.modeling.saved import Description, find_weights, write_safetensors
+from rmt.modeling.saved import find_weights, write_safetensors
 from rmt.modeling.strict import build_with
 from rmt.task import get_task
 from rmt.variants import Variant
-from rmt.weights.identify import Weights, identify
+from rmt.weights.identify import Identified, Weights, identify
 from rmt.weights.read import Content, read_file
 from rmt.weights.release import check_geometry
 
@@ -29,10 +30,13 @@ def load(
     Args:
         source: a file of the release (classification, detection or segmentation), a
             ``.safetensors`` or training ``.ckpt`` of ours, a folder of ``save_pretrained`` or of a
-            training run, ``hf-hub:user/name``, or a state dict already in memory: the release's,
-            or that of a classifier of ours in a shape that a variant has.
+            training run, ``hf-hub:user/name``, a classifier as timm, transformers or Lightning
+            write it, or a state dict already in memory: the release's, or that of a classifier of
+            ours in a shape that a variant has. Names may lie behind ``module.``, ``model.`` and
+            the like.
         weights: ``"raw"`` or ``"ema"`` where a file holds both; None takes the published choice
-            of a release file (EMA; raw for RMT-T) and the better one of our own.
+            of a release file (EMA; raw for RMT-T), the better one of our own, and the EMA of
+            others.
         **overrides: arguments of the model to change, such as ``min_size`` of a detector.
 
     Returns:
@@ -40,8 +44,8 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, is not an RMT, has the layout of December 2023, or has
-            keys that do not fit (all of them are listed).
+        ValueError: if the file is damaged, is not an RMT, has the layout of December 2023, keys
+            that do not fit (all of them are listed), or numbers that are not weights.
     """
     if weights not in (None, "raw", "ema"):
         raise ValueError(f"weights is {weights!r}; choose 'raw' or 'ema', or None for the better")
@@ -58,7 +62,7 @@ def load(
     renamed = found.renamed
     model: Pretrained = build_with(
         task.from_config,
-        _with_overrides(found.description, overrides),
+        _with_overrides(found, overrides, name),
         found.tensors,
         name=name,
         unknown=renamed.unknown if renamed else (),
@@ -145,7 +149,7 @@ def _per_class(model: Pretrained) -> set[str]:
     return {key for key, value in model.state_dict().items() if shapes[key] != value.shape}
 
 
-def _with_overrides(found: Description, overrides: dict[str, Any]) -> dict[str, Any]:
+def _with_overrides(found: Identified, overrides: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the configuration of a described model with some of its arguments changed.
 
     Raises:
@@ -156,10 +160,11 @@ def _with_overrides(found: Description, overrides: dict[str, Any]) -> dict[str, 
             "num_classes belongs to the weights: call reset_classifier(N) on the loaded "
             "classifier, or start a training from the file (--model.checkpoint)"
         )
-    config, args = found.config, found.config["model_args"]
-    if overrides and found.task != "classification":  # an RMT checks its own options
-        with torch.device("meta"):
-            known = get_task(found.task).from_config(config).config["model_args"]
+    task, config = get_task(found.description.task), found.description.config
+    args = config["model_args"]
+    if overrides and task.name != "classification":  # an RMT checks its own options
+        described = build_on_meta(task.from_config, config, found.tensors, name=name)
+        known = described.config["model_args"]
         for option in overrides:
             if option not in known:
                 of = config["architecture"]
