@@ -39,6 +39,7 @@ O = TypeVar("O")  # noqa: E741 - options of prediction
 Named = dict[str, Tensor]
 
 
+@runtime_checkable
 class OpenData(Protocol[R_in]):
     """Opens the data set of a recipe."""
 
