@@ -127,10 +127,11 @@ def _ask_for_root(root: Path, found: Found, findings: Findings) -> None:
         if all(len(path.relative_to(root).parts) > 2 for path in images)
     }
     wide = {name: sorted(folders) for name, folders in inside.items() if len(folders) > 1}
-    if not wide or (len(inside) == len(used) > 1):
+    if not wide:
         return
     name = max(wide, key=lambda own: len(wide[own]))
-    if len(used) == 1 or len(wide[name]) > len(used):
+    certain = len(inside) < len(used) < len(wide[name])
+    if certain or len(used) == 1:
         raise ValueError(
             f"{root} would give the classes {few(sorted(used))}, but {name} holds "
             f"{len(wide[name])} folders of images ({few(wide[name])}): if these are the classes, "
