@@ -1,6 +1,8 @@
 """Every kind of image that people have is read as the same RGB, or refused by name."""
 
+import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -314,3 +316,34 @@ def test_what_is_not_there_stays_for_a_report(picture: Image.Image, tmp_path: Pa
     picture.save(tmp_path / "a.png")
     names = [tmp_path / "a.png", tmp_path / "gone.png"]
     assert find_images(names) == names
+
+
+class TestImagesFromStrangers:
+    def test_a_line_of_pixels(self, tmp_path: Path) -> None:
+        """Its short side resized to 256 would make a picture of 15 GB."""
+        Image.new("L", (1, 60_000)).save(tmp_path / "line.png")
+        with pytest.raises(
+            ValueError, match=r"line\.png has 1x60000 pixels: .* 200 times"
+        ):
+            read_image(tmp_path / "line.png")
+
+    @pytest.mark.parametrize("suffix", ["eps", "pdf", "pcx", "icns"])
+    def test_formats_that_are_not_promised(self, suffix: str, tmp_path: Path) -> None:
+        Image.new("RGB", (16, 16)).save(tmp_path / f"a.{suffix}")
+        with pytest.raises(ValueError, match="is not an image that Pillow can read"):
+            read_image(tmp_path / f"a.{suffix}")
+
+    def test_16_bit_grey_takes_little_memory(self, tmp_path: Path) -> None:
+        """40 million pixels: 80 MB of them, and not five times that as floats."""
+        Image.fromarray(np.full((5000, 8000), 40_000, np.uint16)).save(tmp_path / "deep.png")
+        tracemalloc.start()
+        image = read_image(tmp_path / "deep.png")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert image.getpixel((7, 7)) == (156, 156, 156)
+        assert peak < 250e6
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(FileNotFoundError, match="no file"):
+            read_image(tmp_path / "pipe.png")

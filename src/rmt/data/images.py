@@ -12,6 +12,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _ORIENTATION = 0x0112  # EXIF; above 4 width and height change places
+#: Pillow's names of the formats that are read. Others (PSD, EPS by Ghostscript, PDF ...) are not:
+#: each decoder is one more that damaged or hostile bytes may reach.
+FORMATS = (
+    "JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF",
+)  # fmt: skip
+#: A longer side so many times the shorter one is refused: resizing the short side to some hundred
+#: pixels would make billions of them.
+MOST_ASPECT = 200
+#: Rows of 16-bit grey are scaled in strips of about so many pixels.
+_STRIP = 2**22
 
 
 def register_plugins() -> set[str]:
@@ -103,11 +113,18 @@ def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> 
 
 
 def _opened(source: Path | BytesIO) -> Image.Image:
+    known = [name for name in FORMATS if name in Image.OPEN]
     try:
-        return Image.open(source)
+        image = Image.open(source, formats=known or FORMATS)
     except UnidentifiedImageError:
         register_plugins()  # in this process nothing may have listed a folder yet
-        return Image.open(source)
+        image = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    short, long = sorted(image.size)
+    if long > MOST_ASPECT * max(short, 1):
+        image.close()
+        raise _TooLong(f"{image.width}x{image.height} pixels: one side is more than {MOST_ASPECT} "
+                       "times the other; crop the image")  # fmt: skip
+    return image
 
 
 def decoded(image: Image.Image) -> Image.Image:
@@ -118,6 +135,10 @@ def decoded(image: Image.Image) -> Image.Image:
     """
     with _named(str(getattr(image, "filename", "") or "the image")):
         return to_rgb(image)
+
+
+class _TooLong(Exception):  # noqa: N818 (it becomes a ValueError that names the file)
+    """An image whose sides differ too much."""
 
 
 @contextmanager
@@ -132,6 +153,8 @@ def _named(name: str) -> Iterator[None]:
             f"{name} is a decompression bomb: {error}; raise PIL.Image.MAX_IMAGE_PIXELS if the "
             "file is to be trusted"
         ) from error
+    except _TooLong as error:
+        raise ValueError(f"{name} has {error}") from error
     except MemoryError:
         raise  # the machine's fault, not the file's
     except Exception as error:  # damaged bytes can raise anything in a decoder
@@ -153,10 +176,16 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
 
 def _grey(image: Image.Image) -> Image.Image:
     """Scale grey of 16 or 32 bits, or of floats, to 8 bits."""
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    grey = np.asarray(image)
     if image.mode.startswith("I;16"):
         top = 65535
     else:  # nothing says what is white: the least of the usual ends that holds all values
         ends = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        top = next((end for end in ends if grey.max() <= end), grey.max())
-    return Image.fromarray((grey * (255 / top)).clip(0, 255).round().astype(np.uint8))
+        largest = np.nan_to_num(grey.max(initial=0, where=~np.isnan(grey)))
+        top = next((end for end in ends if largest <= end), largest)
+    scaled = np.empty(grey.shape, dtype=np.uint8)
+    step = max(1, _STRIP // max(1, image.width))
+    for first in range(0, len(grey), step):  # in float64 the whole would take eight times as much
+        strip = np.nan_to_num(grey[first : first + step].astype(np.float64))
+        scaled[first : first + step] = (strip * (255 / top)).clip(0, 255).round()
+    return Image.fromarray(scaled)
