@@ -71,6 +71,24 @@ class TestFolder:
         assert splits.train.classes == ("a", "b")
         assert sum(sizes(splits)) == 10
 
+    def test_a_folder_around_them_is_asked_about(self, tmp_path: Path) -> None:
+        """Refused where it is certain, else named: classes may have folders of their own."""
+        put(tmp_path / "around" / "set", a=2, b=2)
+        with pytest.raises(ValueError, match=r"classes set, but set holds 2 .*root to .*set$"):
+            ValueError, match=r"classes set, but set holds 2 .* data\.root to .*set$"
+        ):
+            open_splits(Data(root=str(tmp_path / "around")))
+        put(tmp_path / "Dataset", a=2, b=2, c=2)
+        put(tmp_path, Examples=3)
+        (tmp_path / "around" / "set").rename(tmp_path / ".away")
+        (tmp_path / "around").rmdir()
+        with pytest.raises(ValueError, match=r"the classes Dataset, Examples, but Dataset holds 3"):
+            open_splits(Data(root=str(tmp_path)))
+        (tmp_path / "Dataset" / "c").rename(tmp_path / "Examples" / "c")
+        splits = open_splits(Data(root=str(tmp_path)))
+        assert splits.classes == ("Dataset", "Examples")
+        assert "1 class of folders (Dataset holds a, b; if these" in splits.describe()
+
     def test_an_empty_folder_is_not_a_class(self, tmp_path: Path) -> None:
         put(tmp_path, a=4, b=4, empty=0)
         splits = open_splits(Data(root=str(tmp_path)))

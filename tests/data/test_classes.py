@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmt.data.classes import check_classes
+from rmt.data.classes import check_classes, class_list, class_name, whole_number
 
 NAMES = ("a", "b", "c")
 
@@ -28,6 +28,21 @@ def test_other_names_are_refused_in_any_order() -> None:
     for any_order in (True, False):
         with pytest.raises(ValueError, match=r"other classes than the data has: .* first 'cat'"):
             check_classes(("cat", "b", "c"), NAMES, num_classes=3, any_order=any_order)
+
+
+def test_names_are_compared_as_people_read_them() -> None:
+    composed, decomposed = "gr\u00f6\u00dfe", "gro\u0308\u00dfe "
+    assert class_name(decomposed) == composed
+    assert class_name(composed.encode().decode("ascii", "surrogateescape")) == composed
+    assert check_classes(("a", decomposed), ("a", composed), num_classes=2) == (0, 1)
+
+
+def test_a_model_s_list_counts_if_it_holds_all() -> None:
+    assert class_list(["b", "a"], ["c", "b", "a"]) == ("c", "b", "a")
+    assert class_list(["b", "x"], ["c", "b", "a"]) == ("b", "x")
+    assert class_list(["b", "a"]) == ("b", "a")
+    words = {"1.0": "1", "10.": "10", "1.5": "1.5", "x.0": "x.0", "01": "01"}
+    assert {word: whole_number(word) for word in words} == words
 
 
 def test_other_words_may_mean_the_same() -> None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 Names = Sequence[str]
+
+
+def class_name(text: str) -> str:
+    """Return a class's name as it is compared: composed, without surrounding blanks.
+
+    File names come decomposed from some systems, and in an ASCII locale their bytes come escaped;
+    mmseg writes "bed " with a blank.
+    """
+    told = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return unicodedata.normalize("NFC", told.strip())
 
 
 def class_list(found: Iterable[str], known: Names | None = None) -> tuple[str, ...]:
@@ -59,9 +70,8 @@ def check_classes(
             "evaluate it on data with the classes it was trained for, or fine-tune it with "
             "--model.checkpoint"
         )
-    # mmseg writes "bed " with a trailing blank.
-    names = [name.strip() for name in model or data]
-    theirs = [name.strip() for name in data]
+    names = list(map(class_name, model or data))
+    theirs = list(map(class_name, data))
     if names == theirs or (same is not None and same(names, theirs)):
         return tuple(range(num_classes))
     if unknown := [name for name in names if name not in theirs]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.splits import S, Split, Splits, divide
 from rmt.messages import did_you_mean
@@ -88,7 +89,7 @@ def open_parts(
             )
     chosen, sign = (named, "") if named else recognise(root, formats)
     findings = Findings(data.max_bad_samples, data.root)
-    known = None if classes is None else tuple(name.strip() for name in classes)
+    known = None if classes is None else tuple(map(class_name, classes))
     return chosen.read(Source(root, data, known, findings)), chosen, sign, findings
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.images import image_size
 from rmt.detection.rle import box_of, clean_segmentation, is_number
@@ -184,7 +185,7 @@ def _categories(entries: list[Any], ids: Ids) -> tuple[list[Content], dict[int |
         number = ids.number(entry.get("id")) if isinstance(entry, dict) else None
         if number is None or number in merged:
             continue  # what is annotated so is named with its annotations
-        name = str(entry.get("name", number)).strip()
+        name = class_name(str(entry.get("name", number)))
         known = by_name.setdefault(name, entry)
         if known is entry and (entry.get("id") != number or entry.get("name") != name):
             by_name[name] = entry | {"id": number, "name": name}

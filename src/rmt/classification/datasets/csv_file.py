@@ -10,7 +10,7 @@ from pathlib import Path
 from rmt.classification.datasets.drawn import Drawn, save_images
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
-from rmt.data.classes import class_list, whole_number
+from rmt.data.classes import class_list, class_name, whole_number
 from rmt.data.findings import Findings
 from rmt.data.folders import FileFinder
 from rmt.data.formats import Format, Source
@@ -101,7 +101,7 @@ def _checked(
     elif split is None:
         findings.fault("row of an unknown split|rows of unknown splits", f"{where}: {given!r}")
     else:
-        return split, name, label
+        return split, name, class_name(label)
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rmt.classification.datasets.drawn import Drawn, save_images
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
-from rmt.data.classes import class_list, few
+from rmt.data.classes import class_list, class_name, few
 from rmt.data.findings import Findings
 from rmt.data.folders import files_below, images_in, is_image_name, subfolders
 from rmt.data.formats import Format, Source
@@ -68,7 +68,10 @@ def class_folders(root: Path, findings: Findings) -> Found:
     loose = sum(is_image_name(path.name) for path in root.iterdir() if path.is_file())
     what = f"they lie in {root.name}, beside the class folders"
     findings.note("image not used|images not used", count=loose, what=what)
-    return {folder.name: images_in(folder, findings) for folder in subfolders(root)}
+    found: dict[str, list[Path]] = {}
+    for folder in subfolders(root):
+        found.setdefault(class_name(folder.name), []).extend(images_in(folder, findings))
+    return found
 
 
 def number_classes(
@@ -119,15 +122,16 @@ def _ask_for_root(root: Path, found: Found, findings: Findings) -> None:
     """
     used = {name: images for name, images in found.items() if images}
     inside = {
-        name: {path.relative_to(root / name).parts[0] for path in images}
+        name: {path.relative_to(root).parts[1] for path in images}
         for name, images in used.items()
-        if all(path.parent != root / name for path in images)
+        if all(len(path.relative_to(root).parts) > 2 for path in images)
     }
     wide = {name: sorted(folders) for name, folders in inside.items() if len(folders) > 1}
-    if not wide or (len(inside) == len(used) > 1):
+    if not wide:
         return
     name = max(wide, key=lambda own: len(wide[own]))
-    if len(used) == 1 or len(wide[name]) > len(used):
+    certain = len(inside) < len(used) < len(wide[name])
+    if certain or len(used) == 1:
         raise ValueError(
             f"{root} would give the classes {few(sorted(used))}, but {name} holds "
             f"{len(wide[name])} folders of images ({few(wide[name])}): if these are the classes, "

@@ -12,6 +12,7 @@ from rmt.classification.datasets.members import Labelled, Member, holds_keys, in
 from rmt.classification.datasets.packed import files_in, samples_of, with_class_folders
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
+from rmt.data.classes import class_name
 from rmt.data.folders import is_image_name
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
@@ -43,7 +44,7 @@ def by_folder(found: Iterator[Member]) -> Iterator[Labelled]:
     for member in found:
         path = PurePosixPath(member.name)
         if is_image_name(path.name):
-            yield member, path.parent.name or member.file.stem
+            yield member, class_name(path.parent.name or member.file.stem)
 
 
 def write(root: Path, split: Split, drawn: Drawn) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from rmt.data.classes import class_list
+from rmt.data.classes import class_list, class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
     FileFinder,
@@ -86,7 +86,7 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     if not any(files.values()):
         raise ValueError(f"{root} holds no XML file of an image that can be used")
     listing = root / "classes.txt"
-    listed = read_lines(listing) if listing.is_file() else []
+    listed = list(map(class_name, read_lines(listing))) if listing.is_file() else []
     occurring = {own for each in files.values() for one in each for own, *_ in one.objects}
     if not listed:  # a list may lack a class that others have
         used = {path for own in paths.values() for path in own}
@@ -233,7 +233,7 @@ def _names(path: Path) -> set[str]:
         tree = ElementTree.parse(path)
     except (ElementTree.ParseError, LookupError, ValueError):
         return set()
-    names = {(entry.findtext("name") or "").strip() for entry in tree.iter("object")}
+    names = {class_name(entry.findtext("name") or "") for entry in tree.iter("object")}
     return names - {""}
 
 
@@ -249,7 +249,7 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
 
 
 def _object(entry: ElementTree.Element) -> Object:
-    name = (entry.findtext("name") or "").strip()
+    name = class_name(entry.findtext("name") or "")
     if not name:
         raise ValueError("has no <name>")
     corners = []

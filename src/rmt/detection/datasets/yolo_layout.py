@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
     FileFinder,
@@ -115,7 +116,7 @@ def describe(root: Path) -> Described | None:
         return None
     for path in (root / "classes.txt", root / "obj.names", root / "labels" / "classes.txt"):
         if path.is_file():
-            return Described(path.name, tuple(read_lines(path)), path)
+            return Described(path.name, tuple(map(class_name, read_lines(path))), path)
     return Described("label files")
 
 
@@ -243,7 +244,7 @@ def _of_yaml(path: Path) -> Described:
     shape = content.get("kpt_shape")
     return Described(
         path.name,
-        tuple(str(name).strip() for name in names),
+        tuple(class_name(str(name)) for name in names),
         path,
         keypoints=math.prod(shape) if isinstance(shape, list | tuple) else 0,
         base=str(content.get("path") or ""),
@@ -258,7 +259,9 @@ def _of_darknet(path: Path, root: Path) -> Described:
     names = finder.find(content.get("names", "obj.names"))
     if names is None:
         raise ValueError(f"{path} says names = {content.get('names')}, which is not there")
-    return Described(path.name, tuple(read_lines(names)), path, splits=_splits(content.items()))
+    return Described(
+        path.name, tuple(map(class_name, read_lines(names))), path, splits=_splits(content.items())
+    )
 
 
 def _splits(items: Iterable[tuple[Any, Any]]) -> dict[Split, Sequence[str]]:

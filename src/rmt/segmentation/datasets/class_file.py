@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt.data.classes import few
+from rmt.data.classes import class_name, few
 from rmt.data.findings import Findings
 from rmt.data.folders import subfolders
 from rmt.data.splits import split_of
@@ -105,7 +105,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], list[Colour] | None]:
     if path.suffix.lower() == ".csv":
         lines = _by_value(lines, path)
     entries = [_parse(line) for line in lines if line != "__ignore__"]
-    names = tuple(name for name, _ in entries)
+    names = tuple(class_name(name) for name, _ in entries)
     colours = [colour for _, colour in entries if colour]
     if not 2 <= len(set(names)) <= len(names) <= MOST_CLASSES:
         raise ValueError(
