@@ -9,7 +9,7 @@ import pytest
 
 from rmt import recipes
 from rmt.data.images import read_image
-from rmt.detection import HEADS, Detector
+from rmt.detection import Detector, create_detector
 from rmt.detection.coco import to_mask
 from rmt.detection.metrics import categories_of
 from rmt.detection.recipe import Data
@@ -112,12 +112,12 @@ def test_predictor_obeys_the_score(run: tuple[Path, dict[str, Any]]) -> None:
 
 def test_labels_find_their_categories_by_name(root: Path) -> None:
     samples = open_splits(Data(root=str(root))).val
-    model = HEADS["retinanet"]("rmt_nano", num_classes=2)
+    model = create_detector("retinanet", "rmt_nano", num_classes=2)
     assert categories_of(model, samples) == (1, 2)
     model.info["label_names"] = ["square", "disc"]
     assert categories_of(model, samples) == (2, 1)
     with pytest.raises(ValueError, match="3 classes and the data 2"):
-        categories_of(HEADS["retinanet"]("rmt_nano", num_classes=3), samples)
+        categories_of(create_detector("retinanet", "rmt_nano", num_classes=3), samples)
 
 
 def test_twelve_recipes() -> None:
