@@ -1,7 +1,7 @@
 """The paper: stem, Manhattan self-attention, feed-forward, block, downsampling, stage, head.
 
 The layers of "RMT: Retentive Networks Meet Vision Transformers" (CVPR 2024, arXiv 2309.11523), in
-the order of its figure 3, with the additions of its authors' released weights (marked "release").
+the order of its figure 3, and what its authors' weights need in addition (marked "release").
 
     image (B, 3, H, W) -> stem -> four stages of stride 4, 8, 16 and 32 -> head -> logits
     stage: downsampling (from the second on), then blocks
@@ -79,8 +79,8 @@ class PatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in pixels -> (B, ⌈H/s⌉, ⌈W/s⌉, C); incomplete patches are zero-padded."""
-        # Always padded by stride - 1: the stride leaves out what is more than a patch, and in a
-        # traced graph the size stays a single symbol.
+        # Always padded by stride - 1, so that the size stays one symbol in a traced graph; the
+        # convolution ignores padding that does not complete a patch.
         missing = self.proj.stride[0] - 1
         x = F.pad(x, (0, missing, 0, missing))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
