@@ -137,7 +137,7 @@ def test_mask_value_outside_the_classes(tmp_path: Path) -> None:
 
 def test_mask_that_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"mask .*mask\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"mask .*mask\.png is not an image that Pillow can read"):
         read_mask(tmp_path / "mask.png", plain_table(2))
     with pytest.raises(FileNotFoundError, match=r"no mask .*gone\.png"):
         read_mask(tmp_path / "gone.png", plain_table(2))

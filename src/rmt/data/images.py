@@ -77,7 +77,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: if it cannot be read.
     """
     try:
-        with _named(str(path)), warnings.catch_warnings(), _opened(path) as image:
+        with named_faults(str(path)), warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter("ignore")
             turned = image.getexif().get(_ORIENTATION, 1) > 4
             return image.size[::-1] if turned else image.size
@@ -88,7 +88,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def is_animated(path: Path) -> bool:
     """Return whether an image file has several frames; False if it cannot be read."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter("ignore")
             return bool(getattr(image, "is_animated", False))
     except Exception:  # damaged bytes can raise anything; reading says what is wrong
@@ -106,13 +106,19 @@ def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> 
     Raises:
         ValueError: if it is truncated, not an image, or a decompression bomb.
     """
-    with _named(name), warnings.catch_warnings():
+    with named_faults(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
-        with _opened(source) as image:
+        with open_image(source) as image:
             return to_rgb(image, upright=upright)
 
 
-def _opened(source: Path | BytesIO) -> Image.Image:
+def open_image(source: Path | BytesIO) -> Image.Image:
+    """Open an image file of :data:`FORMATS` as Pillow does, without reading its pixels.
+
+    Raises:
+        UnidentifiedImageError: if it is none of them.
+        Exception: what Pillow raises for a damaged file, or if one side is far too long.
+    """
     known = [name for name in FORMATS if name in Image.OPEN]
     try:
         image = Image.open(source, formats=known or FORMATS)
@@ -133,7 +139,7 @@ def decoded(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: if that fails.
     """
-    with _named(str(getattr(image, "filename", "") or "the image")):
+    with named_faults(str(getattr(image, "filename", "") or "the image")):
         return to_rgb(image)
 
 
@@ -142,7 +148,7 @@ class _TooLong(Exception):  # noqa: N818 (it becomes a ValueError that names the
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named_faults(name: str) -> Iterator[None]:
     """Say in one kind of error what is wrong with an image."""
     try:
         yield

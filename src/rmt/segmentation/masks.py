@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from rmt.data.images import named_faults, open_image
 from rmt.segmentation.segmenter import IGNORED
 
 #: Entry of a table for a mask value that must not occur.
@@ -80,20 +81,19 @@ def read_mask(
 
 def _pixels(path: Path, *, coloured: bool) -> np.ndarray:
     """Return the values (H, W) of a mask file, or its colours (H, W, 3)."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.format in ("JPEG", "MPO"):
-                raise ValueError(
-                    f"mask {path} is a JPEG. JPEG is lossy: it blurs classes into each other along "
-                    "every edge; save masks as PNG"
-                )
-            if coloured and image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-                image = image.convert("RGB")
-            with_alpha = image.mode in ("LA", "PA")
-            pixels = np.asarray(image.getchannel(0) if with_alpha else image)
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"mask {path} cannot be read: {error}") from error
+    with named_faults(f"mask {path}"), warnings.catch_warnings(), open_image(path) as image:
+        warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
+        image.load()
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if coloured and image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+            image = image.convert("RGB")
+        with_alpha = image.mode in ("LA", "PA")
+        pixels = np.asarray(image.getchannel(0) if with_alpha else image)
+    if is_jpeg:
+        raise ValueError(
+            f"mask {path} is a JPEG. JPEG is lossy: it blurs classes into each other along every "
+            "edge; save masks as PNG"
+        )
     if coloured and pixels.ndim == 2:
         raise ValueError(
             f"mask {path} holds numbers of {pixels.dtype}, but classes.txt lists colours; remove "
