@@ -64,7 +64,7 @@ def outside(allowed: Range) -> list[float]:
         ({"augment": {"scale": [0.9, 0.1]}}, r"augment\.scale is 0\.9, 0\.1; give the smallest"),
         (
             {"augment": {"mixup": 0.1}, "data": {"batch_size": 1}},
-            r"data\.batch_size is 1: Mixup and CutMix mix pairs",
+            r"data\.batch_size is 1, but Mixup and CutMix mix pairs",
         ),
         (
             {"trainer": {"accumulate_grad_batches": 2, "global_batch_size": 8}},

@@ -87,8 +87,9 @@ def test_small_images_are_padded_to_the_window(model: nn.Module, size: tuple[int
 
 def test_the_window_of_a_recipe_is_the_training_crop() -> None:
     crop = Data(crop=96)
-    assert SegmentationRecipe(data=crop, test=Inference(window=None)).test.window == 96
-    assert SegmentationRecipe(data=crop).test.window == 0
+    whole = SegmentationRecipe(data=crop, inference=Inference(window=None))
+    assert whole.inference.window == 96
+    assert SegmentationRecipe(data=crop).inference.window == 0
 
 
 @pytest.mark.parametrize("size", [(37, 61), (1, 1), (90, 30)])
@@ -169,12 +170,12 @@ def test_a_window_without_a_stride_moves_by_two_thirds() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": -64}, "stride 0 with window -64"),
-        ({"window": 64, "stride": 65}, "stride 65 with window 64"),
-        ({"stride": 65}, "stride 65 with window 0"),
+        ({"window": -64}, r"inference\.window is -64; it must be at least 0"),
+        ({"window": 64, "stride": 65}, "stride is 65 and inference.window is 64"),
+        ({"stride": 65}, "stride is 65 and inference.window is 0"),
         ({"scales": ()}, "at least one"),
-        ({"scales": (1.0, 0.0)}, "positive"),
-        ({"short": 512, "long": 256}, "short 512, long 256"),
+        ({"scales": (1.0, 0.0)}, r"inference\.scales is 0\.0; it must be greater than 0"),
+        ({"min_size": 512, "max_size": 256}, "min_size is 512 and inference.max_size is 256"),
     ],
 )
 def test_mistakes_in_options(options: dict, words: str) -> None:

@@ -230,7 +230,7 @@ def test_a_batch_without_labels_warns(root: Path, caplog: pytest.LogCaptureFixtu
         stack([(image, ignored), (image, labelled)])
         assert not caplog.messages
         stack([(image, ignored), (image, ignored)])
-    assert "no pixel of a training batch is labelled" in caplog.text
+    assert "a training batch has no labelled pixel" in caplog.text
 
 
 def test_repeats_lengthen_an_epoch(root: Path) -> None:
