@@ -251,3 +251,16 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
         os.umask(before)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert modes == {"config.json": 0o640, "model.safetensors": 0o640}
+
+
+def test_the_first_form_of_a_description_is_read(tmp_path: Path) -> None:
+    """Everything on one level, as the first files of this package have it."""
+    model = rmt.create_model("rmt_nano", 2).eval()
+    model.info["label_names"] = ["cat", "dog"]
+    apart = model.describe()
+    flat = {"task": apart["task"], "rmt_version": "0.1.0"} | apart["config"] | apart["info"]
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(tensors, tmp_path / "old.safetensors", {"rmt": json.dumps(flat)})
+    loaded = rmt.load(tmp_path / "old.safetensors")
+    assert loaded.describe()["config"] == apart["config"]
+    assert loaded.info["label_names"] == ["cat", "dog"]

@@ -34,6 +34,9 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"
 _PATHS = ("root", "checkpoint", "weights")
 
 
+_CONFIG_KEYS = ("architecture", "num_classes", "num_features", "model_args", "pretrained_cfg")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """Which model some weights belong to, in plain JSON values.
@@ -70,7 +73,7 @@ class Description:
         Raises:
             ValueError: naming the entry that is missing, of another type or impossible.
         """
-        top = Field.of(content, name, hint=_HINT)
+        top = Field.of(_in_parts(content), name, hint=_HINT)
         config, info = top["config"], top.get("info", {})
         config["architecture"].text()
         classes = config["num_classes"].whole(least=0)
@@ -80,6 +83,18 @@ class Description:
         _check_transforms(info.get("pretrained_cfg", {}))
         _check_info(info, classes)
         return cls(task=top["task"].text(), config=config.mapping(), info=info.mapping())
+
+
+def _in_parts(content: object) -> object:
+    """Return a description of the first form, which had everything on one level, in its parts."""
+    if not isinstance(content, Mapping) or "config" in content or "architecture" not in content:
+        return content
+    config = {key: content[key] for key in _CONFIG_KEYS if key in content}
+    if content.get("task") != "classification":
+        config.pop("pretrained_cfg", None)
+    top = {"task": content.get("task"), "config": config}
+    rest = {key: value for key, value in content.items() if key not in (*config, "task")}
+    return top | {"info": {k: v for k, v in rest.items() if k != "rmt_version"}}
 
 
 def _check_info(info: Field, classes: int) -> None:
