@@ -471,3 +471,11 @@ def test_maps_of_few_classes(tmp_path: Path) -> None:
     teacher = Teacher("resnet10t", 2, weights=weights, mean=(0.0,) * 3, std=(1.0,) * 3)
     (path,) = write_maps(teacher, samples, tmp_path / "maps", img_size=64)
     assert torch.load(path, weights_only=True).shape == (2, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "map_"),
+    [("a/b/x.jpg", "b/x.pt"), ("a/../x.jpg", "x.pt"), ("../x.jpg", "x.pt"), ("/../x.jpg", "x.pt")],
+)
+def test_maps_stay_in_their_folder(image: str, map_: str) -> None:
+    assert map_name(image) == Path(map_)

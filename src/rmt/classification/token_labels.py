@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from pathlib import Path, PurePath
 from pickle import UnpicklingError
@@ -107,8 +108,9 @@ class LabelMaps:
 
 def map_name(image: str | PurePath) -> Path:
     """Return the path of an image's map in the folder of maps: ``CLASS/NAME.pt``."""
-    image = PurePath(image)
-    return Path(image.parent.name) / f"{image.stem}.pt"
+    image = PurePath(os.path.normpath(image))
+    folder = image.parent.name
+    return Path("" if folder == ".." else folder) / f"{image.stem}.pt"  # never one level up
 
 
 def refuse_shared_maps(samples: Samples) -> None:
