@@ -106,15 +106,19 @@ def test_a_graph_that_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
 @torch.no_grad()
 def test_two_stages_run_in_parts(head: str, tmp_path: Path) -> None:
-    model = crowded(head, limit=150)
+    model = crowded(head, limit=500)
     model.rpn.limits = (300, 300)
+    # Rounding decides which of two boxes with nearly equal scores suppresses the other; the
+    # suppression runs in torch on both sides, so it is switched off.
+    model.iou_threshold = 1.0
     model.info["label_names"] = list("abcdefgh")
     runner = load_parts(export_parts(model, tmp_path, size=(96, 128)))
     assert runner.info == model.info
     runner.rpn.limits, runner.max_detections = model.rpn.limits, model.max_detections
+    runner.iou_threshold = model.iou_threshold
     images = [torch.randint(256, (3, *size)) / 255 for size in ((96, 128), (90, 128), (48, 64))]
     for found, expected in zip(runner(images), model(images), strict=True):
-        assert len(expected["scores"]) == 150
+        assert len(expected["scores"]) == 500
         assert set(expected["labels"].tolist()) == set(range(CLASSES))
         assert_same(found, expected)
     (nothing,) = runner(images[:1], score_threshold=1.0)

@@ -152,3 +152,44 @@ def test_two_images_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert rmt_cli.main(words) == 2
     assert "would get one name" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_difficult_objects_are_kept_where_they_can_be_marked(tmp_path: Path) -> None:
+    made = toy(tmp_path / "made", "voc", images=3)
+    path = made / "train" / "train_0.xml"
+    path.write_text(path.read_text().replace("</name>", "</name><difficult>1</difficult>", 1))
+    convert(made, tmp_path / "coco", to="coco")
+    convert(tmp_path / "coco", tmp_path / "voc", to="voc")
+    assert "<difficult>1</difficult>" in (tmp_path / "voc" / "train" / "train_0.xml").read_text()
+    convert(tmp_path / "voc", tmp_path / "yolo", to="yolo")
+    labels = tmp_path / "yolo" / "labels" / "train" / "train_0.txt"
+    assert len(labels.read_text().split("\n")) == 3
+
+
+def test_what_is_left_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = toy(tmp_path / "made", "yolo", images=3)
+    (made / "images" / "train" / "clip.mp4").write_bytes(b"x")
+    (made / "images" / "train" / "train_1.png").write_bytes(b"")
+    words = ["convert-dataset", str(made), str(tmp_path / "new"), "--to", "coco"]
+    assert rmt_cli.main(words) == 0
+    assert "images/train" in capsys.readouterr().out
+    assert "left out: unreadable image: " in caplog.text
+    assert "1 .mp4 file (not read, first clip.mp4), 1 left out: 1 unreadable image" in caplog.text
+
+
+def test_a_photo_annotated_as_it_is_stored_stays_so(tmp_path: Path) -> None:
+    """Other programs turn it by its EXIF tag, which would part it from its boxes."""
+    made = toy(tmp_path / "made", images=3)
+    path = made / "images" / "train" / "train_0.png"
+    photo = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(path, exif=exif)
+    convert(made, tmp_path / "yolo", to="yolo")
+    copy = Image.open(tmp_path / "yolo" / "images" / "train" / "train_0.png")
+    assert copy.size == photo.size
+    assert 0x0112 not in copy.getexif()
+    assert np.array_equal(np.asarray(copy), np.asarray(photo))
+    assert_equal_boxes(tmp_path / "yolo", made)

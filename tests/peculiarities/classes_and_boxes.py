@@ -538,6 +538,9 @@ def roboflow(column: str, root: Path) -> Splits:
         elif column == "YOLO":
             (made / "labels" / split).rename(own / folder / "labels")
     if column == "YOLO":
+        # Another data set beside this one is not meant by "..".
+        (root / "train" / "images").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "train" / "images" / "other.png")
         (own / "data.yaml").write_text(
             "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
             "nc: 2\nnames: ['disc', 'square']\nroboflow:\n  version: 1\n"
@@ -600,8 +603,17 @@ def same_images(column: str, root: Path) -> Splits:
     return splits
 
 
-@cell("`data.yaml` names what is not there", "refused", "YOLO", words="which is not there")
+@cell("`data.yaml` names training or validation images that are not there", "refused", "YOLO",
+      words="which is not there; name a folder")  # fmt: skip
 def nowhere(column: str, root: Path) -> Splits:
+    place = make(column, root)
+    (root / "images" / "val").rename(root / "images" / "holdout")
+    return opened(column, place)
+
+
+@cell("`data.yaml` names test images that are not there", "counted", "YOLO",
+      words="1 split not used (data.yaml says test: images/holdout, which is not")  # fmt: skip
+def no_test(column: str, root: Path) -> Splits:
     place = make(column, root)
     path = root / "data.yaml"
     path.write_text(path.read_text() + "test: images/holdout\n")

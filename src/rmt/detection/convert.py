@@ -20,7 +20,7 @@ def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "aut
     """Write a data set in another format, images included, with the splits that it has.
 
     COCO's form keeps everything; YOLO's keeps boxes and single polygons; VOC's keeps boxes. The two
-    have no word for a crowd, so crowds are left out there.
+    have no word for a crowd, so crowds are left out there, and VOC's difficult objects in YOLO.
 
     Args:
         source: folder of a data set in any format that training reads.

@@ -154,7 +154,8 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
     main = root / "ImageSets" / "Main"
     if main.is_dir() and (lists := find_lists(main)):
         home = find_folder(root, "Annotations") or root
-        return {split: _listed(path, home, findings) for split, path in lists.items()}
+        listed = {split: _listed(path, home, findings, split) for split, path in lists.items()}
+        return {split: own for split, own in listed.items() if own}
     folders, others = sort_by_split((path.name, path) for path in subfolders(root))
     found = {split: own for split in SPLITS if split in folders and (own := _below(folders[split]))}
     if not found:
@@ -166,14 +167,20 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
     return found
 
 
-def _listed(listing: Path, home: Path, findings: Findings) -> list[Path]:
-    finder, files = FileFinder(home), []
-    for line in read_lines(listing):
-        path = next((p for name in names_of(line) if (p := finder.find(f"{name}.xml"))), None)
-        if path is None:
-            findings.fault("absent XML file|absent XML files", f"{line} of {listing.name}")
-        else:
-            files.append(path)
+def _listed(listing: Path, home: Path, findings: Findings, split: Split) -> list[Path]:
+    """Return the XML files that a list names; none if a test split has no annotations."""
+    finder = FileFinder(home)
+    found = {
+        line: next((p for name in names_of(line) if (p := finder.find(f"{name}.xml"))), None)
+        for line in read_lines(listing)
+    }
+    files = [path for path in found.values() if path is not None]
+    if split == "test" and not files:
+        what = f"{listing.name} names no image with an XML file"
+        findings.note("image not used|images not used", count=len(found), what=what)
+        return []
+    for line in (line for line, path in found.items() if path is None):
+        findings.fault("absent XML file|absent XML files", f"{line} of {listing.name}")
     return files
 
 

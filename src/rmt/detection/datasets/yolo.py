@@ -69,7 +69,9 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
 
 
 def write(root: Path, split: Split, content: Content) -> Path:
-    """Write a TXT file per image, and ``data.yaml``; crowds are lost, and run-length masks.
+    """Write a TXT file per image, and ``data.yaml``; run-length masks are lost.
+
+    Crowds and objects to be ignored are left out: nothing would mark them.
 
     Returns:
         The folder of the split's images.
@@ -80,7 +82,7 @@ def write(root: Path, split: Split, content: Content) -> Path:
     label = {entry["id"]: i for i, entry in enumerate(content["categories"])}
     objects: dict[int, list[Content]] = {}
     for entry in content["annotations"]:
-        if not entry["iscrowd"]:
+        if not entry["iscrowd"] and not entry.get("ignore"):
             objects.setdefault(entry["image_id"], []).append(entry)
     for image in content["images"]:
         lines = [

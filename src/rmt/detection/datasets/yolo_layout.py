@@ -157,10 +157,14 @@ def _named_places(root: Path, described: Described, findings: Findings) -> dict[
         found = [_named_place(name, root, described, findings) for name in names]
         if None in found:
             usual = find_places(root, replace(described, splits={}), findings)
+            said = f"says {split}: {names[found.index(None)]}, which is not there"
+            if split not in usual and split == "test":  # Roboflow names one in any case
+                findings.note("split not used|splits not used", what=f"{described.sign} {said}")
+                continue
             if split not in usual:
                 raise ValueError(
-                    f"{described.file} says {split}: {names[found.index(None)]}, which is not "
-                    f"there; name a folder of images, or a .txt that lists them, below {root}"
+                    f"{described.file} {said}; name a folder of images, or a .txt that lists "
+                    f"them, below {root}"
                 )
             found = [*usual[split]]
         places[split] = [place for place in found if place is not None]
@@ -193,14 +197,18 @@ def _named_place(name: str, root: Path, described: Described, findings: Findings
 
 
 def _candidates(name: str, root: Path, described: Described) -> list[Path]:
-    """Return where a name may lead: below ``path``, or, where the set was moved, below the root."""
+    """Return where a name may lead: below ``path``, or, where the set was moved, below the root.
+
+    Roboflow's ``../train/images`` lies below the root too, whatever lies beside it.
+    """
     assert described.file is not None
     home = described.file.parent
     forward = name.replace("\\", "/")
     bases = [home / described.base.replace("\\", "/"), home, root]
     parts = [part for part in forward.split("/") if part not in ("", ".", "..")]
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    return [base / each for each in (forward, *tails) for base in bases]
+    names = (*tails, forward) if forward.startswith("..") else (forward, *tails)
+    return [base / each for each in names for base in bases]
 
 
 def _place(folder: Path, root: Path, findings: Findings) -> Place:
