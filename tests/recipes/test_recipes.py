@@ -210,6 +210,7 @@ def exercise(task: str, folder: Path) -> None:
     name = "small/folder" if task == "classification" else f"small/{task}"
     recipe = load_recipe(name, words)
     fit(recipe, folder / "run")
+    fit(recipe, folder / "run", resume=True)
     report.write(folder / "run")
     plan.show(plan.dry_run(name, words))
     for shape in ("cosine", "poly", "step", "constant"):
