@@ -19,8 +19,9 @@ from PIL import Image
 import rmt.detection.toy
 import rmt.segmentation.toy
 from rmt.recipes.schema import Recipe
-from rmt.training.fit import LAST, load_recipe
+from rmt.training.fit import load_recipe
 from rmt.training.module import TrainingModule
+from rmt.training.run_folder import LAST
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from rmt.training.callbacks import Interrupted
 from rmt.training.data_record import DataRecord
 from rmt.training.dry_run import dry_run, show
 from rmt.training.evaluate import evaluate
-from rmt.training.fit import BEST, LAST, fit
+from rmt.training.fit import fit
+from rmt.training.run_folder import BEST, LAST
 from tasks import CASES, Case, assert_same, signal_at, state
 
 IMAGES = 6

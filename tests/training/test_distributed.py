@@ -22,7 +22,7 @@ from rmt.classification.recipe import Data
 from rmt.data.samplers import EvalBatches, TrainBatches
 from rmt.detection import create_detector
 from rmt.training.evaluate import evaluate
-from rmt.training.fit import LAST
+from rmt.training.run_folder import LAST
 
 RUN = """
 schedule: {{epochs: 1, by_epoch: false{warmup}}}

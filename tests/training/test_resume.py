@@ -14,8 +14,9 @@ from PIL import Image
 
 from rmt.data.loaders import SeededSamples
 from rmt.training.callbacks import Interrupted
-from rmt.training.fit import BEST, LAST, fit, load_recipe
+from rmt.training.fit import fit, load_recipe
 from rmt.training.module import TrainingModule
+from rmt.training.run_folder import BEST, LAST
 from tasks import assert_same, signal_at, state
 
 BATCHES = 4  # per epoch

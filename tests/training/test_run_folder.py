@@ -14,7 +14,7 @@ import pytest
 import rmt_cli
 from rmt.training.callbacks import Interrupted
 from rmt.training.fit import fit
-from rmt.training.run_folder import BEST, LAST, LOCK, MAY_CHANGE, PREVIOUS, RunFolder, read_state
+from rmt.training.run_folder import BEST, LAST, LOCK, MAY_CHANGE, PREVIOUS, RunFolder, read_record
 from tasks import CASES, Case, assert_same, signal_at, state
 
 CASE: Case = CASES["classification"]
@@ -121,7 +121,7 @@ def test_lost_best_weights_are_reported_and_found_again(
     assert "the best weights so far are lost" in capsys.readouterr().out
     later = [max(r["raw/top1"], r.get("ema/top1", 0)) for r in metrics["history"][1:]]
     assert metrics["val_top1"] == max(later)
-    read_state(cut / BEST)
+    read_record(cut / BEST)
 
 
 def test_lost_best_weights_of_a_finished_run(data: Path, cut: Path) -> None:

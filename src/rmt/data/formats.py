@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rmt.data.classes import class_name
+from rmt.data.classes import class_name, few
 from rmt.data.findings import Findings
 from rmt.data.splits import S, Split, Splits, divide
 from rmt.messages import did_you_mean
@@ -142,11 +142,6 @@ def check_same_classes(parts: Mapping[Split, S]) -> None:
         first = first or (split, samples.classes)
         if samples.classes != first[1]:
             raise ValueError(
-                f"the {split} split has the classes {_few(samples.classes)}, the {first[0]} split "
-                f"{_few(first[1])}; they must be the same, in the same order"
+                f"the {split} split has the classes {few(samples.classes)}, the {first[0]} split "
+                f"{few(first[1])}; they must be the same, in the same order"
             )
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")

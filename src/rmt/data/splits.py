@@ -11,6 +11,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from PIL import Image
 
+from rmt.data.classes import few
 from rmt.data.findings import Findings
 
 Split = Literal["train", "val", "test"]
@@ -22,7 +23,6 @@ SPLITS: dict[Split, tuple[str, ...]] = {
 }
 #: Words that say nothing beside a split's name: ``train_set``, ``test images``, ``ValData``.
 _FILLERS = ("sets", "set", "split", "data", "dataset", "images", "imgs")
-_MOST_NAMES = 10
 
 E = TypeVar("E")
 
@@ -102,8 +102,6 @@ class Splits(Generic[S]):
 
     def describe(self) -> str:
         """Return one sentence: format, classes, images of each split, what was left out and why."""
-        names = ", ".join(self.classes[:_MOST_NAMES])
-        names += ", ..." if len(self.classes) > _MOST_NAMES else ""
         counts = [] if self.train is None else [f"{len(self.train)} train"]
         counts += [f"{len(self.val)} val"] if self.test is not self.val else []
         if self.test is not None:
@@ -114,7 +112,7 @@ class Splits(Generic[S]):
         elif self.held_out:
             shown += " (val held out of train)"
         count = len(self.classes)
-        classes = f"{count} {'class' if count == 1 else 'classes'} ({names})"
+        classes = f"{count} {'class' if count == 1 else 'classes'} ({few(self.classes)})"
         told = (self.format, classes, shown, self.findings.describe())
         sentence = ", ".join(each for each in told if each)
         return sentence + (f"; recognised by {self.sign}" if self.sign else "")

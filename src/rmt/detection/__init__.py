@@ -50,8 +50,7 @@ def create_detector(
     Raises:
         ValueError: for an unknown head or backbone (the nearest is named), or an impossible number.
     """
-    if head not in HEADS:
-        raise ValueError(f"unknown detection head {head!r}{did_you_mean(head, HEADS)}")
+    kind = _head(head)
     options = DetectorOptions(
         backbone=backbone,
         num_classes=num_classes,
@@ -61,7 +60,7 @@ def create_detector(
         backbone_options=backbone_options or {},
         roi_samples_per_image=roi_samples_per_image,
     )
-    return HEADS[head](options)
+    return kind(options)
 
 
 def from_config(config: dict[str, Any]) -> Detector:
@@ -70,10 +69,13 @@ def from_config(config: dict[str, Any]) -> Detector:
     Raises:
         ValueError: if this version does not know its architecture.
     """
-    head = config["architecture"]
-    if head not in HEADS:
-        raise ValueError(f"unknown detection head {head!r}{did_you_mean(head, HEADS)}")
-    return HEADS[head].from_config(dict(config))
+    return _head(config["architecture"]).from_config(dict(config))
+
+
+def _head(name: str) -> type[RetinaNet | MaskRCNN | CascadeMaskRCNN]:
+    if name not in HEADS:
+        raise ValueError(f"unknown detection head {name!r}{did_you_mean(name, HEADS)}")
+    return HEADS[name]
 
 
 def default_recipe(model: Detector) -> dict[str, Any]:

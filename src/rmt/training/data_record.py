@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from rmt.data.classes import few
 from rmt.data.splits import Samples, Splits
 from rmt.files import write_atomically
 
@@ -166,7 +167,4 @@ def _names(samples: Samples, root: str) -> Names:
 
 
 def _some(names: Sequence[str], what: str) -> str:
-    if not names:
-        return ""
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what}: {shown}"
+    return f"{len(names)} {what}: {few(names, 3)}" if names else ""

@@ -159,7 +159,8 @@ def _evaluate(
             raise ValueError(
                 f"--knn evaluates the features of a classifier; this model is for {model.task}"
             )
-        return model, *_with_recipe(evaluate_knn(model, recipe, knn), recipe)
+        metrics, samples = evaluate_knn(model, recipe, knn)
+        return model, metrics, recipe, samples
     data = task.training().open_data(recipe, classes=model.info.get("label_names"))
     _divide_as_in_training(data, source)
     rank_zero_only(print)(data.describe())
@@ -173,13 +174,6 @@ def _load(source: str | Path, weights: Weights | None) -> Pretrained:
     if own.is_file() and "recipe" in model.info:
         model.info["recipe"] = recipes.read(own)
     return model
-
-
-def _with_recipe(
-    found: tuple[dict[str, float], Samples], recipe: Recipe
-) -> tuple[dict[str, float], Recipe, Samples]:
-    metrics, samples = found
-    return metrics, recipe, samples
 
 
 def _divide_as_in_training(data: DataModule[Any, Any], source: str | Path | Pretrained) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
+from rmt.data.classes import few
 from rmt.data.loaders import loading_faults_named
 from rmt.files import write_json
 from rmt.recipes.schema import Recipe
@@ -24,8 +25,6 @@ from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
-from rmt.training.run_folder import BEST as BEST
-from rmt.training.run_folder import LAST as LAST
 from rmt.training.run_folder import RunFolder, check_unchanged
 from rmt.weights.load import load, load_body
 
@@ -72,13 +71,13 @@ def fit(
 
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
-    state, content = _state(folder, resume)
-    if content is not None:
-        check_unchanged(recipe, content["rmt"]["description"]["info"]["recipe"])
+    state, kept = _state(folder, resume)
+    if kept is not None:
+        check_unchanged(recipe, kept["description"]["info"]["recipe"])
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
-    record = folder.same_data(data, resumed=content is not None)
+    record = folder.same_data(data, resumed=kept is not None)
     rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)
     L.seed_everything(recipe.seed, verbose=False)
@@ -87,7 +86,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     module = TrainingModule(task, recipe, task.new_model(recipe, data.classes), data, train=True)
     if recipe.model.checkpoint and state is None:
         _start_from(module, recipe.model.checkpoint)
-    if content is not None and content["rmt"]["best"]["at"] >= 0 and not folder.holds_best(content):
+    if kept is not None and kept["best"]["at"] >= 0 and not folder.holds_best(kept):
         print(f"{folder.best} is missing or damaged, so the best weights so far are lost: only "
               "evaluations from here on are compared")  # fmt: skip
         module.forgets_best = True
@@ -120,7 +119,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
 def _state(
     folder: RunFolder, resume: bool | Literal["auto"]
 ) -> tuple[Path | None, dict[str, Any] | None]:
-    """Return path and content of the state to continue from; two Nones for a new run."""
+    """Return the state to continue from and what it records; two Nones for a new run."""
     has_state = folder.last.exists() or folder.previous.exists()
     if has_state and not resume:
         raise ValueError(
@@ -145,8 +144,7 @@ def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
     if wanted not in (None, len(classes)):
         raise ValueError(
             f"model.num_classes is {wanted} and the data has {len(classes)} classes "
-            f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); set it to null to "
-            "use the data's"
+            f"({few(classes, 5)}); set it to null to use the data's"
         )
 
 

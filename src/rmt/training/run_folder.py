@@ -88,7 +88,7 @@ class RunFolder:
                         self.path.rmdir()
 
     def state_to_resume(self) -> tuple[Path, dict[str, Any]]:
-        """Return the newest undamaged state of an interrupted run, as path and content.
+        """Return the newest undamaged state of an interrupted run: its path, and what it records.
 
         If the last file is damaged, this is printed and the one before it is taken.
 
@@ -101,13 +101,13 @@ class RunFolder:
         faults = []
         for path in candidates:
             try:
-                content = read_state(path)
+                kept = read_record(path)
             except ValueError as error:
                 faults.append(str(error))
                 continue
             if faults:
                 print(f"{faults[0]}; continuing from {path.name}, the state before it")
-            return path, content
+            return path, kept
         raise ValueError(
             f"{'; '.join(faults)}. No state of this run can be resumed: restore one of the files "
             "from a copy, or start a new run with another --out"
@@ -118,11 +118,11 @@ class RunFolder:
         if not self.best.exists():
             return False
         try:
-            found = read_state(self.best)["rmt"]["best"]
+            found = read_record(self.best)["best"]
         except ValueError:
             return False
         # The state before the last one may be older than the best weights, which are found again.
-        return found["at"] >= kept["rmt"]["best"]["at"]
+        return found["at"] >= kept["best"]["at"]
 
     def same_data(self, data: DataModule[Any, Any], *, resumed: bool) -> DataRecord:
         """Restore the splits of a resumed run, and return the record of the images.
@@ -140,8 +140,11 @@ class RunFolder:
             return now
         before = DataRecord.read(self.path / DATA)
         before.check(now, allow_changed=config.allow_changed)
-        data.splits = before.keep_division(data.splits, config.root)
-        return DataRecord.of(data.splits, config.root)
+        kept = before.keep_division(data.splits, config.root)
+        if kept is data.splits:  # a record of a million images takes seconds
+            return now
+        data.splits = kept
+        return DataRecord.of(kept, config.root)
 
     def commit(self, recipe: Recipe, data: DataRecord) -> None:
         """Write the resolved recipe and the record of the data, which make the folder a run."""
@@ -181,8 +184,11 @@ class RunFolder:
                 partial.unlink(missing_ok=True)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run and verify its checksums.
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint records of its run, once all of it is verified by its checksums.
+
+    The tensors are let go: several times the size of the network, they would stay in memory for
+    the whole run.
 
     Raises:
         ValueError: if it is damaged, or not a checkpoint of a run.
@@ -195,9 +201,10 @@ def read_state(path: Path) -> dict[str, Any]:
     if damaged:
         raise ValueError(f"{path} is damaged: the checksum of {damaged} does not match")
     content = read_pickle(path)
-    if not isinstance(content.get("rmt"), dict):
+    kept = content.get("rmt")
+    if not isinstance(kept, dict):
         raise ValueError(f"{path} is not a checkpoint of a training run")
-    return content
+    return kept
 
 
 def check_unchanged(recipe: Recipe, kept: Mapping[str, Any]) -> None:
