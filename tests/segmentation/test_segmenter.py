@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from rmt.segmentation import Segmenter, create_segmenter
-from rmt.segmentation.segmenter import SegmenterOptions, pixel_loss
+from rmt.segmentation.segmenter import HEADS, SegmenterOptions, pixel_loss
 from rmt.segmentation.upernet import UperNetHead
 
 
-@pytest.fixture(scope="module", params=["semantic_fpn", "upernet"])
+@pytest.fixture(scope="module", params=list(HEADS))
 def model(request: pytest.FixtureRequest) -> Segmenter:
     torch.manual_seed(0)
     return create_segmenter(request.param, "rmt_nano", 5, channels=32).eval()

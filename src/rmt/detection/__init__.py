@@ -13,7 +13,7 @@ from rmt.messages import did_you_mean
 
 TASK = Detector.task
 #: Name in ``create_detector`` -> class.
-HEADS: dict[str, type[RetinaNet | MaskRCNN | CascadeMaskRCNN]] = {
+HEADS: dict[str, type[Detector]] = {
     kind.architecture: kind for kind in (RetinaNet, MaskRCNN, CascadeMaskRCNN)
 }
 
@@ -72,7 +72,7 @@ def from_config(config: dict[str, Any]) -> Detector:
     return _head(config["architecture"]).from_config(dict(config))
 
 
-def _head(name: str) -> type[RetinaNet | MaskRCNN | CascadeMaskRCNN]:
+def _head(name: str) -> type[Detector]:
     if name not in HEADS:
         raise ValueError(f"unknown detection head {name!r}{did_you_mean(name, HEADS)}")
     return HEADS[name]
