@@ -7,8 +7,8 @@ wait for them. Each verb imports what it runs.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rmt.messages import printable
 
         print(f"rmt: {printable(error, keep=chr(10), limit=20_000)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            print(
+                "Free some space, or name a folder on another disk, and run the same command "
+                "again; `rmt train` continues with --resume.",
+                file=sys.stderr,
+            )
         return 2
     except KeyboardInterrupt:
         print("rmt: interrupted", file=sys.stderr)
@@ -392,8 +398,9 @@ def _json_option(
 
 def _write(path: Path | None, content: Any) -> None:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        from rmt.files import write_json
+
+        write_json(path, content)
 
 
 if __name__ == "__main__":

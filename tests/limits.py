@@ -27,3 +27,14 @@ def time_limit(seconds: float) -> Iterator[None]:
     yield
     took = time.process_time() - started
     assert took < seconds, f"took {took:.1f} s of processor time"
+
+
+@contextmanager
+def file_size_limit(kilobytes: int) -> Iterator[None]:
+    """Let this process write no file longer than that, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 2**10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

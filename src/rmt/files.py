@@ -8,10 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError
 
 
 def digest_of_file(path: Path) -> str:
@@ -46,6 +50,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: of the file; its folder is made if absent.
         write: writes the content to the path it is given, where an empty file is.
+
+    Raises:
+        OSError: if the disk does not take it, in which case ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -55,10 +62,34 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.chmod(permissions)
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain values as readable JSON; a half-written file never stays."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Write what ``torch.load`` reads; a half-written file never stays."""
+
+    def write(temporary: Path) -> None:
+        # Given a path, torch does not tell why the disk did not take it.
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+
+    write_atomically(path, write)
+
+
+def _not_written(path: Path, error: Exception) -> OSError:
+    """Return the error that names the file, which those of torch and safetensors do not."""
+    cause = error if isinstance(error, OSError) else error.__context__
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return OSError(cause.errno, cause.strerror, str(path))
+    if number := re.search(r"\(os error (\d+)\)", str(error)):  # as Rust tells it
+        return OSError(int(number[1]), os.strerror(int(number[1])), str(path))
+    return OSError(f"{path} was not written: {error}")

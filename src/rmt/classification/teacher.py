@@ -19,7 +19,7 @@ from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.classification.token_labels import map_name, refuse_shared_maps
-from rmt.files import write_atomically
+from rmt.files import write_torch
 from rmt.messages import did_you_mean, printable
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def write_maps(
         # float16 holds integers exactly up to 2048 only.
         dtype = torch.float16 if teacher.model.num_classes <= 2048 else torch.float32
         found = torch.stack([values, classes.to(values)]).to(dtype).cpu()
-        write_atomically(path, lambda temporary, found=found: torch.save(found, temporary))
+        write_torch(path, found)
         yield path
 
 

@@ -192,10 +192,7 @@ def write_safetensors(
     """
     plain = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     metadata = {"format": "pt", _METADATA_KEY: json.dumps(without_paths(description))}
-    try:
-        write_atomically(Path(path), lambda temporary: save_file(plain, temporary, metadata))
-    except SafetensorError as error:
-        raise OSError(f"{path} was not written: {error}") from error
+    write_atomically(Path(path), lambda temporary: save_file(plain, temporary, metadata))
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], Description | None]:

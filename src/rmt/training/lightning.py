@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rmt.data.loaders import DataModule, ResumableLoader
 from rmt.data.samplers import TrainBatches
-from rmt.files import write_atomically
+from rmt.files import write_torch
 from rmt.recipes.schema import TrainerConfig
 
 _ADVICE = (
@@ -86,7 +85,7 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
         """Write one file; an existing one stays until the new one is complete."""
         assert storage_options is None
-        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        write_torch(Path(path), checkpoint)
 
 
 def new_trainer(config: TrainerConfig, **options: Any) -> L.Trainer:
