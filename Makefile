@@ -30,6 +30,7 @@ test: $(DEV)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(DEV)
+	@$(PIP) install -e '.[ultralytics]'
 	$(PYTEST) -m slow --timeout 3600
 
 lint: $(DEV)

@@ -126,18 +126,37 @@ def test_every_parameter_gets_a_gradient(model: rmt.RMT) -> None:
 
 
 def test_training_mode(model: rmt.RMT) -> None:
+    """A starred model returns one tensor, as any trainer expects, until it is told otherwise."""
     network = copy.deepcopy(model).train()
     out = network(image())
-    if network.aux_head is None:
-        assert out.shape == (2, CLASSES)
-        loss = out.square().sum()
-    else:
-        logits, dense = out
+    assert out.shape == (2, CLASSES)
+    assert_all_learn(network, out)
+    network.set_token_label_training()
+    if network.aux_head is not None:
+        logits, dense = network(image())
         assert logits.shape == (2, CLASSES)
         assert dense.shape == (2, *sizes_of_maps(network, 64, 96)[-1][1:], CLASSES)
-        loss = logits.square().sum() + dense.square().sum()
-    loss.backward()
+        assert_all_learn(network, logits, dense)
+    assert network.eval()(image()).shape == (2, CLASSES)
+
+
+def assert_all_learn(network: rmt.RMT, *outs: torch.Tensor) -> None:
+    network.zero_grad()
+    sum(out.square().sum() for out in outs).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.usefixtures("unchecked_annotations")  # a trace passes proxies
+def test_torch_fx_traces_it(model: rmt.RMT) -> None:
+    """The graph is for images of any size, in both modes, and the fused form's too."""
+    traced = torch.fx.symbolic_trace(model)
+    for size in ((64, 96), (33, 47)):
+        x = torch.randn(2, 3, *size)
+        assert traced(x).equal(model(x))
+    fused = model.fuse()
+    assert torch.fx.symbolic_trace(fused)(x).equal(fused(x))
+    network = copy.deepcopy(model).train()
+    assert_all_learn(network, torch.fx.symbolic_trace(network)(image()))
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """RMT in segmentation-models-pytorch and transformers, with the real libraries, offline."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,32 @@ def test_transformers_reads_what_we_save(tmp_path: Path) -> None:
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
     x = image()
     assert model(x).logits.equal(ours(x))
+
+
+@pytest.mark.usefixtures("unchecked_annotations")  # a trace passes proxies
+def test_torchvision_extracts_features() -> None:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = rmt.create_model("rmt_nano", num_classes=3).eval()
+    x = image()
+    with torch.no_grad():
+        out = create_feature_extractor(model, ["stages.1", "head"], suppress_diff_warning=True)(x)
+        assert out["stages.1"].equal(model.forward_intermediates(x)[1][1].permute(0, 2, 3, 1))
+        assert out["head"].equal(model(x))
+
+
+@pytest.mark.usefixtures("unchecked_annotations")  # sizes are tensors in a trace
+@pytest.mark.parametrize("size", [(64, 64), (33, 65), (96, 48)])
+@torch.no_grad()
+def test_openvino_converts_directly(size: tuple[int, int]) -> None:
+    import openvino
+
+    model = rmt.create_model("rmt_nano", num_classes=7).eval()
+    x = torch.randn(1, 3, *size)
+    for network in (model, model.fuse()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch.jit.trace, which is deprecated
+            converted = openvino.convert_model(network, example_input=x)
+        compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = torch.from_numpy(compiled(x.numpy())[0])
+        assert torch.allclose(found, model(x), atol=1e-5)

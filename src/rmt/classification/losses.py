@@ -39,6 +39,8 @@ class ClassificationLoss:
 
     def __init__(self, recipe: ClassificationRecipe, model: RMT) -> None:
         self.recipe, self.model = recipe, model
+        if model.aux_head is not None:
+            model.set_token_label_training()
         augment, classes = recipe.augment, model.num_classes
         self.mixup: Mixup | None = None
         if augment.mixup or augment.cutmix:

@@ -31,9 +31,13 @@ from rmt.modeling.layers import (
     ManhattanAttention,
 )
 from rmt.ops import manhattan_attention
-from rmt.ops.geometry import rotation
+from rmt.ops.geometry import rotate_halves
 
 M = TypeVar("M", bound=nn.Module)
+
+# Leaves of a torch.fx graph, as in rmt.modeling.layers.
+torch.fx.wrap("manhattan_attention")
+torch.fx.wrap("rotate_halves")
 
 
 class FusedAttention(nn.Module):
@@ -56,11 +60,10 @@ class FusedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        cos, sin = rotation(x.shape[1], x.shape[2], self.angles, device=x.device, dtype=q.dtype)
-        cos, sin = cos[..., ::2], sin[..., ::2]  # one angle per pair of channels
+        q, k = rotate_halves(self._heads(q), self._heads(k), self.angles)
         out = manhattan_attention(
-            _rotate_halves(self._heads(q), cos, sin),
-            _rotate_halves(self._heads(k), cos, sin),
+            q,
+            k,
             self._heads(v),
             self.log_decay,
             decomposed=self.decomposed,
@@ -168,9 +171,3 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer.weight.copy_(weight)
     layer.bias.copy_(bias)
     return layer
-
-
-def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel j together with channel j + D/2 by the angle of the pair."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -30,6 +30,18 @@ from rmt.variants import Variant
 LAYER_SCALE_INIT = 1e-6
 NORM_EPS = 1e-6
 
+# Leaves of a torch.fx graph: they look at sizes, which its trace does not know.
+torch.fx.wrap("check_map")
+torch.fx.wrap("manhattan_attention")
+torch.fx.wrap("rotate")
+
+
+def check_map(x: Tensor, dim: int) -> Tensor:
+    """Return ``x`` if it is a map (B, H, W, ``dim``); otherwise raise ``ValueError``."""
+    if x.ndim != 4 or x.shape[-1] != dim:
+        raise ValueError(f"expected a map (B, H, W, {dim}), got {tuple(x.shape)}")
+    return x
+
 
 class DepthwiseConv(nn.Conv2d):
     """A k×k depth-wise convolution on a channels-last map, padded to keep the map's size.
@@ -145,10 +157,7 @@ class ManhattanAttention(nn.Module):
         Raises:
             ValueError: if ``x`` does not have four axes and ``dim`` channels.
         """
-        if x.ndim != 4 or x.shape[-1] != self.q.in_features:
-            raise ValueError(
-                f"expected a map (B, H, W, {self.q.in_features}), got {tuple(x.shape)}"
-            )
+        x = check_map(x, self.q.in_features)
         q, k = self.queries_and_keys(x)
         v = self.v(x)
         out = manhattan_attention(

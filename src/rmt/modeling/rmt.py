@@ -39,6 +39,26 @@ class RMTOptions:
     aux_width: int | None = None
 
 
+# Leaves of a torch.fx graph: what they do depends on sizes or on an argument that may be None.
+torch.fx.wrap("check_images")
+torch.fx.wrap("mix_tokens")
+
+
+def check_images(x: Tensor, channels: int) -> Tensor:
+    """Return ``x`` if it is (B, ``channels``, H, W); otherwise raise ``ValueError``."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}")
+    return x
+
+
+def mix_tokens(x: Tensor, mixed: Tensor | None) -> Tensor:
+    """Take the ``mixed`` (H, W) tokens of a map (B, H, W, C) from the mirrored place in the batch.
+
+    MixToken, arXiv 2104.10858, sec. 3.2; None takes none.
+    """
+    return x if mixed is None else torch.where(mixed[..., None], x.flip(0), x)
+
+
 #: Names of the options; with the fields of a variant, all that ``model_args`` may hold.
 OPTION_NAMES = tuple(field.name for field in fields(RMTOptions))
 
@@ -80,6 +100,7 @@ class RMT(Pretrained):
         self.num_features = variant.dims[-1]
         self.head_hidden_size = variant.head_hidden or self.num_features
         self.grad_checkpointing = False
+        self.token_label_training = False
         rate = options.drop_path_rate
         if rate is None:
             rate = variant.drop_path_rate
@@ -158,9 +179,9 @@ class RMT(Pretrained):
                 image at the mirrored position in the batch (MixToken, arXiv 2104.10858, sec. 3.2).
 
         Returns:
-            Logits (B, num_classes). In training, a starred model returns these and the logits of
-            each token of the last map, (B, h, w, num_classes). In evaluation, it adds half the
-            maximum of the latter over the tokens to the former.
+            Logits (B, num_classes). A starred model adds to them half the maximum over the tokens
+            of the logits of each token of the last map, (B, h, w, num_classes). In training, after
+            :meth:`set_token_label_training`, it returns both as a pair instead.
 
         Raises:
             ValueError: if ``x`` does not have four axes and ``in_chans`` channels.
@@ -170,7 +191,7 @@ class RMT(Pretrained):
         if self.aux_head is None:
             return logits
         dense = self.dense_logits(x)
-        if self.training:
+        if self.training and self.token_label_training:
             return logits, dense
         best = dense.amax(dim=(1, 2))
         return logits + 0.5 * (best if self.head.global_pool else best[:, :, None, None])
@@ -192,9 +213,7 @@ class RMT(Pretrained):
 
     def stem_map(self, x: Tensor) -> Tensor:
         """Return the stem's map of images (B, in_chans, H, W): (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
-        return self.stem(x)
+        return self.stem(check_images(x, self.in_chans))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's map, (B, C, h, w)."""
@@ -228,10 +247,16 @@ class RMT(Pretrained):
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
+    def set_token_label_training(self, enable: bool = True) -> None:
+        """Return the logits of both heads of a starred model in training, for their two losses.
+
+        As with timm's ``set_distilled_training``, a model returns one tensor until it is told to,
+        so that any trainer can fine-tune it.
+        """
+        self.token_label_training = enable
+
     def _last_map(self, x: Tensor, mixed: Tensor | None = None) -> Tensor:
-        x = self.stem_map(x)
-        if mixed is not None:
-            x = torch.where(mixed[..., None], x.flip(0), x)
+        x = mix_tokens(self.stem_map(x), mixed)
         for stage in self.stages:
             x = stage(x)
         return x

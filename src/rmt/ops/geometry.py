@@ -103,6 +103,28 @@ def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
     return x * cos + swapped * sin
 
 
+def rotate_halves(q: Tensor, k: Tensor, angles: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Do what :func:`rotate` does to queries and keys whose pairs of channels are (j, j + D/2).
+
+    Args:
+        q: queries (B, H, W, N, D).
+        k: keys (B, H, W, N, D).
+        angles: D/2 angles of :func:`rotation_angles`, in radians per position.
+
+    Returns:
+        Both, (B, H, W, N, D).
+    """
+    _, height, width, _, _ = q.shape
+    cos, sin = rotation(height, width, angles, device=q.device, dtype=q.dtype)
+    cos, sin = cos[..., ::2], sin[..., ::2]  # one angle per pair of channels
+    return _turned(q, cos, sin), _turned(k, cos, sin)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
 def rotation(
     height: int,
     width: int,

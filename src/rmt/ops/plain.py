@@ -9,7 +9,7 @@ from rmt.ops.geometry import wide
 
 def line(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Attend along lines; shapes as in :data:`rmt.ops.layout.Line`."""
-    scores = (q @ k.mT).to(wide(q.dtype))
+    scores = (q @ k.transpose(-2, -1)).to(wide(q.dtype))
     if bias is not None:
         scores = scores + bias
     return scores.softmax(-1).to(v.dtype) @ v
