@@ -1,6 +1,7 @@
 """Data sets are converted into each other by function and command, and nothing is replaced."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -193,3 +194,31 @@ def test_a_photo_annotated_as_it_is_stored_stays_so(tmp_path: Path) -> None:
     assert 0x0112 not in copy.getexif()
     assert np.array_equal(np.asarray(copy), np.asarray(photo))
     assert_equal_boxes(tmp_path / "yolo", made)
+
+
+def test_nothing_from_outside_is_copied(root: Path, tmp_path: Path) -> None:
+    """Not what annotations name, and not what a link among the images stands for."""
+    own = tmp_path / "set"
+    shutil.copytree(root, own)
+    images = sorted(path for path in own.rglob("train_*.png"))
+    secret = tmp_path / "secret.png"
+    images[0].rename(secret)
+    images[0].symlink_to(secret)
+    convert(own, tmp_path / "out", to="coco")
+    found = list((tmp_path / "out").rglob("*.png"))
+    assert sorted(path.name for path in found) == sorted(
+        path.name for path in own.rglob("*.png") if path != images[0]
+    )
+    content = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())
+    assert images[0].name not in {entry["file_name"] for entry in content["images"]}
+
+
+def test_a_text_file_named_as_an_image_is_not_copied(tmp_path: Path) -> None:
+    root = toy(tmp_path / "set")
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = "/etc/hostname"
+    path.write_text(json.dumps(content))
+    convert(root, tmp_path / "out", to="voc")
+    assert not list((tmp_path / "out").rglob("hostname*"))
+    assert len(list((tmp_path / "out" / "train").glob("*.png"))) == 5

@@ -1,15 +1,14 @@
-"""Which files of a folder are images, and the file that an annotation's name means."""
+"""Which files of a folder are images."""
 
 from __future__ import annotations
 
 import glob
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from rmt.data.findings import Findings
@@ -192,77 +191,3 @@ def local_path(name: str | Path) -> Path:
     if address.scheme == "file":
         return Path(url2pathname(address.path))
     return Path(name)
-
-
-class FileFinder:
-    """Find the files that annotations name, as tools on other machines wrote the names.
-
-    A name is tried below each folder as it is, and then with backslashes as slashes, ``%20`` as a
-    blank, in the other Unicode form, without leading folders (``C:/photos/``, ``../``), and without
-    regard to case.
-
-    Args:
-        folders: where names may start, the likeliest first.
-    """
-
-    def __init__(self, *folders: Path) -> None:
-        self._folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-        self._listed: dict[Path, dict[str, Path]] = {}
-
-    def find(self, name: str) -> Path | None:
-        """Return the file that a name means, or None."""
-        found = self._below(name)
-        if found is not None or not name:
-            return found
-        for variant in _variants(name):
-            if (found := self._below(variant)) is not None:
-                return found
-        for variant in (name, *_variants(name)):
-            for folder in self._folders:
-                if (found := self._by_case(folder, variant)) is not None:
-                    return found
-        return None
-
-    def _below(self, name: str) -> Path | None:
-        for at, folder in enumerate(self._folders):
-            path = folder / name
-            if _is_file(path):
-                # The next image most likely lies in the same folder.
-                self._folders.insert(0, self._folders.pop(at))
-                return path
-        return None
-
-    def _by_case(self, folder: Path, name: str) -> Path | None:
-        parent = (folder / name).parent
-        if parent not in self._listed:
-            inside = sorted(parent.iterdir()) if parent.is_dir() else []
-            self._listed[parent] = {_plain(path.name): path for path in reversed(inside)}
-        found = self._listed[parent].get(_plain(Path(name).name))
-        return found if found is not None and _is_file(found) else None
-
-
-def _variants(name: str) -> Iterator[str]:
-    """Yield the other ways in which a file may be called, the nearest first."""
-    forward = name.replace("\\", "/")
-    parts = [p for p in unquote(forward).split("/") if p not in ("", ".", "..") and p[-1:] != ":"]
-    seen = {name}
-    for start in range(len(parts)):
-        tail = "/".join(parts[start:])
-        raw = "/".join(forward.split("/")[-len(parts[start:]) :])
-        for form in (raw, tail, *(unicodedata.normalize(f, tail) for f in ("NFC", "NFD"))):
-            if form not in seen:
-                seen.add(form)
-                yield form
-
-
-def _plain(name: str) -> str:
-    """Return a name without regard to case, Unicode form, and an ASCII locale's escaped bytes."""
-    told = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", told).casefold()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a byte that no name has
-        return False

@@ -7,13 +7,13 @@ name). ``ignore`` marks an object that is neither trained on nor scored, as VOC'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.images import image_size
+from rmt.data.named_files import FileFinder
 from rmt.detection.rle import box_of, clean_segmentation, is_number
 
 Content = dict[str, Any]
@@ -46,9 +46,7 @@ class Ids:
         return int(number) if number.is_integer() else None
 
 
-def clean(
-    content: Any, name: str, *, find: Callable[[str], Path | None], findings: Findings
-) -> Content:
+def clean(content: Any, name: str, *, files: FileFinder, findings: Findings) -> Content:
     """Return a COCO file's content with what cannot be used left out, and image paths absolute.
 
     Good entries stay as they are, but ``area`` and ``iscrowd`` are filled in where absent.
@@ -56,7 +54,7 @@ def clean(
     Args:
         content: of the JSON file; its entries are completed in place.
         name: of the file, for messages.
-        find: returns the image file that a name means.
+        files: finds the image file that a name means.
         findings: counts and names what is left out.
 
     Raises:
@@ -67,7 +65,7 @@ def clean(
             raise ValueError(f"{name} is not a COCO file: it has no list {part!r}")
     image_ids, category_ids = Ids(), Ids()
     categories, merged = _categories(content["categories"], category_ids)
-    images, listed = _images(content["images"], name, image_ids, find, findings)
+    images, listed = _images(content["images"], name, image_ids, files, findings)
     if content["images"] and not images:
         first = content["images"][0]
         raise ValueError(
@@ -197,7 +195,7 @@ def _images(
     entries: list[Any],
     name: str,
     ids: Ids,
-    find: Callable[[str], Path | None],
+    files: FileFinder,
     findings: Findings,
 ) -> tuple[list[Content], set[int]]:
     """Return the images that are there, with absolute paths, and the ids of all that are listed."""
@@ -215,9 +213,9 @@ def _images(
             findings.fault("image whose id occurs before|images whose ids occur before", what)
             continue
         listed.add(number)
-        path = find(file_name)
+        path = files.find(file_name)
         if path is None:
-            findings.fault("absent image|absent images", f"{where}, {file_name}")
+            files.report(file_name, findings=findings, what=f"{where}, {file_name}")
             continue
         size = _side(entry.get("width")), _side(entry.get("height"))
         if not all(size):

@@ -17,7 +17,6 @@ from xml.etree import ElementTree
 from rmt.data.classes import class_list, class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
-    FileFinder,
     files_below,
     find_folder,
     is_image_name,
@@ -26,6 +25,7 @@ from rmt.data.folders import (
 )
 from rmt.data.formats import Format, Source
 from rmt.data.images import image_size
+from rmt.data.named_files import FileFinder
 from rmt.data.splits import SPLITS, Split, sort_by_split
 from rmt.data.text import read_lines
 from rmt.data.voc_lists import find_lists, names_of
@@ -153,8 +153,7 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
     """Return the XML files of each split; of an undivided set all are ``train``."""
     main = root / "ImageSets" / "Main"
     if main.is_dir() and (lists := find_lists(main)):
-        home = find_folder(root, "Annotations") or root
-        listed = {split: _listed(path, home, findings, split) for split, path in lists.items()}
+        listed = {split: _listed(path, root, findings, split) for split, path in lists.items()}
         return {split: own for split, own in listed.items() if own}
     folders, others = sort_by_split((path.name, path) for path in subfolders(root))
     found = {split: own for split in SPLITS if split in folders and (own := _below(folders[split]))}
@@ -167,20 +166,19 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
     return found
 
 
-def _listed(listing: Path, home: Path, findings: Findings, split: Split) -> list[Path]:
+def _listed(listing: Path, root: Path, findings: Findings, split: Split) -> list[Path]:
     """Return the XML files that a list names; none if a test split has no annotations."""
-    finder = FileFinder(home)
-    found = {
-        line: next((p for name in names_of(line) if (p := finder.find(f"{name}.xml"))), None)
-        for line in read_lines(listing)
-    }
+    finder = FileFinder(find_folder(root, "Annotations") or root, root=root)
+    names = {line: [f"{name}.xml" for name in names_of(line)] for line in read_lines(listing)}
+    found = {line: finder.find(*own) for line, own in names.items()}
     files = [path for path in found.values() if path is not None]
     if split == "test" and not files:
         what = f"{listing.name} names no image with an XML file"
         findings.note("image not used|images not used", count=len(found), what=what)
         return []
     for line in (line for line, path in found.items() if path is None):
-        findings.fault("absent XML file|absent XML files", f"{line} of {listing.name}")
+        what = f"{line} of {listing.name}"
+        finder.report(*names[line], findings=findings, what=what, thing="XML file")
     return files
 
 
@@ -213,10 +211,8 @@ def _parse(path: Path, images: _Images, findings: Findings) -> Parsed | None:
     if tree.find(".//object") is None and tree.find("filename") is None:
         findings.note("XML file of something else|XML files of something else", what=path.name)
         return None
-    image = images.find(path, tree.findtext("filename"))
+    image = images.find(path, tree.findtext("filename"), findings)
     if image is None:
-        what = f"{tree.findtext('filename')!r} of {path}"
-        findings.fault("absent image|absent images", what)
         return None
     try:
         width, height = _size(tree, image)
@@ -274,23 +270,30 @@ def _object(entry: ElementTree.Element) -> Object:
 
 
 class _Images:
-    """Finds the image that an XML file speaks of: beside it, in JPEGImages/ or in images/."""
+    """Finds the image that an XML file means: beside it, in JPEGImages/ or in images/."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._annotations = find_folder(root, "Annotations")
         self._finders: dict[Path, tuple[list[Path], FileFinder]] = {}
 
-    def find(self, path: Path, named: str | None) -> Path | None:
-        """Return the image of that name, or else the one called as the XML file is."""
+    def find(self, path: Path, named: str | None, findings: Findings) -> Path | None:
+        """Return the image of that name, or else the one called as the XML file is.
+
+        None if neither is there, which ``findings`` takes.
+        """
         if path.parent not in self._finders:
             folders = self._folders(path.parent)
-            self._finders[path.parent] = folders, FileFinder(*folders)
+            self._finders[path.parent] = folders, FileFinder(*folders, root=self._root)
         folders, finder = self._finders[path.parent]
-        if named and (found := finder.find(named.strip())):
+        name = (named or "").strip()
+        if found := finder.find(name):
             return found
         stems = (p for folder in folders for p in sorted(folder.glob(f"{_literal(path.stem)}.*")))
-        return next((p for p in stems if is_image_name(p.name)), None)
+        if found := next((p for p in stems if is_image_name(p.name)), None):
+            return found
+        finder.report(name, findings=findings, what=f"{named!r} of {path}")
+        return None
 
     def _folders(self, parent: Path) -> list[Path]:
         homes = (parent.parent, self._root)

@@ -15,7 +15,6 @@ import yaml
 from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
-    FileFinder,
     files_below,
     find_folder,
     image_suffixes,
@@ -23,6 +22,7 @@ from rmt.data.folders import (
     is_hidden,
     subfolders,
 )
+from rmt.data.named_files import Confines, FileFinder
 from rmt.data.splits import Split, sort_by_split, split_of
 from rmt.data.text import read_lines, read_text
 
@@ -164,7 +164,7 @@ def _named_places(root: Path, described: Described, findings: Findings) -> dict[
             if split not in usual:
                 raise ValueError(
                     f"{described.file} {said}; name a folder of images, or a .txt that lists "
-                    f"them, below {root}"
+                    f"them, below {root}: nothing outside of it is read"
                 )
             found = [*usual[split]]
         places[split] = [place for place in found if place is not None]
@@ -199,16 +199,18 @@ def _named_place(name: str, root: Path, described: Described, findings: Findings
 def _candidates(name: str, root: Path, described: Described) -> list[Path]:
     """Return where a name may lead: below ``path``, or, where the set was moved, below the root.
 
-    Roboflow's ``../train/images`` lies below the root too, whatever lies beside it.
+    Roboflow's ``../train/images`` lies below the root too, whatever lies beside it. Nothing outside
+    of the root is meant.
     """
     assert described.file is not None
     home = described.file.parent
     forward = name.replace("\\", "/")
-    bases = [home / described.base.replace("\\", "/"), home, root]
+    confines = Confines(root)
+    bases = [confines.join(home, described.base.replace("\\", "/")), home, root]
     parts = [part for part in forward.split("/") if part not in ("", ".", "..")]
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    names = (*tails, forward) if forward.startswith("..") else (forward, *tails)
-    return [base / each for each in names for base in bases]
+    own = (confines.join(base, each) for each in (forward, *tails) for base in bases if base)
+    return [path for path in own if path is not None]
 
 
 def _place(folder: Path, root: Path, findings: Findings) -> Place:
@@ -222,12 +224,13 @@ def _place(folder: Path, root: Path, findings: Findings) -> Place:
 
 def _listed(listing: Path, root: Path, findings: Findings) -> Place:
     """Return the images that a text file lists, which may have been written elsewhere."""
-    finder, found = FileFinder(listing.parent, root), []
+    finder, found = FileFinder(listing.parent, root, root=root), []
     for line in read_lines(listing):
-        if path := finder.find(line.removeprefix("./")):
+        name = line.removeprefix("./")
+        if path := finder.find(name):
             found.append(path)
         else:
-            findings.fault("absent image|absent images", f"{line} of {listing.name}")
+            finder.report(name, findings=findings, what=f"{line} of {listing.name}")
     return Place(listing, list(dict.fromkeys(found)), root)
 
 
@@ -263,7 +266,7 @@ def _of_yaml(path: Path) -> Described:
 def _of_darknet(path: Path, root: Path) -> Described:
     pairs = (line.partition("=") for line in read_lines(path))
     content = {key.strip(): value.strip() for key, _, value in pairs if value}
-    finder = FileFinder(path.parent, root)
+    finder = FileFinder(path.parent, root, root=root)
     names = finder.find(content.get("names", "obj.names"))
     if names is None:
         raise ValueError(f"{path} says names = {content.get('names')}, which is not there")
