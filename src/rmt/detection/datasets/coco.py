@@ -19,6 +19,7 @@ from rmt.detection.annotations import Content, clean, drop_supercategories, with
 from rmt.detection.recipe import Data
 from rmt.detection.samples import Samples
 from rmt.files import write_atomically
+from rmt.untrusted import read_json_file
 
 _ROBOFLOW = "_annotations.coco.json"
 _CHUNK = 1 << 20
@@ -152,12 +153,9 @@ def _read_file(path: Path, home: Path, findings: Findings) -> Content:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        content = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with a mark or without
+        # As long as it is: COCO's own have hundreds of megabytes.
+        content = read_json_file(path, most=path.stat().st_size)
         content = clean(content, path.name, files=files, findings=findings)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: {error}") from error
     finally:
         if collecting:
             gc.enable()

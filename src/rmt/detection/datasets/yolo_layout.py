@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
@@ -25,6 +23,7 @@ from rmt.data.folders import (
 from rmt.data.named_files import Confines, FileFinder
 from rmt.data.splits import Split, sort_by_split, split_of
 from rmt.data.text import read_lines, read_text
+from rmt.untrusted import read_yaml
 
 _YAML = (".yaml", ".yml")
 _MOST_TRIES = 100  # text files that are looked at before a folder is said to have no labels
@@ -239,7 +238,7 @@ def _split_folders(root: Path | None) -> dict[Split, Path]:
 
 
 def _of_yaml(path: Path) -> Described:
-    content = _load(path)
+    content = read_yaml(read_text(path), str(path))
     names = content.get("names") if isinstance(content, dict) else None
     count = content.get("nc") if isinstance(content, dict) else None
     if not names and isinstance(count, int) and count > 0:
@@ -290,17 +289,10 @@ def _splits(items: Iterable[tuple[Any, Any]]) -> dict[Split, Sequence[str]]:
 def _names_classes(path: Path) -> bool:
     """Return whether a YAML file is a description; args.yaml, which ultralytics leaves, is none."""
     try:
-        content = _load(path)
+        content = read_yaml(read_text(path), str(path))
     except ValueError:
         return False
     return isinstance(content, dict) and bool(content.get("names"))
-
-
-def _load(path: Path) -> Any:
-    try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
 
 
 def _numbers(names: Mapping[Any, Any]) -> list[int] | None:
