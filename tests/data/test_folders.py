@@ -1,12 +1,16 @@
 """Which files of a folder are images, and which file a name means."""
 
+import errno
+import os
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 from rmt.data.findings import Findings
-from rmt.data.folders import find_folder, images_in, subfolders
+from rmt.data.folders import find_folder, find_images, images_in, subfolders
+from rmt.data.images import read_image
 from rmt.data.named_files import FileFinder
 
 
@@ -166,3 +170,83 @@ def test_the_cache_of_hugging_face(tmp_path: Path) -> None:
     root.mkdir(parents=True)
     (root / "a.png").symlink_to("../../blobs/0123")
     assert FileFinder(root, root=root).find("a.png") == root / "a.png"
+
+
+def close(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let a folder be as one without permission, which does not bind the superuser."""
+    scandir = os.scandir
+
+    def closed(path: str | Path = ".") -> object:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(*(tmp_path / name for name in ("a.jpg", "closed/b.jpg", "open/c.jpg")))
+    close(monkeypatch, tmp_path / "closed")
+    findings = Findings()
+    assert names(images_in(tmp_path, findings), tmp_path) == ["a.jpg", "open/c.jpg"]
+    assert findings.describe() == (
+        f"1 left out: 1 folder that cannot be read (Permission denied: {tmp_path}/closed)"
+    )
+    with pytest.raises(PermissionError, match="closed"):
+        images_in(tmp_path)
+    found = find_images([tmp_path])
+    assert names(found, tmp_path) == ["a.jpg", "closed", "open/c.jpg"]
+    with pytest.raises(ValueError, match="closed cannot be read: Permission denied"):
+        read_image(found[1])
+    assert find_images([tmp_path / "closed"]) == [tmp_path / "closed"]
+
+
+def test_folders_that_are_too_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No path leads to the innermost: Linux takes 4,096 bytes of one."""
+    touch(tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(25):
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    findings = Findings()
+    assert images_in(tmp_path, findings) == [tmp_path / "a.jpg"]
+    assert "1 folder that cannot be read (File name too long: " in findings.describe()
+    for _ in range(25):
+        os.chdir("..")
+        os.rmdir("x" * 200)
+
+
+def test_more_folders_in_each_other_than_the_interpreter_has_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(sys.getrecursionlimit() + 100):
+        os.mkdir("a")
+        os.chdir("a")
+    Path("b.jpg").touch()
+    assert [path.name for path in images_in(tmp_path)] == ["b.jpg"]
+    for _ in range(sys.getrecursionlimit() + 100):  # rmtree recurses
+        Path("b.jpg").unlink(missing_ok=True)
+        os.chdir("..")
+        os.rmdir("a")
+
+
+def test_an_image_that_the_system_does_not_let_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "closed" / "a.jpg", tmp_path / "b.jpg")
+    stat = os.stat
+
+    def closed(path: str | Path, **options: object) -> os.stat_result:
+        if "closed/" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    sources = [tmp_path / "closed" / "a.jpg", tmp_path / "b.jpg"]
+    assert find_images(sources) == sources
+    assert find_images(sources[:1]) == sources[:1]
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read: Permission denied"):
+        read_image(sources[0])

@@ -1,6 +1,9 @@
 """Data sets are converted into each other by function and command, and nothing is replaced."""
 
+import cProfile
 import json
+import pstats
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -222,3 +225,20 @@ def test_a_text_file_named_as_an_image_is_not_copied(tmp_path: Path) -> None:
     convert(root, tmp_path / "out", to="voc")
     assert not list((tmp_path / "out").rglob("hostname*"))
     assert len(list((tmp_path / "out" / "train").glob("*.png"))) == 5
+
+
+@pytest.mark.parametrize("to", ["voc", "yolo"])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_work_grows_as_the_images_do(to: str, named: bool, tmp_path: Path) -> None:
+    """Not with their square: twice as many take twice as many calls."""
+    calls = []
+    for count in (40, 80):
+        root = toy(tmp_path / f"set {count}", "voc", images=count, size=(32, 40))
+        if not named:  # the image is the one called as the file is
+            for path in root.rglob("*.xml"):
+                text = path.read_text()
+                path.write_text(re.sub("<filename>.*</filename>", "", text))
+        profile = cProfile.Profile()
+        profile.runcall(convert, root, tmp_path / f"out {count}", to=to)
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[1] < 2.2 * calls[0]

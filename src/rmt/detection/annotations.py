@@ -12,7 +12,7 @@ from typing import Any
 
 from rmt.data.classes import class_name
 from rmt.data.findings import Findings
-from rmt.data.images import image_size
+from rmt.data.images import image_size, is_bomb
 from rmt.data.named_files import FileFinder
 from rmt.detection.rle import box_of, clean_segmentation, is_number
 
@@ -33,17 +33,14 @@ class Ids:
 
         Text that is not a number gets a negative one of its own.
         """
-        if type(value) is int:
+        if type(value) is int and value.bit_length() < 64:
             return value
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if not isinstance(value, str) or not value.strip():
-            return None
-        try:
-            number = float(value)
-        except ValueError:
-            return self._others.setdefault(value, -1 - len(self._others))
-        return int(number) if number.is_integer() else None
+        if isinstance(value, str) and value.strip():
+            try:
+                value = float(value)
+            except ValueError:
+                return self._others.setdefault(value, -1 - len(self._others))
+        return int(value) if is_number(value) and value == int(value) else None
 
 
 def clean(content: Any, name: str, *, files: FileFinder, findings: Findings) -> Content:
@@ -111,10 +108,10 @@ def drop_supercategories(contents: Sequence[Content]) -> list[str]:
         if (i, entry["id"]) in used
     }
     groups = {
-        entry.get("supercategory")
+        name
         for content in contents
         for entry in content["categories"]
-        if entry.get("supercategory") != entry["name"]
+        if isinstance(name := entry.get("supercategory"), str) and name != entry["name"]
     }
     dropped = []
     for content in contents:
@@ -218,7 +215,7 @@ def _images(
             files.report(file_name, findings=findings, what=f"{where}, {file_name}")
             continue
         size = _side(entry.get("width")), _side(entry.get("height"))
-        if not all(size):
+        if not all(size) or is_bomb(size):
             try:
                 size = image_size(path)
             except ValueError as error:
@@ -271,7 +268,7 @@ def _box(value: Any) -> list[float] | None:
         return value
     try:
         numbers = [float(each) for each in value]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return numbers if all(map(is_number, numbers)) else None
 
@@ -280,7 +277,7 @@ def _side(value: Any) -> int:
     """Return a side in pixels; 0 where the file does not tell."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
     return int(number) if number > 0 and number.is_integer() else 0
 

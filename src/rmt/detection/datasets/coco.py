@@ -156,6 +156,8 @@ def _read_file(path: Path, home: Path, findings: Findings) -> Content:
         # As long as it is: COCO's own have hundreds of megabytes.
         content = read_json_file(path, most=path.stat().st_size)
         content = clean(content, path.name, files=files, findings=findings)
+    except RecursionError as error:  # of what is wrong, and shown in a message
+        raise ValueError(f"{path} is nested too deep") from error
     finally:
         if collecting:
             gc.enable()

@@ -6,9 +6,7 @@ pixels, as the tools mean them.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,18 @@ from rmt.data.folders import (
     find_folder,
     is_image_name,
     note_unlisted,
+    note_unreadable,
     subfolders,
 )
 from rmt.data.formats import Format, Source
-from rmt.data.images import image_size
+from rmt.data.images import image_size, is_bomb
 from rmt.data.named_files import FileFinder
 from rmt.data.splits import SPLITS, Split, sort_by_split
 from rmt.data.text import read_lines
 from rmt.data.voc_lists import find_lists, names_of
 from rmt.detection.annotations import Content, assemble
 from rmt.detection.recipe import Data
+from rmt.detection.rle import is_number
 from rmt.detection.samples import Samples
 
 #: Name, box (x, y, w, h), and whether it is difficult: such ones are not scored by VOC.
@@ -155,12 +155,15 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
     if main.is_dir() and (lists := find_lists(main)):
         listed = {split: _listed(path, root, findings, split) for split, path in lists.items()}
         return {split: own for split, own in listed.items() if own}
+    take = note_unreadable(findings)
     folders, others = sort_by_split((path.name, path) for path in subfolders(root))
-    found = {split: own for split in SPLITS if split in folders and (own := _below(folders[split]))}
+    found = {
+        split: own for split in SPLITS if split in folders and (own := _below(folders[split], take))
+    }
     if not found:
-        return {"train": _below(root)}
+        return {"train": _below(root, take)}
     for folder in others:
-        if rest := _below(folder):
+        if rest := _below(folder, take):
             what = f"{folder.name} is not a split"
             findings.note("XML file not used|XML files not used", count=len(rest), what=what)
     return found
@@ -182,8 +185,9 @@ def _listed(listing: Path, root: Path, findings: Findings, split: Split) -> list
     return files
 
 
-def _below(folder: Path) -> list[Path]:
-    return sorted(Path(path) for path in files_below(folder) if path.lower().endswith(".xml"))
+def _below(folder: Path, unreadable: Callable[[str, OSError], object] | None = None) -> list[Path]:
+    found = files_below(folder, unreadable)
+    return sorted(Path(path) for path in found if path.lower().endswith(".xml"))
 
 
 def _content(parsed: Sequence[Parsed], classes: Sequence[str], findings: Findings) -> Content:
@@ -248,7 +252,8 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
             sides.append(int(float(tree.findtext(f"size/{side}") or 0)))
         except (ValueError, OverflowError):
             sides.append(0)
-    return (sides[0], sides[1]) if min(sides) > 0 else image_size(image)
+    size = sides[0], sides[1]
+    return size if min(size) > 0 and not is_bomb(size) else image_size(image)
 
 
 def _object(entry: ElementTree.Element) -> Object:
@@ -262,7 +267,7 @@ def _object(entry: ElementTree.Element) -> Object:
             corners.append(float(text or ""))
         except ValueError as error:
             raise ValueError(f"has {corner} {text!r}, which is not a number") from error
-    if not all(map(math.isfinite, corners)):
+    if not all(map(is_number, corners)):
         raise ValueError(f"has corners {corners}")
     x0, y0, x1, y1 = corners
     difficult = (entry.findtext("difficult") or "").strip().lower() in ("1", "true")
@@ -276,6 +281,7 @@ class _Images:
         self._root = root
         self._annotations = find_folder(root, "Annotations")
         self._finders: dict[Path, tuple[list[Path], FileFinder]] = {}
+        self._stems: dict[Path, dict[str, Path]] = {}
 
     def find(self, path: Path, named: str | None, findings: Findings) -> Path | None:
         """Return the image of that name, or else the one called as the XML file is.
@@ -289,11 +295,18 @@ class _Images:
         name = (named or "").strip()
         if found := finder.find(name):
             return found
-        stems = (p for folder in folders for p in sorted(folder.glob(f"{_literal(path.stem)}.*")))
-        if found := next((p for p in stems if is_image_name(p.name)), None):
+        stems = (self._by_stem(folder).get(path.stem) for folder in folders)
+        if found := next(filter(None, stems), None):
             return found
         finder.report(name, findings=findings, what=f"{named!r} of {path}")
         return None
+
+    def _by_stem(self, folder: Path) -> dict[str, Path]:
+        """Return the images in a folder by their names without suffix."""
+        if folder not in self._stems:
+            inside = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+            self._stems[folder] = {p.stem: p for p in inside if is_image_name(p.name)}
+        return self._stems[folder]
 
     def _folders(self, parent: Path) -> list[Path]:
         homes = (parent.parent, self._root)
@@ -303,11 +316,6 @@ class _Images:
             inside = parent.relative_to(self._annotations)  # sub-folders at the same places
             folders += [folder / inside for folder in images]
         return folders
-
-
-def _literal(name: str) -> str:
-    """Return a name with the signs of patterns as plain letters."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def _is_annotation(path: Path) -> bool:
