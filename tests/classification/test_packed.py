@@ -393,7 +393,9 @@ class TestTar:
         whole = path.read_bytes()
         for damaged in (whole[:7000], b"", b"nonsense" * 200):
             path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=r"train\.tar is not a whole, uncompressed tar"):
+            with pytest.raises(
+                ValueError, match=r"train\.tar is (not a whole, uncompressed|empty)"
+            ):
                 list(members(path))
         path.write_bytes(whole)
         with tarfile.open(path, "w:gz") as archive:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from rmt.files import check_file
 
 _ORIENTATION = 0x0112  # EXIF; above 4 width and height change places
 # What turns an image upright by its orientation.
@@ -69,31 +69,6 @@ def read_image(path: str | Path) -> Image.Image:
     return decode_image(path, name=str(path))
 
 
-def check_file(path: Path, *, what: str = "file") -> None:
-    """Raise as :func:`read_image` unless there is a file that may hold an image.
-
-    Opening a pipe or a device would wait for ever.
-
-    Args:
-        path: of the file.
-        what: it is, for messages.
-    """
-    try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            os.scandir(path).close()  # a folder that cannot be read says so
-            raise ValueError("it is a folder")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"no {what} {str(path)!r}") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path} cannot be read: {reason}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise FileNotFoundError(f"no {what} {str(path)!r}")
-    if found.st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes)")
-
-
 def read_image_like(path: Path, size: tuple[int, int]) -> Image.Image:
     """Read an image file as :func:`read_image` does, in the frame that its annotations lie in.
 
@@ -114,10 +89,13 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: if it cannot be read.
     """
     try:
+        check_file(path)
         with named_faults(str(path)), warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter("ignore")
             turned = _orientation(image) > 4
             return image.size[::-1] if turned else image.size
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
     except ValueError:
         return read_image(path).size  # says what is wrong
 
@@ -130,6 +108,7 @@ def is_bomb(size: tuple[int, int]) -> bool:
 def is_animated(path: Path) -> bool:
     """Return whether an image file has several frames; False if it cannot be read."""
     try:
+        check_file(path)
         with warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter("ignore")
             return bool(getattr(image, "is_animated", False))

@@ -21,8 +21,10 @@ def read_text(path: Path) -> str:
     A byte-order mark is not part of the content.
 
     Raises:
-        ValueError: if the file is in another encoding.
+        ValueError: if the file is in another encoding, or none to read at all.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device; expected a text file")
     return decode_text(path.read_bytes(), name=str(path))
 
 

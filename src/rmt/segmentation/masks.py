@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rmt.data.images import check_file, named_faults, open_image
+from rmt.data.images import named_faults, open_image
+from rmt.files import check_file
 from rmt.segmentation.segmenter import IGNORED
 
 #: Entry of a table for a mask value that must not occur.

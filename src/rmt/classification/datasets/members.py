@@ -17,6 +17,7 @@ from typing import Any
 
 from rmt.classification.samples import Packed
 from rmt.data.folders import is_hidden
+from rmt.files import check_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ def members(file: Path, ends: list[str] | None = None) -> Iterator[Member]:
     Raises:
         ValueError: if it is damaged, or compressed, so that nothing in it has a place.
     """
+    check_file(file)
     try:
         with tarfile.open(file, "r:") as archive:
             yield from _walk(archive, file, [] if ends is None else ends)
@@ -88,7 +90,8 @@ def _walk(
 ) -> Iterator[Member]:
     for info in archive:
         path = inside / info.name
-        if not info.isfile() or any(map(is_hidden, path.parts)):
+        # A name that climbs names nothing of ours, as members are read in place.
+        if not info.isfile() or any(is_hidden(part) for part in path.parts if part != ".."):
             continue
         start = base + info.offset_data
         if path.suffix == ".tar":

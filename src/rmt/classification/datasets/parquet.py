@@ -28,6 +28,7 @@ from rmt.classification.samples import Packed, Samples
 from rmt.data.classes import whole_number
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
+from rmt.files import check_file
 from rmt.untrusted import Field, read_json
 
 
@@ -190,6 +191,7 @@ def _open(file: Path) -> Any:
         raise ValueError(
             "reading Parquet files needs pyarrow: pip install 'rmt-vision[parquet]'"
         ) from error
+    check_file(file)
     try:
         return ParquetFile(file, memory_map=True)
     except (ValueError, OSError) as error:

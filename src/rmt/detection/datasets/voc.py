@@ -32,9 +32,12 @@ from rmt.detection.annotations import Content, assemble
 from rmt.detection.recipe import Data
 from rmt.detection.rle import is_number
 from rmt.detection.samples import Samples
+from rmt.files import check_file
 
 #: Name, box (x, y, w, h), and whether it is difficult: such ones are not scored by VOC.
 Object = tuple[str, list[float], bool]
+#: What reading an XML file raises that is broken, or of another encoding than it says.
+_BROKEN = (ElementTree.ParseError, LookupError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,9 @@ def _content(parsed: Sequence[Parsed], classes: Sequence[str], findings: Finding
 def _parse(path: Path, images: _Images, findings: Findings) -> Parsed | None:
     """Return what an XML file says, or None, named, if it cannot be used."""
     try:
+        check_file(path)
         tree = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
+    except _BROKEN as error:
         findings.fault("broken XML file|broken XML files", f"{path}: {error}")
         return None
     if tree.find(".//object") is None and tree.find("filename") is None:
@@ -237,8 +241,9 @@ def _parse(path: Path, images: _Images, findings: Findings) -> Parsed | None:
 def _names(path: Path) -> set[str]:
     """Return the classes that an XML file names, none if it is broken."""
     try:
+        check_file(path)
         tree = ElementTree.parse(path)
-    except (ElementTree.ParseError, LookupError, ValueError):
+    except _BROKEN:
         return set()
     names = {class_name(entry.findtext("name") or "") for entry in tree.iter("object")}
     return names - {""}
@@ -320,8 +325,9 @@ class _Images:
 
 def _is_annotation(path: Path) -> bool:
     try:
+        check_file(path)
         return next(iter(ElementTree.iterparse(path, events=("start",))))[1].tag == "annotation"
-    except (ElementTree.ParseError, StopIteration, LookupError, ValueError):
+    except (StopIteration, *_BROKEN):
         return False
 
 

@@ -23,9 +23,12 @@ from rmt.data.folders import (
 from rmt.data.named_files import Confines, FileFinder
 from rmt.data.splits import Split, sort_by_split, split_of
 from rmt.data.text import read_lines, read_text
+from rmt.messages import printable
 from rmt.untrusted import read_yaml
 
 _YAML = (".yaml", ".yml")
+_MOST_CLASSES = 100_000
+_MOST_NUMBERS = 10_000  # of the keypoints of an object
 _MOST_TRIES = 100  # text files that are looked at before a folder is said to have no labels
 
 
@@ -241,7 +244,7 @@ def _of_yaml(path: Path) -> Described:
     content = read_yaml(read_text(path), str(path))
     names = content.get("names") if isinstance(content, dict) else None
     count = content.get("nc") if isinstance(content, dict) else None
-    if not names and isinstance(count, int) and count > 0:
+    if not names and isinstance(count, int) and 0 < count <= _MOST_CLASSES:
         names = [f"class_{i}" for i in range(count)]  # as ultralytics names them
     if not names:
         raise ValueError(f"{path} has no 'names'")
@@ -249,17 +252,30 @@ def _of_yaml(path: Path) -> Described:
         names = [names[key] for key in sorted(names, key=int)]
     if not isinstance(names, list):
         raise ValueError(
-            f"{path} has names {names!r}; expected a list, or a mapping from the numbers 0, 1, ..."
+            f"{path} has names {printable(names)}; expected a list, or a mapping from the numbers "
+            "0, 1, ..."
         )
-    shape = content.get("kpt_shape")
     return Described(
         path.name,
         tuple(class_name(str(name)) for name in names),
         path,
-        keypoints=math.prod(shape) if isinstance(shape, list | tuple) else 0,
+        keypoints=_keypoints(content.get("kpt_shape"), path),
         base=str(content.get("path") or ""),
         splits=_splits(content.items()),
     )
+
+
+def _keypoints(shape: Any, path: Path) -> int:
+    """Return how many numbers a label has for its keypoints."""
+    if shape is None:
+        return 0
+    known = isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)
+    if not known or math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(
+            f"{path} has kpt_shape {printable(shape)}; expected the number of keypoints and of "
+            "numbers for each, such as [17, 3]"
+        )
+    return math.prod(shape)
 
 
 def _of_darknet(path: Path, root: Path) -> Described:
