@@ -40,7 +40,7 @@ test-lowest:
 	@.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python \
 	    --resolution lowest-direct -e '.[test]'
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) \
-	    --dist worksteal -m "not slow"
+	    --dist worksteal -m "not slow" -W default # old versions warn of newer ones
 
 lint: $(DEV)
 	$(BIN)/ruff check .

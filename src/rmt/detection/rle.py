@@ -147,14 +147,23 @@ def is_number(value: Any) -> bool:
 
 def _flat(polygon: Any) -> list[float]:
     """Return a polygon as [x0, y0, x1, y1, ...]."""
-    plain = isinstance(polygon, list) and set(map(type, polygon)) <= _NUMBERS
-    if plain and len(polygon) % 2 == 0 and is_number(sum(polygon)):
+    if _is_flat(polygon):
         return polygon  # as nearly all are
     if isinstance(polygon, list) and all(isinstance(p, list) and len(p) == 2 for p in polygon):
         polygon = [value for pair in polygon for value in pair]
     if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_number, polygon)):
         raise ValueError("that is not a list of polygons [x0, y0, x1, y1, ...]")
     return polygon
+
+
+def _is_flat(polygon: Any) -> bool:
+    """Return whether a polygon is [x0, y0, ...]: what :func:`is_number` asks, of all at once."""
+    if not isinstance(polygon, list) or not polygon or len(polygon) % 2:
+        return False
+    if not set(map(type, polygon)) <= _NUMBERS:
+        return False
+    inside = min(polygon) >= -_LARGEST and max(polygon) <= _LARGEST
+    return inside and is_number(sum(polygon))  # NaN hides from the two, not from the sum
 
 
 def _text(counts: bytes | str) -> str:
