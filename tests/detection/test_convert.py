@@ -242,3 +242,13 @@ def test_the_work_grows_as_the_images_do(to: str, named: bool, tmp_path: Path) -
         profile.runcall(convert, root, tmp_path / f"out {count}", to=to)
         calls.append(pstats.Stats(profile).total_calls)
     assert calls[1] < 2.2 * calls[0]
+
+
+def test_a_class_of_two_lines_stays_one(tmp_path: Path) -> None:
+    root = toy(tmp_path / "set")
+    for path in (root / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"disc"', '"a\\nb\\u0000"'))
+    names = open_splits(Data(root=str(root))).classes
+    for to in ("voc", "yolo"):
+        convert(root, tmp_path / to, to=to)
+        assert open_splits(Data(root=str(tmp_path / to))).classes == names

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from rmt.data.findings import Findings
+from rmt.data.text import unescaped
 
 #: Where tools keep the files that the links in a data set stand for, beside it or above: Hugging
 #: Face's cache, git-annex, DVC.
@@ -147,8 +148,7 @@ def _variants(name: str) -> Iterator[str]:
 
 def _plain(name: str) -> str:
     """Return a name without regard to case, Unicode form, and an ASCII locale's escaped bytes."""
-    told = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", told).casefold()
+    return unicodedata.normalize("NFC", unescaped(name)).casefold()
 
 
 def _is_file(path: Path) -> bool:
