@@ -1,15 +1,29 @@
-"""Values that no file should hold, put into the place of good ones."""
+"""Values that no file should hold, put into the place of good ones, and what must come of it."""
 
 from __future__ import annotations
 
 import copy
+import json
 import random
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+
+from limits import time_limit
+
+#: How many inputs are tried: a few in each run of the tests, more in the slow ones.
+few_and_many = pytest.mark.parametrize(
+    "factor", [1, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+# Small: the first error of a kind may import a library.
+MEMORY = 1500
 
 #: Of JSON and YAML.
 ODD: tuple[Any, ...] = (
@@ -72,8 +86,6 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 
 def of_safetensors(header: dict[str, Any], data: bytes, text: str | None = None) -> bytes:
     """Return the content of a file with this header."""
-    import json
-
     packed = (json.dumps(header) if text is None else text).encode("utf-8", "surrogatepass")
     return struct.pack("<Q", len(packed)) + packed + data
 
@@ -88,3 +100,33 @@ def many(count: int, check: Callable[[random.Random], None]) -> None:
         phases=[Phase.generate],
     )(given(st.integers(0, 2**32))(lambda seed: check(random.Random(seed))))
     run()
+
+
+@contextmanager
+def untouched(*folders: Path) -> Iterator[None]:
+    """Fail if anything in these folders is written, made or deleted."""
+
+    def seen() -> dict[str, tuple[int, int]]:
+        found = (path for folder in folders for path in folder.rglob("*"))
+        return {str(p): (s.st_size, s.st_mtime_ns) for p in found for s in [p.lstat()]}
+
+    before = seen()
+    yield
+    assert seen() == before
+
+
+def handled(run: Callable[[], Any]) -> bool:
+    """Return whether something ended well; if not, it must have said why, in a message of ours."""
+    error: Exception | None = None
+    with time_limit(20):
+        try:
+            run()
+        except (ValueError, OSError) as raised:
+            error = raised
+    if error is None:
+        return True
+    words = str(error)
+    assert len(words) > 10, repr(error)
+    assert not any(bad in words for bad in ("Traceback", "'NoneType' object", "has no attr")), words
+    assert not isinstance(error, UnicodeError | json.JSONDecodeError | yaml.YAMLError), words
+    return False
