@@ -11,13 +11,14 @@ DEV     := .venv/.installed-dev
 # One thread per pytest worker: more only makes them fight for the cores.
 PYTEST  := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo test test-slow lint docs bench
+.PHONY: help setup demo test test-slow test-lowest lint docs bench
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup      install rmt into .venv"
 	@echo "make demo       train, evaluate and predict on real images, on the CPU, in minutes"
 	@echo "make test       all tests but the slow ones        make test-slow   the slow ones"
+	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
 	@echo "make lint       style, types, import layers        make docs        the site, in site/"
 	@echo "make bench      the benchmarks that need no further data"
 
@@ -32,6 +33,15 @@ test: $(DEV)
 test-slow: $(DEV)
 	@$(PIP) install -e '.[ultralytics]'
 	$(PYTEST) -m slow --timeout 3600
+
+# In an environment of its own, which uv resolves: pip cannot ask for the oldest.
+test-lowest:
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip --disable-pip-version-check --no-input -qq install uv
+	@.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python \
+	    --resolution lowest-direct -e '.[test]'
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) \
+	    --dist worksteal -m "not slow" -W default # old versions warn of newer ones
 
 lint: $(DEV)
 	$(BIN)/ruff check .

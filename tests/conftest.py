@@ -13,12 +13,16 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
+from limits import REFUSED, forbid_network
+
+forbid_network()
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
@@ -63,6 +67,14 @@ def seed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - the global state is what the libraries under test draw from
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[None]:
+    """Fail a test that tries to connect to another machine, even if the error is swallowed."""
+    REFUSED.clear()
+    yield
+    assert not REFUSED, f"connections were attempted: {REFUSED}"
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
-"""Limits that a test puts on the code it runs: memory and time."""
+"""Limits that a test puts on the code it runs: memory, time, file sizes and the network."""
 
+import ipaddress
 import resource
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -38,3 +41,41 @@ def file_size_limit(kilobytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+#: What :func:`forbid_network` has refused: libraries may swallow the error.
+REFUSED: list[str] = []
+
+
+def forbid_network() -> None:
+    """Refuse every connection of this process but to itself, from now on."""
+
+    def check(host: object) -> None:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name in (None, "", "localhost", socket.gethostname()):
+            return
+        try:
+            if ipaddress.ip_address(str(name)).is_loopback:
+                return
+        except ValueError:
+            pass  # a name
+        REFUSED.append(str(name))
+        raise OSError(f"no network in tests: {name}")
+
+    def guarded(function: Any) -> Any:
+        def connect(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                check(address[0])
+            return function(self, address)
+
+        return connect
+
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        check(host)
+        return look_up(host, *args, **options)
+
+    for name in ("connect", "connect_ex"):
+        setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+    socket.getaddrinfo = getaddrinfo

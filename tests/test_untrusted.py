@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limits import memory_limit, time_limit
-from rmt.untrusted import Field, read_json, read_json_file
+from rmt.untrusted import Field, read_json, read_json_file, read_yaml
 
 VALUES = {"a": {"b": [1, "x", None, True, 0.5]}}
 
@@ -114,3 +114,56 @@ def test_a_long_file_is_not_read_whole(tmp_path: Path) -> None:
 
 def test_json_with_a_byte_order_mark() -> None:
     assert read_json(json.dumps(VALUES).encode("utf-8-sig"), "f.json") == VALUES
+
+
+def test_json_in_other_encodings() -> None:
+    for encoding in ("utf-16", "utf-16-le", "utf-32", "utf-32-be"):
+        assert read_json(json.dumps(VALUES).encode(encoding), "f.json") == VALUES
+
+
+def bomb(line: str) -> str:
+    """Return YAML of ten levels, each with ten references to the one before."""
+    lines = ["x0: &x0 {a: 1}"]
+    lines += [f"x{i}: &x{i} {line % ', '.join([f'*x{i - 1}'] * 10)}" for i in range(1, 10)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb("[%s]"), "f.yaml holds more than 100,000 values"),
+        (bomb("{<<: [%s]}"), "f.yaml holds more than 100,000 values"),
+        (bomb("{a: [%s]}").replace("{a: 1}", "[1]"), "f.yaml holds more than 100,000 values"),
+        ("a: &a [*a]", "f.yaml is nested more than 32 levels"),
+        ("[" * 40 + "]" * 40, "f.yaml is nested more than 32 levels"),
+        ("[" * 100_000, "f.yaml is not YAML .nested too deep"),
+        ("- " * 100_000 + "x", "f.yaml is not YAML .nested too deep"),
+        ("a: [", "f.yaml is not YAML: while parsing"),
+        ("a: b: c", "f.yaml is not YAML: mapping values are not allowed"),
+        ("a: !!python/name:os.system", "f.yaml is not YAML: could not determine a constructor"),
+        ("--- a\n--- b", "f.yaml is not YAML: expected a single document"),
+        ("{[1]: 2}", "f.yaml is not YAML: while constructing a mapping"),
+        ("a: 2020-99-99", "f.yaml is not YAML: month must be in 1..12"),
+        ("a: !!int ''", "f.yaml is not YAML"),
+        ("a: !!bool x", "f.yaml is not YAML"),
+        ("a: !!timestamp x", "f.yaml is not YAML"),
+        ("a: " + "1" * 5000, "f.yaml is not YAML: Exceeds the limit"),
+        ("a: \x1b[2J", r"f.yaml is not YAML: unacceptable character"),
+        ("a: " + "x" * 2**20, "f.yaml is longer than 1,048,576 characters"),
+    ],
+)
+def test_what_is_no_yaml(text: str, message: str) -> None:
+    with memory_limit(500), time_limit(60), pytest.raises(ValueError, match=message) as caught:
+        read_yaml(text, "f.yaml")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_yaml() -> None:
+    assert read_yaml("", "f.yaml") is None
+    assert read_yaml("a: &a [1, x]\nb: *a\n0: 1.5", "f.yaml") == {
+        "a": [1, "x"],
+        "b": [1, "x"],
+        0: 1.5,
+    }
+    names = "\n".join(f"  {i}: class number {i}" for i in range(21_841))
+    assert len(read_yaml(f"names:\n{names}", "f.yaml")["names"]) == 21_841

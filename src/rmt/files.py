@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and the SHA-256 of files and data sets.
+"""Files: looked at before they are opened, written whole or not at all, and their SHA-256.
 
 A digest says that two numbers were measured on the same things.
 """
@@ -16,6 +16,35 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+
+
+def check_file(path: Path, *, what: str = "file") -> None:
+    """Raise unless a path is a file with content.
+
+    Opening a pipe or a device would wait for ever.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is a folder, a pipe or a device, empty, or the system refuses it.
+    """
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            os.scandir(path).close()  # a folder that cannot be read says so
+            raise ValueError("it is a folder")
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is a pipe or a device")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no {what} {str(path)!r}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    if found.st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes)")
 
 
 def digest_of_file(path: Path) -> str:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import yaml
 
 from rmt.messages import did_you_mean, printable
 
 # Far above what any description needs (ImageNet-21k has 21,841 class names).
 _MOST_BYTES = 16 * 2**20
+# YAML is read a hundred times more slowly than JSON.
+_MOST_YAML_BYTES = 2**20
 _MOST_VALUES = 100_000
 _MOST_LEVELS = 32
 _MOST_BITS = 64
@@ -146,43 +149,98 @@ class Field:
         return value
 
 
-def read_json_file(path: Path) -> Any:
+def read_json_file(path: Path, *, most: int = _MOST_BYTES) -> Any:
     """Return what a JSON file says; see :func:`read_json`."""
     with path.open("rb") as file:
-        return read_json(file.read(_MOST_BYTES + 1), printable(path, limit=1000))
+        return read_json(file.read(most + 1), printable(path, limit=1000), most=most)
 
 
-def read_json(text: str | bytes, file: str) -> Any:
+def read_json(text: str | bytes, file: str, *, most: int = _MOST_BYTES) -> Any:
     """Return what JSON says.
 
     Args:
-        text: as read; bytes are UTF-8, with a byte order mark or without.
+        text: as read; bytes are UTF-8, -16 or -32, with a byte order mark or without.
         file: its name, for messages.
+        most: length that is read.
 
     Raises:
         ValueError: if it is not JSON, or too long or too deep.
     """
-    if len(text) > _MOST_BYTES:
-        raise ValueError(f"{file} is longer than {_MOST_BYTES:,} characters, the most that is read")
+    if len(text) > most:
+        raise ValueError(f"{file} is longer than {most:,} characters, the most that is read")
     try:
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else printable(error)
         raise ValueError(f"{file} is not JSON ({reason})") from error
 
 
-def read_pickle(path: Path, *, allow: tuple[type, ...] = ()) -> Any:
+def read_yaml(text: str, file: str) -> Any:
+    """Return what YAML says.
+
+    Args:
+        text: as read.
+        file: its name, for messages.
+
+    Raises:
+        ValueError: if it is not YAML, too long or too deep, or would unfold by its anchors to far
+            more than it is.
+    """
+    if len(text) > _MOST_YAML_BYTES:
+        most = f"{_MOST_YAML_BYTES:,} characters, the most that is read"
+        raise ValueError(f"{file} is longer than {most}")
+    with _named(file):
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+    if node is None:
+        return None
+    _check_unfolded(node, file)
+    with _named(file):
+        return loader.construct_document(node)
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Say in one kind of error what is wrong with YAML."""
+    try:
+        yield
+    except MemoryError:
+        raise  # the machine's fault, not the file's
+    except RecursionError as error:
+        raise ValueError(f"{file} is not YAML (nested too deep)") from error
+    except Exception as error:  # a value that does not fit its tag raises anything
+        raise ValueError(f"{file} is not YAML: {printable(error, keep=chr(10))}") from error
+
+
+def _check_unfolded(whole: yaml.Node, file: str) -> None:
+    """Raise for more values than a description needs; one with an anchor counts at each place."""
+    waiting, count = [(whole, 0)], 0
+    while waiting:
+        node, level = waiting.pop()
+        count += 1
+        if level > _MOST_LEVELS:
+            raise ValueError(f"{file} is nested more than {_MOST_LEVELS} levels deep")
+        if count > _MOST_VALUES:
+            raise ValueError(f"{file} holds more than {_MOST_VALUES:,} values")
+        if isinstance(node, yaml.MappingNode):
+            waiting += [(part, level + 1) for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(part, level + 1) for part in node.value]
+
+
+def read_pickle(path: Path, *, allow: tuple[type, ...] = (), what: str = "a checkpoint") -> Any:
     """Return what ``torch.save`` wrote, without running any code from the file.
 
     Args:
         path: of the file.
+        what: it should be, for messages.
         allow: classes besides tensors and plain values whose objects may be in it.
 
     Raises:
         ValueError: if the file is damaged, would unpack to far more than its own size, or would
             need more than is allowed.
     """
-    _check_size(path)
+    _check_size(path, what)
     try:
         with torch.serialization.safe_globals(list(allow)):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -197,20 +255,21 @@ def read_pickle(path: Path, *, allow: tuple[type, ...] = ()) -> Any:
                 "torch.load(..., weights_only=False) and save its state dict alone"
             ) from error
         raise ValueError(
-            f"{path} is damaged or not a checkpoint ({type(error).__name__}): fetch or write it "
-            "again"
+            f"{path} is damaged or not {what} ({type(error).__name__}): fetch or write it again"
         ) from error
 
 
-def _check_size(path: Path) -> None:
+def _check_size(path: Path, what: str) -> None:
     """Raise ``ValueError`` for a file that would unpack to far more than its own size."""
     size = path.stat().st_size
     if not size:
-        raise ValueError(f"{path} is damaged or not a checkpoint: it is empty")
+        raise ValueError(f"{path} is damaged or not {what}: it is empty")
     try:
         parts = _parts_of_zip(path)
-    except (zipfile.BadZipFile, ValueError, struct.error) as error:
-        raise ValueError(f"{path} is damaged or not a checkpoint (its directory)") from error
+    except OSError:
+        raise  # the machine's fault, not the file's
+    except Exception as error:  # random bytes can raise anything in the reader of directories
+        raise ValueError(f"{path} is damaged or not {what} (its directory)") from error
     unpacked = sum(part.file_size for part in parts)
     if unpacked > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise ValueError(

@@ -101,6 +101,10 @@ def test_what_is_no_set_is_named(tmp_path: Path) -> None:
         opened(tmp_path, "imagenet")
     with pytest.raises(ValueError, match=r"no .*real\.json"):
         opened(tmp_path, "imagenet-real")
+    for faulty in ("{", "{}", "[1]", '[["1"]]', "[[1000]]", "[[-1]]", "[" * 10**5):
+        (tmp_path / "real.json").write_text(faulty)
+        with pytest.raises(ValueError, match=r"real\.json"):
+            opened(tmp_path, "imagenet-real")
     (tmp_path / "real.json").write_text("[[1]]")
     with pytest.raises(ValueError, match="no validation image"):
         opened(tmp_path, "imagenet-real")

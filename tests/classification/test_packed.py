@@ -157,6 +157,11 @@ def content(samples: Samples) -> dict[bytes, str]:
     return {picture.tobytes(): samples.classes[label] for picture, label in read}
 
 
+def raw(root: Path) -> list[tuple[str, bytes]]:
+    """Return the names and contents of the images in a tar file, which are none."""
+    return [(item.name, item.read()) for item in opened(root, "tar", val_fraction=1.0).val.items]
+
+
 def opened(root: Path, kind: str = "auto", **keys: float) -> Splits:
     return open_splits(Data(root=str(root), format=kind, **keys))
 
@@ -314,12 +319,83 @@ class TestTar:
         (tmp_path / ".rmt-by_folder.json").write_text("{")
         assert len(opened(tmp_path, "tar", val_fraction=1.0).val) == 3
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda row: [row[0], 10**9, *row[2:]],
+            lambda row: [row[0], -5, *row[2:]],
+            lambda row: [*row[:2], 10**18, row[3]],
+            lambda row: [row[0], row[1] + 512, *row[2:]],
+            lambda row: [*row[:2], "1", row[3]],
+            lambda row: [*row[:3], 7],
+            lambda row: row[:3],
+            lambda row: None,
+        ],
+    )
+    def test_an_index_that_does_not_fit_is_made_anew(
+        self, tmp_path: Path, change: Callable[[list], object]
+    ) -> None:
+        """It may come with the data, from anyone."""
+        tar(tmp_path / "train.tar", [("a/1.jpg", b"1"), ("b/2.jpg", b"22")])
+        expected = raw(tmp_path)
+        index = tmp_path / ".rmt-by_folder.json"
+        whole = index.read_text()
+        said = json.loads(whole)
+        said["train.tar"]["images"][-1] = change(said["train.tar"]["images"][-1])
+        index.write_text(json.dumps(said))
+        assert raw(tmp_path) == expected
+        assert index.read_text() == whole
+        for other in ("[]", '{"train.tar": []}', '{"train.tar": {"stamp": 1}}', "[" * 100_000):
+            index.write_text(other)
+            assert raw(tmp_path) == expected
+
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            (lambda whole: whole[:1024], "has no end mark: it was cut off"),
+            (lambda whole: whole[:1100], "has no end mark: it was cut off"),
+            (
+                lambda whole: whole[:1024] + b"x" * 512 + whole[1536:],
+                "is damaged at byte 1,024: what follows is not read",
+            ),
+            (lambda whole: whole * 2, "goes on behind its end mark"),
+        ],
+    )
+    def test_a_file_of_which_less_is_read_is_named(
+        self, tmp_path: Path, damage: Callable[[bytes], bytes], words: str
+    ) -> None:
+        """Each member is a header and a block of content: the second one begins at byte 1024."""
+        path = tar(
+            tmp_path / "train.tar", [("a/1.jpg", b"1"), ("b/2.jpg", b"2"), ("b/3.jpg", b"3")]
+        )
+        whole = path.read_bytes()
+        assert opened(tmp_path, "tar", val_fraction=1.0).findings.left_out == 0
+        path.write_bytes(damage(whole))
+        for _ in range(2):  # looked through, and by the index
+            splits = opened(tmp_path, "tar", val_fraction=1.0)
+            assert len(splits.val) == (3 if "goes on" in words else 1)
+            assert f"1 left out: 1 tar file with a faulty end ({path} {words}" in splits.describe()
+
+    def test_a_cut_tar_within_a_tar(self, tmp_path: Path) -> None:
+        inner = tar(tmp_path / "cat.tar", [("1.jpg", b"1"), ("2.jpg", b"2")]).read_bytes()
+        (tmp_path / "cat.tar").unlink()
+        path = tar(tmp_path / "train.tar", [("cat.tar", inner[:1024]), ("dog.tar", inner)])
+        ends: list[str] = []
+        assert [member.name for member in members(path, ends)] == [
+            "cat/1.jpg",
+            "dog/1.jpg",
+            "dog/2.jpg",
+        ]
+        assert ends == [f"{path}: cat has no end mark: it was cut off, or its writer was stopped"]
+
     def test_mistakes(self, tmp_path: Path) -> None:
         path = tar(tmp_path / "train.tar", [("a/1.jpg", b"x" * 5000), ("b/2.jpg", b"x" * 5000)])
         whole = path.read_bytes()
         for damaged in (whole[:7000], b"", b"nonsense" * 200):
             path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=r"train\.tar is not a whole, uncompressed tar"):
+            with pytest.raises(
+                ValueError, match=r"train\.tar is (not a whole, uncompressed|empty)"
+            ):
                 list(members(path))
         path.write_bytes(whole)
         with tarfile.open(path, "w:gz") as archive:
@@ -380,8 +456,37 @@ class TestWebdataset:
         with pytest.raises(ValueError, match=r"a\.tar holds 18 images; _info\.json says 19"):
             opened(tmp_path)
         (tmp_path / "b.tar").unlink()
-        with pytest.raises(ValueError, match=r"lists 1 files that are not there: .*b\.tar"):
+        with pytest.raises(ValueError, match=r"lists 1 files that are not in .*: b\.tar"):
             opened(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("listed", "words"),
+        [
+            ("[" * 10**5, r"_info\.json is not JSON"),
+            ("[]", r"_info\.json is a list of 0; expected a mapping"),
+            ('{"splits": []}', r"splits is a list of 0; expected a mapping"),
+            ('{"splits": {"train": 5}}', r"splits\.train is 5; expected a mapping"),
+            ('{"splits": {"train": {}}}', r"splits\.train has no entry 'filenames'"),
+            ('{"splits": {"train": {"filenames": "a"}}}', r"filenames is 'a'; expected a list"),
+            ('{"splits": {"train": {"filenames": [1]}}}', r"filenames\.0 is 1; expected text"),
+            ('{"splits": {"train": {"filenames": ["../a.tar"]}}}', r"not in .*set: \.\./a\.tar"),
+            (
+                '{"splits": {"train": {"filenames": ["b.tar"], "shard_lengths": [18, 1]}}}',
+                r"shard_lengths has 2 numbers for 1 files",
+            ),
+            (
+                '{"splits": {"train": {"filenames": ["b.tar"], "shard_lengths": [-1]}}}',
+                r"shard_lengths\.0 is -1; expected a whole number",
+            ),
+        ],
+    )
+    def test_a_faulty_listing(self, tmp_path: Path, listed: str, words: str) -> None:
+        for path in (tmp_path / "a.tar", tmp_path / "set" / "b.tar"):
+            path.parent.mkdir(exist_ok=True)
+            tar(path, keyed(images("train")))
+        (tmp_path / "set" / "_info.json").write_text(listed)
+        with pytest.raises(ValueError, match=words):
+            opened(tmp_path / "set")
 
     @pytest.mark.parametrize(
         ("files", "words"),
@@ -390,6 +495,8 @@ class TestWebdataset:
             ({"1.jpg": b"x", "1.cls": b""}, r"1\.jpg has an empty \.cls"),
             ({"1.jpg": b"x", "1.json": b"{}"}, r"1\.jpg has no class"),
             ({"1.jpg": b"x", "1.json": b"{"}, r"1\.jpg has no class"),
+            ({"1.jpg": b"x", "1.json": b'{"label": []}'}, r"1\.jpg has no class"),
+            ({"1.jpg": b"x", "1.json": b"[" * 10**5}, r"1\.jpg has no class"),
             ({"1.jpg": b"x", "1.png": b"x", "1.cls": b"0"}, r"0\.tar: 1 has 2 images"),
             ({"1.cls": b"0"}, r"0\.tar: 1 has 0 images"),
             ({"1.jpg": b"x", "1.cls": b"7"}, r"1\.jpg is of class '7', but there are 2 classes"),
@@ -460,6 +567,28 @@ class TestParquet:
             opened(tmp_path)
         path.write_bytes(b"x")
         with pytest.raises(ValueError, match=r"x\.parquet is not a whole Parquet file"):
+            opened(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("said", "words"),
+        [
+            ("{", r"x\.parquet: its description by Hugging Face is not JSON"),
+            ("[" * 10**5, "Hugging Face is not JSON .nested too deep"),
+            ("[]", "Hugging Face is a list of 0; expected a mapping"),
+            ('{"info": {"features": 1}}', "info.features is 1; expected a mapping"),
+            ('{"info": {"features": {"label": 1}}}', "features.label is 1; expected a mapping"),
+            ('{"info": {"features": {"label": {"names": 1}}}}', "names is 1; expected a list"),
+            ('{"info": {"features": {"label": {"names": [1]}}}}', "names.0 is 1; expected text"),
+        ],
+    )
+    def test_a_faulty_description(self, tmp_path: Path, said: str, words: str) -> None:
+        import pyarrow
+        from pyarrow.parquet import write_table
+
+        table = pyarrow.table({"image": [{"bytes": b"x"}], "label": [0]})
+        described = table.replace_schema_metadata({"huggingface": said})
+        write_table(described, tmp_path / "x.parquet")
+        with pytest.raises(ValueError, match=words):
             opened(tmp_path)
 
     def test_damaged_rows(self, tmp_path: Path) -> None:

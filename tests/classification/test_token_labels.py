@@ -240,7 +240,9 @@ def test_maps_are_found_by_class_folder_and_name(photos: Path, maps: Path) -> No
     assert found[1, :, 0, 0].tolist() == [3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", torch.zeros(3, 4), {"a": 1}])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"PK\3\4", torch.zeros(3, 4), {"a": 1}, Path("code")]
+)
 def test_a_damaged_map_is_named(photos: Path, tmp_path: Path, content: object) -> None:
     samples = open_splits(Data(root=str(photos))).train
     path = tmp_path / "photo0" / "n0_0.pt"

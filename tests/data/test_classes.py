@@ -33,6 +33,7 @@ def test_other_names_are_refused_in_any_order() -> None:
 def test_names_are_compared_as_people_read_them() -> None:
     composed, decomposed = "gr\u00f6\u00dfe", "gro\u0308\u00dfe "
     assert class_name(decomposed) == composed
+    assert class_name("a\n b\t\x00\x9b \ud800") == "a b \ufffd"
     assert class_name(composed.encode().decode("ascii", "surrogateescape")) == composed
     assert check_classes(("a", decomposed), ("a", composed), num_classes=2) == (0, 1)
 

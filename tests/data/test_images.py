@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rmt.data.folders import find_images, images_in
-from rmt.data.images import image_size, read_image, read_image_like
+from rmt.data.images import decoded, image_size, read_image, read_image_like
 from rmt.tools.predict import as_picture
 
 HEIGHT, WIDTH = 12, 18
@@ -216,7 +216,7 @@ def test_bytes_of_chance(picture: Image.Image, tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*gone\.jpg"):
         read_image(tmp_path / "gone.jpg")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="cannot be read: it is a folder"):
         read_image(tmp_path)
 
 
@@ -343,5 +343,39 @@ class TestImagesFromStrangers:
 
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.png")
-        with pytest.raises(FileNotFoundError, match="no file"):
-            read_image(tmp_path / "pipe.png")
+        for read in (read_image, image_size):
+            with pytest.raises(ValueError, match=r"pipe\.png cannot be read: it is a pipe"):
+                read(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("where", range(0, 40, 3))
+def test_damaged_exif_does_not_matter(where: int, tmp_path: Path) -> None:
+    """The pixels are good; they are read as they are stored, or as the rest of the EXIF says."""
+    pixels = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8769] = 6, "maker", {0x9003: "2020:01:01 00:00:00"}
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    upright = read_image(tmp_path / "x.jpg")
+    assert upright.size == (24, 32)
+    assert decoded(upright).size == (24, 32)  # not turned again
+    content = bytearray((tmp_path / "x.jpg").read_bytes())
+    at = content.index(b"Exif\0\0") + 6 + where
+    content[at : at + 3] = b"\xff\xff\xff"
+    (tmp_path / "y.jpg").write_bytes(content)
+    found = read_image(tmp_path / "y.jpg")
+    assert found.size in ((24, 32), (32, 24))
+    assert image_size(tmp_path / "y.jpg") == found.size
+    stored = np.asarray(upright if found.size == upright.size else upright.rotate(90, expand=True))
+    assert np.array_equal(np.asarray(found), stored)
+
+
+def test_exif_that_ends_early(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 24), "red")
+    for exif in (
+        b"Exif\0\0",
+        b"Exif\0\0II*\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+        b"Exif\0\0x" * 9,
+    ):
+        image.save(tmp_path / "x.jpg", exif=exif)
+        assert read_image(tmp_path / "x.jpg").size == image_size(tmp_path / "x.jpg") == (32, 24)

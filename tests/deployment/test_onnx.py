@@ -1,5 +1,7 @@
 """Exported detectors find the same objects in onnxruntime, in crowded scenes too."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +133,27 @@ def test_odd_sizes_are_refused(tmp_path: Path) -> None:
     model = create_detector("retinanet", "rmt_nano", num_classes=3)
     with pytest.raises(ValueError, match="multiples of 32"):
         export_retinanet(model, tmp_path / "x.onnx", size=(100, 128))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda said: [], "config.json is a list of 0"),
+        (lambda said: said | {"canvas": 5}, "canvas is 5; expected a list"),
+        (lambda said: said | {"canvas": [64, "x"]}, "canvas.1 is 'x'; expected a whole number"),
+        (lambda said: said | {"canvas": [64]}, "is not of a two-stage detector with a canvas"),
+        (lambda said: {k: v for k, v in said.items() if k != "config"}, "no entry 'config'"),
+        (
+            lambda said: said | {"config": said["config"] | {"architecture": "retinanet"}},
+            "is not of a two-stage detector",
+        ),
+    ],
+)
+def test_a_faulty_description_is_refused(
+    change: Callable[[dict], object], words: str, tmp_path: Path
+) -> None:
+    model = create_detector("mask_rcnn", "rmt_nano", num_classes=3)
+    said = model.describe() | {"canvas": [64, 64]}
+    (tmp_path / "config.json").write_text(json.dumps(change(said)))
+    with pytest.raises(ValueError, match=words):
+        load_parts(tmp_path)

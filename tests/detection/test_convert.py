@@ -1,6 +1,10 @@
 """Data sets are converted into each other by function and command, and nothing is replaced."""
 
+import cProfile
 import json
+import pstats
+import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -193,3 +197,58 @@ def test_a_photo_annotated_as_it_is_stored_stays_so(tmp_path: Path) -> None:
     assert 0x0112 not in copy.getexif()
     assert np.array_equal(np.asarray(copy), np.asarray(photo))
     assert_equal_boxes(tmp_path / "yolo", made)
+
+
+def test_nothing_from_outside_is_copied(root: Path, tmp_path: Path) -> None:
+    """Not what annotations name, and not what a link among the images stands for."""
+    own = tmp_path / "set"
+    shutil.copytree(root, own)
+    images = sorted(path for path in own.rglob("train_*.png"))
+    secret = tmp_path / "secret.png"
+    images[0].rename(secret)
+    images[0].symlink_to(secret)
+    convert(own, tmp_path / "out", to="coco")
+    found = list((tmp_path / "out").rglob("*.png"))
+    assert sorted(path.name for path in found) == sorted(
+        path.name for path in own.rglob("*.png") if path != images[0]
+    )
+    content = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())
+    assert images[0].name not in {entry["file_name"] for entry in content["images"]}
+
+
+def test_a_text_file_named_as_an_image_is_not_copied(tmp_path: Path) -> None:
+    root = toy(tmp_path / "set")
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = "/etc/hostname"
+    path.write_text(json.dumps(content))
+    convert(root, tmp_path / "out", to="voc")
+    assert not list((tmp_path / "out").rglob("hostname*"))
+    assert len(list((tmp_path / "out" / "train").glob("*.png"))) == 5
+
+
+@pytest.mark.parametrize("to", ["voc", "yolo"])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_work_grows_as_the_images_do(to: str, named: bool, tmp_path: Path) -> None:
+    """Not with their square: twice as many take twice as many calls."""
+    calls = []
+    for count in (40, 80):
+        root = toy(tmp_path / f"set {count}", "voc", images=count, size=(32, 40))
+        if not named:  # the image is the one called as the file is
+            for path in root.rglob("*.xml"):
+                text = path.read_text()
+                path.write_text(re.sub("<filename>.*</filename>", "", text))
+        profile = cProfile.Profile()
+        profile.runcall(convert, root, tmp_path / f"out {count}", to=to)
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[1] < 2.2 * calls[0]
+
+
+def test_a_class_of_two_lines_stays_one(tmp_path: Path) -> None:
+    root = toy(tmp_path / "set")
+    for path in (root / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"disc"', '"a\\nb\\u0000"'))
+    names = open_splits(Data(root=str(root))).classes
+    for to in ("voc", "yolo"):
+        convert(root, tmp_path / to, to=to)
+        assert open_splits(Data(root=str(tmp_path / to))).classes == names

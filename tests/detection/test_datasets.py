@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limits import memory_limit, time_limit
 from rmt.data.splits import Splits
 from rmt.detection.datasets import FORMATS, open_splits
 from rmt.detection.recipe import Data
@@ -415,3 +416,87 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_splits(Data(root=str(tmp_path)))
     with pytest.raises(ValueError, match="does not exist"):
         open_splits(Data(root=str(tmp_path / "gone")))
+
+
+def changed(root: Path, change: Callable[[dict], object]) -> None:
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def spoil(**values: object) -> Callable[[dict], object]:
+    """Return what changes entries of the first annotation."""
+    return lambda content: content["annotations"][0].update(values)
+
+
+BIG = 10**400
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (spoil(bbox=[BIG, 1, 2, 3]), "1 object without a box ("),
+        (spoil(bbox=["1", "2", "3", str(BIG)]), "without a box ("),
+        (spoil(bbox=[1e300, 1, 1e300, 3]), "without a box ("),
+        (spoil(bbox=[1, BIG, "3", 4]), "without a box ("),
+        (spoil(category_id=BIG), "1 annotation of no listed class"),
+        (spoil(image_id=BIG), "1 annotation of no listed image ("),
+        (spoil(segmentation=[[BIG] * 6]), "a faulty segmentation ("),
+        (spoil(segmentation=[[BIG, 1.5] * 3]), "a faulty segmentation ("),
+        (spoil(segmentation=[[float("nan"), 1.5] * 3]), "a faulty segmentation ("),
+        (spoil(segmentation=[[1e9] * 6]), "far outside of its image"),
+        (spoil(segmentation=[[0, 0, 600, 600] * 2000]), "outline is"),
+        (spoil(segmentation={"size": [80, 64], "counts": "o" * 10**6}), "not fill its image"),
+        (lambda c: c["images"][0].update(id=BIG), "1 image without id or file_name ("),
+    ],
+)
+def test_numbers_out_of_all_proportion(
+    change: Callable[[dict], object], words: str, tmp_path: Path
+) -> None:
+    root = toy(tmp_path)
+    changed(root, change)
+    with memory_limit(1000), time_limit(20):
+        assert words in open_splits(Data(root=str(root))).describe()
+
+
+@pytest.mark.parametrize(("width", "height"), [(BIG, BIG), (10**7, 10**7), (str(BIG), 1e308)])
+def test_sizes_out_of_all_proportion_are_those_of_the_image(
+    width: object, height: object, tmp_path: Path
+) -> None:
+    """Masks are drawn in images of the size that is told."""
+    root = toy(tmp_path)
+    expected = open_splits(Data(root=str(root))).train.target(0, masks=True)
+
+    def change(content: dict) -> None:
+        image = content["images"][0]
+        image.update(width=width, height=height)
+        for entry in content["annotations"]:
+            if entry["image_id"] == image["id"] and isinstance(entry["segmentation"], list):
+                entry.pop("bbox")
+
+    changed(root, change)
+    with memory_limit(1000):
+        found = open_splits(Data(root=str(root))).train.target(0, masks=True)
+    assert np.array_equal(found["masks"], expected["masks"])
+
+
+def test_what_breaks_a_file_as_a_whole(tmp_path: Path) -> None:
+    root = toy(tmp_path)
+    path = root / "annotations" / "train.json"
+    whole = path.read_text()
+    for text, words in (
+        (whole.replace('"images"', f'"x": {"[" * 10**5}, "images"', 1), "nested too deep"),
+        (whole.replace('"images"', f'"x": {"1" * 5000}, "images"', 1), "Exceeds the limit"),
+        (whole[:-100], "is not JSON"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words) as caught:
+            open_splits(Data(root=str(root)))
+        assert "train.json" in str(caught.value)
+
+
+def test_a_group_of_another_type_is_ignored(tmp_path: Path) -> None:
+    root = toy(tmp_path)
+    changed(root, lambda c: [entry.update(supercategory=[1]) for entry in c["categories"]])
+    assert open_splits(Data(root=str(root))).classes == SHAPES

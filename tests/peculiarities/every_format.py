@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 import unicodedata
 from pathlib import Path
@@ -159,6 +160,34 @@ def absent(column: str, root: Path) -> Splits:
     splits = opened(column, place)
     if column == "CSV":
         _read_all(column, splits, gone.name)
+    return splits
+
+
+@cell("An image outside of the data set: `..`, an absolute path, a link to the file", "left out",
+      "CSV", "COCO", "YOLO", "VOC", words=" outside of the data set (")  # fmt: skip
+def outside(column: str, root: Path) -> Splits:
+    for way in ("up", "absolute", "link"):
+        place = make(column, root / way / "set", images=4)
+        own = root / way / "set"
+        images = images_of(own, "train")
+        stored = {path.name: path.relative_to(own).as_posix() for path in images}
+        first = images[0]
+        secret = root / way / f"secret{first.suffix}"
+        first.rename(secret)
+        if way == "link":
+            first.symlink_to(secret)
+        elif way == "up":
+            start = own if column in ("CSV", "YOLO") else first.parent
+            stored[first.name] = os.path.relpath(secret, start)
+        else:
+            stored[first.name] = str(secret)
+        _name_as(column, own, place, stored)
+        for path in own.rglob(f"{first.stem}.xml"):  # else its name alone tells the image
+            path.rename(path.with_name("renamed.xml"))
+        splits = opened(column, place, **({"keep_empty": True} if column != "CSV" else {}))
+        assert len(splits.train) == len(images) - 1, way
+        read = {os.path.realpath(splits.train.name(i)) for i in range(len(splits.train))}
+        assert read == {os.path.realpath(path) for path in images[1:]}, way
     return splits
 
 

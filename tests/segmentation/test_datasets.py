@@ -250,3 +250,17 @@ def test_colours_are_distinct() -> None:
 def test_unknown_toy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown format 'coco'"):
         toy(tmp_path, "coco")
+
+
+def test_a_list_of_voc_does_not_lead_out(tmp_path: Path) -> None:
+    root = toy(tmp_path / "set", "voc")
+    listing = root / "ImageSets" / "Segmentation" / "train.txt"
+    stems = listing.read_text().split()
+    for folder, end in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        path = root / folder / f"{stems[0]}.{end}"
+        path.rename(tmp_path / f"secret.{end}")
+    listing.write_text("\n".join(["../../secret", *stems[1:]]))
+    splits = open_splits(Data(root=str(root)))
+    assert len(splits.train) == len(stems) - 1
+    assert not any("secret" in splits.train.name(i) for i in range(len(splits.train)))
+    assert "1 image outside of the data set (../../secret of train.txt; " in splits.describe()

@@ -9,7 +9,6 @@ import math
 import os
 import random
 from pathlib import Path, PurePath
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from torchvision.transforms import functional as TF
 from rmt.classification.recipe import Augment, Data
 from rmt.classification.samples import Samples
 from rmt.classification.transforms import random_crop_transform, with_posterize
+from rmt.untrusted import read_pickle
 
 
 class Cut(NamedTuple):
@@ -96,10 +96,7 @@ class LabelMaps:
     def __getitem__(self, index: int) -> Tensor:
         """Return the map of an image, (2, k, h, w) float32; ``ValueError`` if it is damaged."""
         path = self.root / map_name(self.samples.place(index))
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is damaged or not a label map: {error}") from error
+        found = read_pickle(path, what="a label map")
         if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 2:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{path} contains {shape}; a label map is a tensor (2, k, h, w)")

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from rmt.messages import printable
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ class BadSamples:
         """
         if not self.flags[at]:
             self.flags[at] = True
-            log.warning("%s: %s", what, error)
+            log.warning("%s: %s", what, printable(error, limit=2000))
         if self.flags.sum() > self.most:
             raise ValueError(
                 f"more than data.max_bad_samples={self.most} samples are unreadable, the last one: "

@@ -5,17 +5,21 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
+from rmt.data.text import unescaped
+
 Names = Sequence[str]
+# XML and terminals cannot take them.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 
 def class_name(text: str) -> str:
-    """Return a class's name as it is compared: composed, without surrounding blanks.
+    """Return a class's name as it is compared: composed, on one line, without needless blanks.
 
     File names come decomposed from some systems, and in an ASCII locale their bytes come escaped;
-    mmseg writes "bed " with a blank.
+    mmseg writes "bed " with a blank. Lists of classes have a line for each.
     """
-    told = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", told.strip())
+    told = unescaped(text).translate(_CONTROLS)
+    return unicodedata.normalize("NFC", " ".join(told.split()))
 
 
 def class_list(found: Iterable[str], known: Names | None = None) -> tuple[str, ...]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from functools import cache
 
+from rmt.messages import printable
+
 log = logging.getLogger(__name__)
+#: What is named may come from a file, and be of any length.
+_LONGEST = 1000
 
 
 class Findings:
@@ -41,6 +45,7 @@ class Findings:
         Raises:
             ValueError: if these are more than the limit.
         """
+        what = printable(what, limit=_LONGEST)
         first, count = self._faults.get(kind, (what, 0))
         self._faults[kind] = first, count + 1
         _name_once(self.root, f"left out: {kind.partition('|')[0]}: {what}")
@@ -59,7 +64,7 @@ class Findings:
             what: says more, and names one or all.
         """
         if count:
-            first, so_far = self._notes.get(kind, (what, 0))
+            first, so_far = self._notes.get(kind, (printable(what, limit=_LONGEST), 0))
             self._notes[kind] = first, so_far + count
 
     def describe(self) -> str:

@@ -1,15 +1,15 @@
-"""Which files of a folder are images, and the file that an annotation's name means."""
+"""Which files of a folder are images."""
 
 from __future__ import annotations
 
 import glob
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from rmt.data.findings import Findings
@@ -65,35 +65,80 @@ def find_folder(folder: Path, *names: str) -> Path | None:
     )
 
 
-def files_below(folder: str | Path, within: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+def files_below(
+    folder: str | Path, unreadable: Callable[[str, OSError], object] | None = None
+) -> Iterator[str]:
     """Yield the paths of the files below a folder that are not hidden; there may be millions.
 
     Links to folders are followed, as torchvision and timm do, but never into a folder that the link
     lies in.
+
+    Args:
+        folder: searched deep.
+        unreadable: takes each folder that cannot be listed, and why; None passes over them, which
+            is for those who look only whether there is something.
     """
-    stat = os.stat(folder)
-    own = stat.st_dev, stat.st_ino
-    if own in within:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(os.fspath(folder), ())]
+    while waiting:
+        place, within = waiting.pop()
+        try:
+            stat = os.stat(place)
+            own = stat.st_dev, stat.st_ino
+            if own in within:
                 continue
-            if entry.is_dir():
-                yield from files_below(entry.path, (*within, own))
-            else:
-                yield entry.path
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if _is_folder(entry):
+                        waiting.append((entry.path, (*within, own)))
+                    else:
+                        yield entry.path
+        except OSError as error:
+            if unreadable:
+                unreadable(place, error)
 
 
-def images_in(folder: Path, findings: Findings | None = None) -> list[Path]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a folder that cannot be read; who opens it is told
+        return False
+
+
+def note_unreadable(findings: Findings | None) -> Callable[[str, OSError], None]:
+    """Return what takes the folders that cannot be listed: each is a fault.
+
+    Without ``findings`` the first one is an error.
+    """
+
+    def take(folder: str, error: OSError) -> None:
+        if findings is None:
+            raise error
+        kind = "folder that cannot be read|folders that cannot be read"
+        findings.fault(kind, f"{error.strerror}: {folder}")
+
+    return take
+
+
+def images_in(
+    folder: Path,
+    findings: Findings | None = None,
+    unreadable: Callable[[str, OSError], object] | None = None,
+) -> list[Path]:
     """Return the files below a folder that are named as images and not hidden, sorted.
 
     Args:
         folder: searched deep.
         findings: counts the files of other types that may hold images, and animated ones.
+        unreadable: takes the folders that cannot be listed; ``findings`` if None.
+
+    Raises:
+        OSError: if a folder cannot be listed and nothing takes that.
     """
     images, others = [], []
-    for path in files_below(folder) if folder.is_dir() else ():
+    take = unreadable or note_unreadable(findings)
+    for path in files_below(folder, take) if folder.is_dir() else ():
         (images if is_image_name(path) else others).append(Path(path))
     images.sort()
     if findings:
@@ -131,7 +176,7 @@ def note_unlisted(images: Iterable[Path], findings: Findings) -> None:
     used = {os.fspath(path) for path in images}
     lost: list[str] = []
     for folder in {os.path.dirname(path) for path in used}:
-        with os.scandir(folder) as entries:
+        with suppress(OSError), os.scandir(folder) as entries:  # it need not be listed to be used
             lost += [
                 entry.path
                 for entry in entries
@@ -147,7 +192,8 @@ def find_images(sources: Iterable[str | Path], findings: Findings | None = None)
     """Return the image files that files, folders (searched deep) and glob patterns name, in order.
 
     A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
-    files do not. A name of what is not there stays in the list, for a report in its place.
+    files do not. A name of what is not there stays in the list, for a report in its place; so does
+    a folder that cannot be read.
 
     Args:
         sources: files, folders and patterns.
@@ -159,25 +205,41 @@ def find_images(sources: Iterable[str | Path], findings: Findings | None = None)
     found: list[Path] = []
     for source in sources:
         path = local_path(source)
-        if path.is_dir():
-            inside = images_in(path, findings)
-            if not inside:
-                listed = ", ".join(image_suffixes())
-                raise ValueError(f"folder {str(path)!r} holds no image ({listed})")
-            found += inside
-        elif path.exists() or not glob.has_magic(str(source)):
+        if os.path.isdir(path):
+            found += _in_folder(path, findings)
+        elif os.path.exists(path) or not glob.has_magic(str(source)):
             found.append(path)
             if findings:
                 note_animated([path], findings)
         else:
             matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
-            matches = [path for path in matches if path.is_file()]
+            matches = [path for path in matches if os.path.isfile(path)]
             if not matches:
                 raise ValueError(f"no file, folder or pattern {str(source)!r} matches a file")
             found += matches
-    if not any(path.exists() for path in found):
+    if all(map(_is_absent, found)):
         raise ValueError(f"there is no file or folder {str(found[0])!r}" if found else "no image")
     return found
+
+
+def _in_folder(folder: Path, findings: Findings | None) -> list[Path]:
+    """Return the images below a folder, and the folders that cannot be read, sorted."""
+    closed: list[Path] = []
+    images = images_in(folder, findings, lambda at, _: closed.append(Path(at)))
+    if not images and not closed:
+        listed = ", ".join(image_suffixes())
+        raise ValueError(f"folder {str(folder)!r} holds no image ({listed})")
+    return sorted(images + closed)
+
+
+def _is_absent(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:  # it may be there: who opens it is told
+        return False
+    return False
 
 
 def local_path(name: str | Path) -> Path:
@@ -192,77 +254,3 @@ def local_path(name: str | Path) -> Path:
     if address.scheme == "file":
         return Path(url2pathname(address.path))
     return Path(name)
-
-
-class FileFinder:
-    """Find the files that annotations name, as tools on other machines wrote the names.
-
-    A name is tried below each folder as it is, and then with backslashes as slashes, ``%20`` as a
-    blank, in the other Unicode form, without leading folders (``C:/photos/``, ``../``), and without
-    regard to case.
-
-    Args:
-        folders: where names may start, the likeliest first.
-    """
-
-    def __init__(self, *folders: Path) -> None:
-        self._folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-        self._listed: dict[Path, dict[str, Path]] = {}
-
-    def find(self, name: str) -> Path | None:
-        """Return the file that a name means, or None."""
-        found = self._below(name)
-        if found is not None or not name:
-            return found
-        for variant in _variants(name):
-            if (found := self._below(variant)) is not None:
-                return found
-        for variant in (name, *_variants(name)):
-            for folder in self._folders:
-                if (found := self._by_case(folder, variant)) is not None:
-                    return found
-        return None
-
-    def _below(self, name: str) -> Path | None:
-        for at, folder in enumerate(self._folders):
-            path = folder / name
-            if _is_file(path):
-                # The next image most likely lies in the same folder.
-                self._folders.insert(0, self._folders.pop(at))
-                return path
-        return None
-
-    def _by_case(self, folder: Path, name: str) -> Path | None:
-        parent = (folder / name).parent
-        if parent not in self._listed:
-            inside = sorted(parent.iterdir()) if parent.is_dir() else []
-            self._listed[parent] = {_plain(path.name): path for path in reversed(inside)}
-        found = self._listed[parent].get(_plain(Path(name).name))
-        return found if found is not None and _is_file(found) else None
-
-
-def _variants(name: str) -> Iterator[str]:
-    """Yield the other ways in which a file may be called, the nearest first."""
-    forward = name.replace("\\", "/")
-    parts = [p for p in unquote(forward).split("/") if p not in ("", ".", "..") and p[-1:] != ":"]
-    seen = {name}
-    for start in range(len(parts)):
-        tail = "/".join(parts[start:])
-        raw = "/".join(forward.split("/")[-len(parts[start:]) :])
-        for form in (raw, tail, *(unicodedata.normalize(f, tail) for f in ("NFC", "NFD"))):
-            if form not in seen:
-                seen.add(form)
-                yield form
-
-
-def _plain(name: str) -> str:
-    """Return a name without regard to case, Unicode form, and an ASCII locale's escaped bytes."""
-    told = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", told).casefold()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a byte that no name has
-        return False

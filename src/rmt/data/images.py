@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,23 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from rmt.files import check_file
 
 _ORIENTATION = 0x0112  # EXIF; above 4 width and height change places
+# What turns an image upright by its orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps the orientation of an image in memory.
+_NOTES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 #: Pillow's names of the formats that are read. Others (PSD, EPS by Ghostscript, PDF ...) are not:
 #: each decoder is one more that damaged or hostile bytes may reach.
 FORMATS = (
@@ -45,15 +60,12 @@ def read_image(path: str | Path) -> Image.Image:
     transparency is laid over white; of an animation the first frame is taken.
 
     Raises:
-        ValueError: if the file is empty, truncated, not an image, or would unpack to more pixels
-            than Pillow's limit against decompression bombs (179 million).
+        ValueError: if the file is empty, truncated, not an image, would unpack to more pixels than
+            Pillow's limit against decompression bombs (179 million), or the system refuses it.
         FileNotFoundError: if there is none.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes)")
+    check_file(path)
     return decode_image(path, name=str(path))
 
 
@@ -77,17 +89,26 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: if it cannot be read.
     """
     try:
+        check_file(path)
         with named_faults(str(path)), warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter("ignore")
-            turned = image.getexif().get(_ORIENTATION, 1) > 4
+            turned = _orientation(image) > 4
             return image.size[::-1] if turned else image.size
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
     except ValueError:
         return read_image(path).size  # says what is wrong
+
+
+def is_bomb(size: tuple[int, int]) -> bool:
+    """Return whether an image of (width, height) is refused as a decompression bomb."""
+    return Image.MAX_IMAGE_PIXELS is not None and math.prod(size) > 2 * Image.MAX_IMAGE_PIXELS
 
 
 def is_animated(path: Path) -> bool:
     """Return whether an image file has several frames; False if it cannot be read."""
     try:
+        check_file(path)
         with warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter("ignore")
             return bool(getattr(image, "is_animated", False))
@@ -169,8 +190,10 @@ def named_faults(name: str) -> Iterator[None]:
 
 def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
     """Convert an image of any mode to 8-bit RGB, ``upright`` if its EXIF says how it lay."""
-    if upright:
-        image = ImageOps.exif_transpose(image)
+    if upright and (turn := _TURNS.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
+        for key in _NOTES:  # else it would be turned once more
+            image.info.pop(key, None)
     if image.mode.startswith("I") or image.mode == "F":
         image = _grey(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -178,6 +201,17 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image)
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) if there is none or the EXIF data are damaged."""
+    try:
+        number = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # damaged bytes can raise anything here, and the pixels may be good
+        return 1
+    return number if number in _TURNS else 1
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from rmt.data.classes import few
 from rmt.data.findings import Findings
+from rmt.messages import printable
 
 Split = Literal["train", "val", "test"]
 #: The splits in their order, and what people call them; where two names occur, the first is taken.
@@ -115,7 +116,8 @@ class Splits(Generic[S]):
         classes = f"{count} {'class' if count == 1 else 'classes'} ({few(self.classes)})"
         told = (self.format, classes, shown, self.findings.describe())
         sentence = ", ".join(each for each in told if each)
-        return sentence + (f"; recognised by {self.sign}" if self.sign else "")
+        sentence += f"; recognised by {self.sign}" if self.sign else ""
+        return printable(sentence, limit=20_000)
 
 
 def split_of(name: str, *, within: bool = False) -> Split | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 # The longer marks first: UTF-32's begins with UTF-16's.
@@ -13,6 +14,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# Surrogates but those that stand for bytes.
+_HALVES = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 
 
 def read_text(path: Path) -> str:
@@ -21,8 +24,10 @@ def read_text(path: Path) -> str:
     A byte-order mark is not part of the content.
 
     Raises:
-        ValueError: if the file is in another encoding.
+        ValueError: if the file is in another encoding, or none to read at all.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device; expected a text file")
     return decode_text(path.read_bytes(), name=str(path))
 
 
@@ -36,6 +41,15 @@ def decode_text(content: bytes, *, name: str) -> str:
         return content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not in UTF-8 ({error}); save it as UTF-8") from error
+
+
+def unescaped(text: str) -> str:
+    """Return text with the bytes that an ASCII locale has escaped put back.
+
+    What is no text even then, such as half a character of JSON, becomes a question mark in a box.
+    """
+    whole = _HALVES.sub("\ufffd", text)
+    return whole.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_lines(path: Path) -> list[str]:

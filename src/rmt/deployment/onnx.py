@@ -8,7 +8,6 @@ sessions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,9 @@ from rmt.detection.rcnn import RCNN
 from rmt.detection.retinanet import RetinaNet
 from rmt.detection.roi import BOX_SIZE, MASK_SIZE
 from rmt.detection.transform import normalise
+from rmt.files import write_json
+from rmt.modeling.saved import Description
+from rmt.untrusted import Field, read_json_file
 
 _INPUT, _DENSE, _CONFIG = "image", "dense.onnx", "config.json"
 
@@ -128,7 +130,7 @@ def export_parts(detector: RCNN, folder: str | Path, *, size: tuple[int, int]) -
                 program = _export(heads[i], [features], dynamic=many)
                 program.save(folder / name.format(i))
     described = detector.describe() | {"canvas": list(size)}
-    (folder / _CONFIG).write_text(json.dumps(described, indent=2))
+    write_json(folder / _CONFIG, described)
     return folder
 
 
@@ -137,20 +139,26 @@ def load_parts(folder: str | Path) -> RCNN:
 
     It is called as any other detector, for inference only. An image whose canvas is not the
     exported one raises ``ValueError``.
+
+    Raises:
+        ValueError: if ``config.json`` does not describe a two-stage detector.
     """
     folder = Path(folder)
-    described = json.loads((folder / _CONFIG).read_text())
+    content = read_json_file(folder / _CONFIG)
+    described = Description.read(content, str(folder / _CONFIG))
+    sides = Field.of(content, str(folder / _CONFIG))["canvas"].items()
+    canvas = tuple(side.whole(least=32, most=16384) for side in sides)
     with torch.device("meta"):
-        built = from_config(described["config"])
-    assert isinstance(built, RCNN)
+        built = from_config(described.config)
+    if not isinstance(built, RCNN) or len(canvas) != 2:
+        raise ValueError(f"{folder / _CONFIG} is not of a two-stage detector with a canvas")
     model: Any = built  # its networks are replaced by sessions
-    canvas = tuple(described["canvas"])
     model.backbone, model.neck = _Pixels(), DenseSession(folder / _DENSE, canvas)
     model.rpn.forward = lambda maps: (maps.logits, maps.deltas)
     for heads, _, name in _heads(model):
         for i in range(len(heads)):
             heads[i] = Session(folder / name.format(i))
-    model.info = described["info"]
+    model.info = described.info
     return model.eval()
 
 

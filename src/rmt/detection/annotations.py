@@ -7,13 +7,13 @@ name). ``ignore`` marks an object that is neither trained on nor scored, as VOC'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rmt.data.classes import class_name
 from rmt.data.findings import Findings
-from rmt.data.images import image_size
+from rmt.data.images import image_size, is_bomb
+from rmt.data.named_files import FileFinder
 from rmt.detection.rle import box_of, clean_segmentation, is_number
 
 Content = dict[str, Any]
@@ -33,22 +33,17 @@ class Ids:
 
         Text that is not a number gets a negative one of its own.
         """
-        if type(value) is int:
+        if type(value) is int and value.bit_length() < 64:
             return value
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if not isinstance(value, str) or not value.strip():
-            return None
-        try:
-            number = float(value)
-        except ValueError:
-            return self._others.setdefault(value, -1 - len(self._others))
-        return int(number) if number.is_integer() else None
+        if isinstance(value, str) and value.strip():
+            try:
+                value = float(value)
+            except ValueError:
+                return self._others.setdefault(value, -1 - len(self._others))
+        return int(value) if is_number(value) and value == int(value) else None
 
 
-def clean(
-    content: Any, name: str, *, find: Callable[[str], Path | None], findings: Findings
-) -> Content:
+def clean(content: Any, name: str, *, files: FileFinder, findings: Findings) -> Content:
     """Return a COCO file's content with what cannot be used left out, and image paths absolute.
 
     Good entries stay as they are, but ``area`` and ``iscrowd`` are filled in where absent.
@@ -56,7 +51,7 @@ def clean(
     Args:
         content: of the JSON file; its entries are completed in place.
         name: of the file, for messages.
-        find: returns the image file that a name means.
+        files: finds the image file that a name means.
         findings: counts and names what is left out.
 
     Raises:
@@ -67,7 +62,7 @@ def clean(
             raise ValueError(f"{name} is not a COCO file: it has no list {part!r}")
     image_ids, category_ids = Ids(), Ids()
     categories, merged = _categories(content["categories"], category_ids)
-    images, listed = _images(content["images"], name, image_ids, find, findings)
+    images, listed = _images(content["images"], name, image_ids, files, findings)
     if content["images"] and not images:
         first = content["images"][0]
         raise ValueError(
@@ -113,10 +108,10 @@ def drop_supercategories(contents: Sequence[Content]) -> list[str]:
         if (i, entry["id"]) in used
     }
     groups = {
-        entry.get("supercategory")
+        name
         for content in contents
         for entry in content["categories"]
-        if entry.get("supercategory") != entry["name"]
+        if isinstance(name := entry.get("supercategory"), str) and name != entry["name"]
     }
     dropped = []
     for content in contents:
@@ -197,7 +192,7 @@ def _images(
     entries: list[Any],
     name: str,
     ids: Ids,
-    find: Callable[[str], Path | None],
+    files: FileFinder,
     findings: Findings,
 ) -> tuple[list[Content], set[int]]:
     """Return the images that are there, with absolute paths, and the ids of all that are listed."""
@@ -215,12 +210,12 @@ def _images(
             findings.fault("image whose id occurs before|images whose ids occur before", what)
             continue
         listed.add(number)
-        path = find(file_name)
+        path = files.find(file_name)
         if path is None:
-            findings.fault("absent image|absent images", f"{where}, {file_name}")
+            files.report(file_name, findings=findings, what=f"{where}, {file_name}")
             continue
         size = _side(entry.get("width")), _side(entry.get("height"))
-        if not all(size):
+        if not all(size) or is_bomb(size):
             try:
                 size = image_size(path)
             except ValueError as error:
@@ -273,7 +268,7 @@ def _box(value: Any) -> list[float] | None:
         return value
     try:
         numbers = [float(each) for each in value]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return numbers if all(map(is_number, numbers)) else None
 
@@ -282,7 +277,7 @@ def _side(value: Any) -> int:
     """Return a side in pixels; 0 where the file does not tell."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
     return int(number) if number > 0 and number.is_integer() else 0
 

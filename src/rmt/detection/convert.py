@@ -6,7 +6,9 @@ import logging
 import shutil
 from pathlib import Path
 
+from rmt.data.findings import Findings
 from rmt.data.images import image_size
+from rmt.data.named_files import Confines
 from rmt.data.splits import Split
 from rmt.detection.datasets import FORMATS, open_parts
 from rmt.detection.recipe import Data
@@ -41,11 +43,28 @@ def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "aut
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; name a new folder")
     parts, findings = open_parts(Data(format=read_as, root=str(source)))
+    parts = {
+        split: _own_images(samples, Path(source), findings) for split, samples in parts.items()
+    }
     if left_out := findings.describe():
         log.warning("%s: %s", source, left_out)
     for samples in parts.values():
         _check_names(samples, stems=to != "coco")
     return [_convert(samples, out, split, to) for split, samples in parts.items()]
+
+
+def _own_images(samples: Samples, root: Path, findings: Findings) -> Samples:
+    """Return the images but those that a link brings in from outside: they would be copied."""
+    confines = Confines(root if root.is_dir() else root.parent)
+    kept = []
+    for i in range(len(samples)):
+        if confines.is_left_by(samples.path(i)):
+            kind = "image outside of the data set|images outside of the data set"
+            what = f"{samples.path(i)} is a link; copy the data set with its files (cp -rL)"
+            findings.fault(kind, what)
+        else:
+            kept.append(i)
+    return samples.take(kept)
 
 
 def _convert(samples: Samples, out: Path, split: Split, to: str) -> Path:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 _NUMBERS = {int, float}
+# No pixel, area or id of an image is near: beyond, sums and products would overflow.
+_LARGEST = 2**53
+# Polygons are drawn along five points a pixel, which the library keeps: so long an outline, in
+# pixels, takes some hundred megabytes.
+_LONGEST_OUTLINE = 2_000_000
+_FEW_POINTS = 200  # cannot make one
+# A point may lie outside of its image by so many of its sides.
+_FAR = 10
 
 
 def to_mask(segmentation: list | Mapping[str, Any], height: int, width: int) -> np.ndarray:
@@ -60,6 +68,8 @@ def clean_segmentation(value: Any, size: tuple[int, int]) -> Any:
         good = [polygon for polygon in polygons if len(polygon) >= 6]
         if not good:
             raise ValueError("of fewer than three points")
+        for polygon in good:
+            check_extent(polygon, size)
         return value if good == value else good
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str | list):
         raise ValueError(
@@ -78,6 +88,21 @@ def clean_segmentation(value: Any, size: tuple[int, int]) -> Any:
     return value
 
 
+def check_extent(polygon: Sequence[float], size: tuple[int, int]) -> None:
+    """Check that a polygon [x0, y0, ...] can be drawn in an image of (height, width).
+
+    Raises:
+        ValueError: saying what is wrong, to be read behind "a segmentation".
+    """
+    most = _FAR * max(size)
+    if max(polygon) > most or min(polygon) < -most:
+        raise ValueError(f"with a point far outside of its image of {[*size]}")
+    if len(polygon) > 2 * _FEW_POINTS:
+        steps = np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0)).max(axis=1)
+        if steps.sum() > _LONGEST_OUTLINE:
+            raise ValueError(f"whose outline is {steps.sum():,.0f} pixels long")
+
+
 def run_lengths(code: str) -> list[int]:
     """Return the counts that a compressed code spells, and a negative one for what is not a code.
 
@@ -92,6 +117,8 @@ def run_lengths(code: str) -> list[int]:
         value |= (digit & 31) << shift
         shift += 5
         if digit & 32:  # more to come
+            if shift > 60:
+                return [-1]
             continue
         if digit & 16:
             value -= 1 << shift
@@ -114,20 +141,29 @@ def box_of(segmentation: list | Mapping[str, Any], height: int, width: int) -> l
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number."""
-    return type(value) in _NUMBERS and math.isfinite(value)
+    """Return whether a value is a number that can be one of pixels; no overflow, no NaN."""
+    return type(value) in _NUMBERS and -_LARGEST <= value <= _LARGEST
 
 
 def _flat(polygon: Any) -> list[float]:
     """Return a polygon as [x0, y0, x1, y1, ...]."""
-    plain = isinstance(polygon, list) and set(map(type, polygon)) <= _NUMBERS
-    if plain and len(polygon) % 2 == 0 and math.isfinite(sum(polygon)):
+    if _is_flat(polygon):
         return polygon  # as nearly all are
     if isinstance(polygon, list) and all(isinstance(p, list) and len(p) == 2 for p in polygon):
         polygon = [value for pair in polygon for value in pair]
     if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_number, polygon)):
         raise ValueError("that is not a list of polygons [x0, y0, x1, y1, ...]")
     return polygon
+
+
+def _is_flat(polygon: Any) -> bool:
+    """Return whether a polygon is [x0, y0, ...]: what :func:`is_number` asks, of all at once."""
+    if not isinstance(polygon, list) or not polygon or len(polygon) % 2:
+        return False
+    if not set(map(type, polygon)) <= _NUMBERS:
+        return False
+    inside = min(polygon) >= -_LARGEST and max(polygon) <= _LARGEST
+    return inside and is_number(sum(polygon))  # NaN hides from the two, not from the sum
 
 
 def _text(counts: bytes | str) -> str:

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from rmt.messages import did_you_mean
 from rmt.recipes.schema import Recipe
+from rmt.untrusted import read_yaml
 
 FOLDER = Path(__file__).parent
 R = TypeVar("R", bound=Recipe)
@@ -40,9 +39,9 @@ def read(name: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no recipe file {str(path)!r}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {error}") from error
+        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}); save it as UTF-8") from error
     if not isinstance(content, dict) or "task" not in content:
         raise ValueError(f"{path} is not a recipe: it must be a mapping with the key 'task'")
     return content

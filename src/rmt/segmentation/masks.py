@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rmt.data.images import named_faults, open_image
+from rmt.files import check_file
 from rmt.segmentation.segmenter import IGNORED
 
 #: Entry of a table for a mask value that must not occur.
@@ -58,8 +59,7 @@ def read_mask(
             has a value or colour without a class; the message names file and value.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no mask {str(path)!r}")
+    check_file(path, what="mask")
     values = _pixels(path, coloured=bool(palette))
     if values.ndim == 3:
         values = _of_colours(values, path, palette)

@@ -12,12 +12,14 @@ from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.data.classes import class_list, class_name, whole_number
 from rmt.data.findings import Findings
-from rmt.data.folders import FileFinder
 from rmt.data.formats import Format, Source
+from rmt.data.named_files import FileFinder
 from rmt.data.splits import SPLITS, Split, split_of
 from rmt.data.text import read_text
 
 _COLUMNS = ("path", "label")
+# What the names of another machine may hold, and those that climb.
+_STRANGE = ("\\", "%", ":", "..")
 
 
 def sign(root: Path) -> str | None:
@@ -35,12 +37,17 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     """
     rows = _rows(source.root)
     by_split: dict[Split, list[tuple[Path, str]]] = {}
-    finder = FileFinder(source.root.parent)
+    home = source.root.parent
+    finder = FileFinder(home, root=home)
     for line, row in enumerate(rows, 2):
-        found = _checked(row, f"{source.root.name} line {line}", source.findings)
+        where = f"{source.root.name} line {line}"
+        found = _checked(row, where, source.findings)
         if found:
             split, name, label = found
-            by_split.setdefault(split, []).append((_path(name, source.root.parent, finder), label))
+            if path := _path(name, home, finder):
+                by_split.setdefault(split, []).append((path, label))
+            else:
+                finder.report(name, findings=source.findings, what=f"{where}, {name}")
     labels = {label: label for entries in by_split.values() for _, label in entries}
     numbered = all(whole_number(label).isdecimal() for label in labels)
     if numbered:  # 1.0 is 1
@@ -105,10 +112,12 @@ def _checked(
     return None
 
 
-def _path(name: str, folder: Path, finder: FileFinder) -> Path:
+def _path(name: str, folder: Path, finder: FileFinder) -> Path | None:
     # Only a strange name is looked for: there may be millions, and reading finds what is gone.
-    strange = "\\" in name or "%" in name or not name.isascii()
-    return (finder.find(name) if strange else None) or folder / name
+    if not name.isascii() or name.startswith("/") or any(part in name for part in _STRANGE):
+        return finder.find(name)
+    path = folder / name
+    return None if finder.confines.is_left_by(path) else path
 
 
 FORMAT = Format(

@@ -18,6 +18,8 @@ from rmt.classification.samples import EvaluationRule, Samples
 from rmt.data.folders import images_in, subfolders
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
+from rmt.messages import printable
+from rmt.untrusted import read_json_file
 
 _REAL = "real.json"
 
@@ -107,12 +109,11 @@ def read_real(source: Source[Data]) -> Mapping[Split, Samples]:
     root = source.root
     if sign_real(root) is None:
         raise ValueError(f"no {root / _REAL}: the labels of google-research/reassessed-imagenet")
-    right = json.loads((root / _REAL).read_bytes())
+    right = _right_classes(root / _REAL)
     found = []
     for path in images_in(root):
         match = re.search(r"_val_(\d{8})$", path.stem)
-        classes = right[int(match[1]) - 1] if match else []
-        if classes:
+        if classes := right.get(int(match[1])) if match else None:
             found.append((path, classes))
     if not found:
         raise ValueError(f"{root} holds no validation image with a label (*_val_00000001.JPEG)")
@@ -123,6 +124,21 @@ def read_real(source: Source[Data]) -> Mapping[Split, Samples]:
         rule=AcceptedClasses(accepted=tuple(tuple(sorted(set(c))) for _, c in found)),
     )
     return {"test": samples}
+
+
+def _right_classes(path: Path) -> dict[int, list[int]]:
+    """Return the right classes of each validation image, which count from 1."""
+    content = read_json_file(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path} is not a list with the right classes of each image")
+    for number, classes in enumerate(content, start=1):
+        known = isinstance(classes, list) and all(type(c) is int and 0 <= c < 1000 for c in classes)
+        if not known:
+            raise ValueError(
+                f"{path}: entry {number} is {printable(repr(classes), limit=60)}; expected a list "
+                "of classes from 0 to 999"
+            )
+    return dict(enumerate(content, start=1))
 
 
 def sign_real(root: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Files in tar files, each at its place, and an index of them beside the data.
+"""Files in tar files, each at its place.
 
 A tar file is a row of plain files, each behind a header. The headers are gone through once; from
 then on an image is read by its place, in any order and by any process. Readers of a stream
@@ -8,21 +8,16 @@ an exact sample, and evaluate on several processes with some images twice.
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rmt.classification.datasets.packed import Entry, files_by_split
 from rmt.classification.samples import Packed
-from rmt.data.findings import Findings
 from rmt.data.folders import is_hidden
-from rmt.data.splits import SPLITS, Split, sort_by_split
-from rmt.files import write_atomically
+from rmt.files import check_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +55,21 @@ class Member(Packed):
 Labelled = tuple[Member, str]
 
 
-def members(file: Path) -> Iterator[Member]:
+def members(file: Path, ends: list[str] | None = None) -> Iterator[Member]:
     """Yield the files in a tar file, and in the tar files within it, but hidden ones.
+
+    Args:
+        file: the tar file.
+        ends: takes what is wrong with the end: a file that was cut off between two members is like
+            a whole one but for its last blocks.
 
     Raises:
         ValueError: if it is damaged, or compressed, so that nothing in it has a place.
     """
+    check_file(file)
     try:
         with tarfile.open(file, "r:") as archive:
-            yield from _walk(archive, file, inside=PurePosixPath(), base=0)
+            yield from _walk(archive, file, [] if ends is None else ends)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{file} is not a whole, uncompressed tar file: {error}") from error
 
@@ -80,95 +81,36 @@ def holds_keys(file: Path) -> bool:
 
 
 def _walk(
-    archive: tarfile.TarFile, file: Path, *, inside: PurePosixPath, base: int
+    archive: tarfile.TarFile,
+    file: Path,
+    ends: list[str],
+    *,
+    inside: PurePosixPath = PurePosixPath(),  # noqa: B008 - it cannot be changed
+    base: int = 0,
 ) -> Iterator[Member]:
     for info in archive:
         path = inside / info.name
-        if not info.isfile() or any(map(is_hidden, path.parts)):
+        # A name that climbs names nothing of ours, as members are read in place.
+        if not info.isfile() or any(is_hidden(part) for part in path.parts if part != ".."):
             continue
         start = base + info.offset_data
         if path.suffix == ".tar":
             with tarfile.open(fileobj=archive.extractfile(info), mode="r:") as inner:
-                yield from _walk(inner, file, inside=path.with_suffix(""), base=start)
+                yield from _walk(inner, file, ends, inside=path.with_suffix(""), base=start)
         else:
             yield Member(file, str(path), start, info.size)
+    if fault := _faulty_end(archive.fileobj, archive.offset):
+        ends.append(f"{file}: {inside} {fault}" if inside.name else f"{file} {fault}")
 
 
-def indexed(
-    root: Path,
-    entries: Callable[[Iterator[Member]], Iterator[Labelled | str]],
-    findings: Findings,
-) -> dict[Split, list[Entry]]:
-    """Return the images of each split, from an index beside the data where it is up to date.
-
-    Going through the headers of 140 GB takes a minute on a local disk, and far longer over a
-    network. Where nothing may be written, it is done anew each time.
-
-    Args:
-        root: a tar file, or the folder of some.
-        entries: picks the images of a tar file, with their classes, or says what is wrong.
-        findings: names what is wrong.
-
-    Raises:
-        ValueError: for what is not a tar file, or holds other numbers than ``_info.json`` says.
-    """
-    home = root if root.is_dir() else root.parent
-    splits, counts = _listed(home) if root.is_dir() else ({}, {})
-    splits = splits or files_by_split(root, ".tar")
-    index = home / f".rmt-{entries.__name__}.json"
-    try:
-        known = json.loads(index.read_bytes())
-    except (OSError, ValueError):
-        known = {}
-    shards: dict[str, Any] = {}
-    for file in (file for files in splits.values() for file in files):
-        name, stat = str(file.relative_to(home)), file.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        if name not in known or known[name]["stamp"] != stamp:
-            shards[name] = {"stamp": stamp} | _looked_through(entries(members(file)))
-        else:
-            shards[name] = known[name]
-        for fault in shards[name].get("faults", ()):
-            findings.fault("sample that makes no sense|samples that make no sense", fault)
-        count = len(shards[name]["images"]) + len(shards[name].get("faults", ()))
-        if count != counts.get(file, count):
-            raise ValueError(f"{file} holds {count} images; _info.json says {counts[file]}")
-    if shards != known:
-        with suppress(OSError):
-            text = json.dumps(shards)
-            write_atomically(index, lambda path: path.write_text(text, encoding="utf-8"))
-
-    def images(file: Path) -> Iterator[Entry]:
-        for name, start, length, label in shards[str(file.relative_to(home))]["images"]:
-            yield Member(file, name, start, length), label
-
-    return {split: [e for file in files for e in images(file)] for split, files in splits.items()}
-
-
-def _looked_through(found: Iterator[Labelled | str]) -> dict[str, Any]:
-    rows, faults = [], []
-    for each in found:
-        if isinstance(each, str):
-            faults.append(each)
-        else:
-            member, label = each
-            rows.append((member.name, member.start, member.length, label))
-    return {"images": rows} | ({"faults": faults} if faults else {})
-
-
-def _listed(home: Path) -> tuple[dict[Split, list[Path]], dict[Path, int]]:
-    """Return the shards of each split and the images in each, as ``_info.json`` lists them."""
-    listing = home / "_info.json"
-    if not listing.is_file():
-        return {}, {}
-    about, _ = sort_by_split(json.loads(listing.read_bytes()).get("splits", {}).items())
-    splits: dict[Split, list[Path]] = {}
-    counts: dict[Path, int] = {}
-    for split in (each for each in SPLITS if each in about):
-        files = [home / name for name in about[split]["filenames"]]
-        if lost := [path for path in files if not path.is_file()]:
-            raise ValueError(f"{listing} lists {len(lost)} files that are not there: {lost[0]}")
-        if "shard_lengths" in about[split]:
-            counts |= zip(files, about[split]["shard_lengths"], strict=True)
-        splits[split] = files
-    return splits, counts
+def _faulty_end(file: Any, at: int) -> str:
+    """Return what is wrong behind the last member, where a block of zeros must be, or nothing."""
+    file.seek(at)
+    mark, rest = file.read(tarfile.BLOCKSIZE), file.read(tarfile.RECORDSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        return "has no end mark: it was cut off, or its writer was stopped"
+    if mark.strip(b"\0"):
+        return f"is damaged at byte {at:,}: what follows is not read"
+    if rest.strip(b"\0"):
+        return "goes on behind its end mark, which is not read: was it joined with cat?"
+    return ""

@@ -28,6 +28,8 @@ from rmt.classification.samples import Packed, Samples
 from rmt.data.classes import whole_number
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
+from rmt.files import check_file
+from rmt.untrusted import Field, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +148,29 @@ def _places(metadata: Any) -> Iterator[tuple[int, int]]:
 
 def _columns(schema: Any, file: Path) -> tuple[str, str, tuple[str, ...] | None]:
     """Return the columns of images and of classes, and the class names."""
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = described.get("info", {}).get("features", {})
+    where = f"{file}: its description by Hugging Face"
+    described = read_json((schema.metadata or {}).get(b"huggingface", b"{}"), where)
+    features = Field.of(described, where).get("info", {}).get("features", {})
+    kinds = {name: features[name] for name in features.mapping()}
     images = [
         field.name
         for field in schema
         if str(field.type).startswith("struct") and field.type.get_field_index("bytes") >= 0
     ]
-    of_classes = [n for n, kind in features.items() if kind.get("_type") == "ClassLabel"]
+    of_classes = [n for n, kind in kinds.items() if _is_of_classes(kind)]
     labels = ["label"] if "label" in schema.names else of_classes
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
             f"{file} has the columns {schema.names}; needed are one of images, "
             "{bytes, path}, and one named 'label'"
         )
-    names = features.get(labels[0], {}).get("names")
-    return images[0], labels[0], tuple(names) if names else None
+    names = features.get(labels[0], {}).get("names", []).items()
+    return images[0], labels[0], tuple(name.text() for name in names) or None
+
+
+def _is_of_classes(kind: Field) -> bool:
+    """Return whether a feature is a class; a list of features is none."""
+    return isinstance(kind.value, Mapping) and kind.value.get("_type") == "ClassLabel"
 
 
 @lru_cache(maxsize=1)
@@ -182,6 +191,7 @@ def _open(file: Path) -> Any:
         raise ValueError(
             "reading Parquet files needs pyarrow: pip install 'rmt-vision[parquet]'"
         ) from error
+    check_file(file)
     try:
         return ParquetFile(file, memory_map=True)
     except (ValueError, OSError) as error:

@@ -8,8 +8,9 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from rmt.classification.datasets.drawn import Drawn, as_png
-from rmt.classification.datasets.members import Labelled, Member, holds_keys, indexed
+from rmt.classification.datasets.members import Labelled, Member, holds_keys
 from rmt.classification.datasets.packed import files_in, samples_of, with_class_folders
+from rmt.classification.datasets.tar_index import indexed
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.data.classes import class_name

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from rmt.classification.datasets.drawn import Drawn, as_png
-from rmt.classification.datasets.members import Labelled, Member, holds_keys, indexed
+from rmt.classification.datasets.members import Labelled, Member, holds_keys
 from rmt.classification.datasets.packed import files_in, samples_of, with_class_folders
 from rmt.classification.datasets.tar import add_file
+from rmt.classification.datasets.tar_index import indexed
 from rmt.classification.recipe import Data
 from rmt.classification.samples import Samples
 from rmt.data.classes import whole_number
@@ -18,6 +18,7 @@ from rmt.data.folders import is_image_name
 from rmt.data.formats import Format, Source
 from rmt.data.splits import Split
 from rmt.data.text import decode_text, read_lines
+from rmt.untrusted import Field, read_json
 
 
 def sign(root: Path) -> str | None:
@@ -83,12 +84,17 @@ def _labelled(key: str, images: list[Member], beside: dict[str, Member]) -> Labe
         if "cls" in beside:
             label = decode_text(beside["cls"].read(), name=str(image)).strip()
         else:
-            label = str(json.loads(beside["json"].read())["label"])
-    except (KeyError, TypeError, ValueError) as error:
+            label = str(_label_in(beside["json"]))
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{image} has no class in a .cls or .json beside it") from error
     if not label:
         raise ValueError(f"{image} has an empty .cls")
     return image, whole_number(label)
+
+
+def _label_in(member: Member) -> str | int | float:
+    label = Field(read_json(member.read(), str(member)), str(member))["label"]
+    return label.value if isinstance(label.value, str) else label.number()
 
 
 FORMAT = Format(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rmt.data.findings import Findings
-from rmt.data.folders import FileFinder, find_folder, is_hidden, note_unlisted, subfolders
+from rmt.data.folders import find_folder, is_hidden, note_unlisted, subfolders
 from rmt.data.formats import Format, Source
 from rmt.data.images import image_size
+from rmt.data.named_files import FileFinder
 from rmt.data.splits import SPLITS, Split, sort_by_split, split_of
 from rmt.detection.annotations import Content, clean, drop_supercategories, with_classes
 from rmt.detection.recipe import Data
 from rmt.detection.samples import Samples
 from rmt.files import write_atomically
+from rmt.untrusted import read_json_file
 
 _ROBOFLOW = "_annotations.coco.json"
 _CHUNK = 1 << 20
@@ -43,7 +45,7 @@ def read(source: Source[Data]) -> Mapping[Split, Samples]:
     found = [path for path in _listings(source.root) if _looks_like_coco(path)]
     files = _by_split(found, source)
     contents = {
-        split: _read_file(path, _folders(path, source.root), source.findings)
+        split: _read_file(path, _home(source.root), source.findings)
         for split, path in files.items()
     }
     for name in drop_supercategories(list(contents.values())):
@@ -123,10 +125,14 @@ def _by_split(found: list[Path], source: Source[Data]) -> dict[Split, Path]:
     return files
 
 
-def _folders(file: Path, root: Path) -> list[Path]:
-    """Return where the images of a file may lie, the likeliest first."""
+def _home(root: Path) -> Path:
+    """Return the folder of a data set of which the annotations may have been named."""
     home = root if root.is_dir() else root.parent
-    home = home.parent if home.name.lower() == "annotations" else home
+    return home.parent if home.name.lower() == "annotations" else home
+
+
+def _folders(file: Path, home: Path) -> list[Path]:
+    """Return where the images of a file may lie, the likeliest first."""
     stem = file.stem.removeprefix("instances_")
     split = split_of(stem, within=True)
     splits, others = sort_by_split((path.name, path) for path in subfolders(home))
@@ -141,17 +147,17 @@ def _folders(file: Path, root: Path) -> list[Path]:
     return [*folders, *inside, file.parent, home, *others]
 
 
-def _read_file(path: Path, folders: Iterable[Path], findings: Findings) -> Content:
+def _read_file(path: Path, home: Path, findings: Findings) -> Content:
+    files = FileFinder(*_folders(path, home), root=home)
     # Each of a million small lists would make the collector look through all before it.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        content = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with a mark or without
-        content = clean(content, path.name, find=FileFinder(*folders).find, findings=findings)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: {error}") from error
+        # As long as it is: COCO's own have hundreds of megabytes.
+        content = read_json_file(path, most=path.stat().st_size)
+        content = clean(content, path.name, files=files, findings=findings)
+    except RecursionError as error:  # of what is wrong, and shown in a message
+        raise ValueError(f"{path} is nested too deep") from error
     finally:
         if collecting:
             gc.enable()

@@ -6,9 +6,7 @@ pixels, as the tools mean them.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,29 @@ from xml.etree import ElementTree
 from rmt.data.classes import class_list, class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
-    FileFinder,
     files_below,
     find_folder,
     is_image_name,
     note_unlisted,
+    note_unreadable,
     subfolders,
 )
 from rmt.data.formats import Format, Source
-from rmt.data.images import image_size
+from rmt.data.images import image_size, is_bomb
+from rmt.data.named_files import FileFinder
 from rmt.data.splits import SPLITS, Split, sort_by_split
 from rmt.data.text import read_lines
 from rmt.data.voc_lists import find_lists, names_of
 from rmt.detection.annotations import Content, assemble
 from rmt.detection.recipe import Data
+from rmt.detection.rle import is_number
 from rmt.detection.samples import Samples
+from rmt.files import check_file
 
 #: Name, box (x, y, w, h), and whether it is difficult: such ones are not scored by VOC.
 Object = tuple[str, list[float], bool]
+#: What reading an XML file raises that is broken, or of another encoding than it says.
+_BROKEN = (ElementTree.ParseError, LookupError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -153,39 +156,41 @@ def _files(root: Path, findings: Findings) -> dict[Split, list[Path]]:
     """Return the XML files of each split; of an undivided set all are ``train``."""
     main = root / "ImageSets" / "Main"
     if main.is_dir() and (lists := find_lists(main)):
-        home = find_folder(root, "Annotations") or root
-        listed = {split: _listed(path, home, findings, split) for split, path in lists.items()}
+        listed = {split: _listed(path, root, findings, split) for split, path in lists.items()}
         return {split: own for split, own in listed.items() if own}
+    take = note_unreadable(findings)
     folders, others = sort_by_split((path.name, path) for path in subfolders(root))
-    found = {split: own for split in SPLITS if split in folders and (own := _below(folders[split]))}
+    found = {
+        split: own for split in SPLITS if split in folders and (own := _below(folders[split], take))
+    }
     if not found:
-        return {"train": _below(root)}
+        return {"train": _below(root, take)}
     for folder in others:
-        if rest := _below(folder):
+        if rest := _below(folder, take):
             what = f"{folder.name} is not a split"
             findings.note("XML file not used|XML files not used", count=len(rest), what=what)
     return found
 
 
-def _listed(listing: Path, home: Path, findings: Findings, split: Split) -> list[Path]:
+def _listed(listing: Path, root: Path, findings: Findings, split: Split) -> list[Path]:
     """Return the XML files that a list names; none if a test split has no annotations."""
-    finder = FileFinder(home)
-    found = {
-        line: next((p for name in names_of(line) if (p := finder.find(f"{name}.xml"))), None)
-        for line in read_lines(listing)
-    }
+    finder = FileFinder(find_folder(root, "Annotations") or root, root=root)
+    names = {line: [f"{name}.xml" for name in names_of(line)] for line in read_lines(listing)}
+    found = {line: finder.find(*own) for line, own in names.items()}
     files = [path for path in found.values() if path is not None]
     if split == "test" and not files:
         what = f"{listing.name} names no image with an XML file"
         findings.note("image not used|images not used", count=len(found), what=what)
         return []
     for line in (line for line, path in found.items() if path is None):
-        findings.fault("absent XML file|absent XML files", f"{line} of {listing.name}")
+        what = f"{line} of {listing.name}"
+        finder.report(*names[line], findings=findings, what=what, thing="XML file")
     return files
 
 
-def _below(folder: Path) -> list[Path]:
-    return sorted(Path(path) for path in files_below(folder) if path.lower().endswith(".xml"))
+def _below(folder: Path, unreadable: Callable[[str, OSError], object] | None = None) -> list[Path]:
+    found = files_below(folder, unreadable)
+    return sorted(Path(path) for path in found if path.lower().endswith(".xml"))
 
 
 def _content(parsed: Sequence[Parsed], classes: Sequence[str], findings: Findings) -> Content:
@@ -206,17 +211,16 @@ def _content(parsed: Sequence[Parsed], classes: Sequence[str], findings: Finding
 def _parse(path: Path, images: _Images, findings: Findings) -> Parsed | None:
     """Return what an XML file says, or None, named, if it cannot be used."""
     try:
+        check_file(path)
         tree = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
+    except _BROKEN as error:
         findings.fault("broken XML file|broken XML files", f"{path}: {error}")
         return None
     if tree.find(".//object") is None and tree.find("filename") is None:
         findings.note("XML file of something else|XML files of something else", what=path.name)
         return None
-    image = images.find(path, tree.findtext("filename"))
+    image = images.find(path, tree.findtext("filename"), findings)
     if image is None:
-        what = f"{tree.findtext('filename')!r} of {path}"
-        findings.fault("absent image|absent images", what)
         return None
     try:
         width, height = _size(tree, image)
@@ -237,8 +241,9 @@ def _parse(path: Path, images: _Images, findings: Findings) -> Parsed | None:
 def _names(path: Path) -> set[str]:
     """Return the classes that an XML file names, none if it is broken."""
     try:
+        check_file(path)
         tree = ElementTree.parse(path)
-    except (ElementTree.ParseError, LookupError, ValueError):
+    except _BROKEN:
         return set()
     names = {class_name(entry.findtext("name") or "") for entry in tree.iter("object")}
     return names - {""}
@@ -252,7 +257,8 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
             sides.append(int(float(tree.findtext(f"size/{side}") or 0)))
         except (ValueError, OverflowError):
             sides.append(0)
-    return (sides[0], sides[1]) if min(sides) > 0 else image_size(image)
+    size = sides[0], sides[1]
+    return size if min(size) > 0 and not is_bomb(size) else image_size(image)
 
 
 def _object(entry: ElementTree.Element) -> Object:
@@ -266,7 +272,7 @@ def _object(entry: ElementTree.Element) -> Object:
             corners.append(float(text or ""))
         except ValueError as error:
             raise ValueError(f"has {corner} {text!r}, which is not a number") from error
-    if not all(map(math.isfinite, corners)):
+    if not all(map(is_number, corners)):
         raise ValueError(f"has corners {corners}")
     x0, y0, x1, y1 = corners
     difficult = (entry.findtext("difficult") or "").strip().lower() in ("1", "true")
@@ -274,23 +280,38 @@ def _object(entry: ElementTree.Element) -> Object:
 
 
 class _Images:
-    """Finds the image that an XML file speaks of: beside it, in JPEGImages/ or in images/."""
+    """Finds the image that an XML file means: beside it, in JPEGImages/ or in images/."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._annotations = find_folder(root, "Annotations")
         self._finders: dict[Path, tuple[list[Path], FileFinder]] = {}
+        self._stems: dict[Path, dict[str, Path]] = {}
 
-    def find(self, path: Path, named: str | None) -> Path | None:
-        """Return the image of that name, or else the one called as the XML file is."""
+    def find(self, path: Path, named: str | None, findings: Findings) -> Path | None:
+        """Return the image of that name, or else the one called as the XML file is.
+
+        None if neither is there, which ``findings`` takes.
+        """
         if path.parent not in self._finders:
             folders = self._folders(path.parent)
-            self._finders[path.parent] = folders, FileFinder(*folders)
+            self._finders[path.parent] = folders, FileFinder(*folders, root=self._root)
         folders, finder = self._finders[path.parent]
-        if named and (found := finder.find(named.strip())):
+        name = (named or "").strip()
+        if found := finder.find(name):
             return found
-        stems = (p for folder in folders for p in sorted(folder.glob(f"{_literal(path.stem)}.*")))
-        return next((p for p in stems if is_image_name(p.name)), None)
+        stems = (self._by_stem(folder).get(path.stem) for folder in folders)
+        if found := next(filter(None, stems), None):
+            return found
+        finder.report(name, findings=findings, what=f"{named!r} of {path}")
+        return None
+
+    def _by_stem(self, folder: Path) -> dict[str, Path]:
+        """Return the images in a folder by their names without suffix."""
+        if folder not in self._stems:
+            inside = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+            self._stems[folder] = {p.stem: p for p in inside if is_image_name(p.name)}
+        return self._stems[folder]
 
     def _folders(self, parent: Path) -> list[Path]:
         homes = (parent.parent, self._root)
@@ -302,15 +323,11 @@ class _Images:
         return folders
 
 
-def _literal(name: str) -> str:
-    """Return a name with the signs of patterns as plain letters."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
-
-
 def _is_annotation(path: Path) -> bool:
     try:
+        check_file(path)
         return next(iter(ElementTree.iterparse(path, events=("start",))))[1].tag == "annotation"
-    except (ElementTree.ParseError, StopIteration, LookupError, ValueError):
+    except (StopIteration, *_BROKEN):
         return False
 
 

@@ -25,6 +25,7 @@ from rmt.data.text import read_text
 from rmt.detection.annotations import Content, assemble
 from rmt.detection.datasets.yolo_layout import Described, Place, describe, find_places
 from rmt.detection.recipe import Data
+from rmt.detection.rle import check_extent
 from rmt.detection.samples import Samples
 
 # Shares of the image are at most 1, but for boxes that reach over its border.
@@ -191,6 +192,10 @@ def parse_line(line: str, classes: int, size: tuple[int, int], *, keypoints: int
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"{len(numbers)} numbers; expected 4 (box) or pairs (polygon)")
     polygon = [part * (height if i % 2 else width) for i, part in enumerate(numbers)]
+    try:
+        check_extent(polygon, (height, width))
+    except ValueError as error:
+        raise ValueError(f"a polygon {error}") from error
     x, y = polygon[::2], polygon[1::2]
     box = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
     return {"label": int(label), "bbox": box, "segmentation": [polygon]}

@@ -10,12 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rmt.data.classes import class_name
 from rmt.data.findings import Findings
 from rmt.data.folders import (
-    FileFinder,
     files_below,
     find_folder,
     image_suffixes,
@@ -23,10 +20,15 @@ from rmt.data.folders import (
     is_hidden,
     subfolders,
 )
+from rmt.data.named_files import Confines, FileFinder
 from rmt.data.splits import Split, sort_by_split, split_of
 from rmt.data.text import read_lines, read_text
+from rmt.messages import printable
+from rmt.untrusted import read_yaml
 
 _YAML = (".yaml", ".yml")
+_MOST_CLASSES = 100_000
+_MOST_NUMBERS = 10_000  # of the keypoints of an object
 _MOST_TRIES = 100  # text files that are looked at before a folder is said to have no labels
 
 
@@ -164,7 +166,7 @@ def _named_places(root: Path, described: Described, findings: Findings) -> dict[
             if split not in usual:
                 raise ValueError(
                     f"{described.file} {said}; name a folder of images, or a .txt that lists "
-                    f"them, below {root}"
+                    f"them, below {root}: nothing outside of it is read"
                 )
             found = [*usual[split]]
         places[split] = [place for place in found if place is not None]
@@ -199,16 +201,18 @@ def _named_place(name: str, root: Path, described: Described, findings: Findings
 def _candidates(name: str, root: Path, described: Described) -> list[Path]:
     """Return where a name may lead: below ``path``, or, where the set was moved, below the root.
 
-    Roboflow's ``../train/images`` lies below the root too, whatever lies beside it.
+    Roboflow's ``../train/images`` lies below the root too, whatever lies beside it. Nothing outside
+    of the root is meant.
     """
     assert described.file is not None
     home = described.file.parent
     forward = name.replace("\\", "/")
-    bases = [home / described.base.replace("\\", "/"), home, root]
+    confines = Confines(root)
+    bases = [confines.join(home, described.base.replace("\\", "/")), home, root]
     parts = [part for part in forward.split("/") if part not in ("", ".", "..")]
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    names = (*tails, forward) if forward.startswith("..") else (forward, *tails)
-    return [base / each for each in names for base in bases]
+    own = (confines.join(base, each) for each in (forward, *tails) for base in bases if base)
+    return [path for path in own if path is not None]
 
 
 def _place(folder: Path, root: Path, findings: Findings) -> Place:
@@ -222,12 +226,13 @@ def _place(folder: Path, root: Path, findings: Findings) -> Place:
 
 def _listed(listing: Path, root: Path, findings: Findings) -> Place:
     """Return the images that a text file lists, which may have been written elsewhere."""
-    finder, found = FileFinder(listing.parent, root), []
+    finder, found = FileFinder(listing.parent, root, root=root), []
     for line in read_lines(listing):
-        if path := finder.find(line.removeprefix("./")):
+        name = line.removeprefix("./")
+        if path := finder.find(name):
             found.append(path)
         else:
-            findings.fault("absent image|absent images", f"{line} of {listing.name}")
+            finder.report(name, findings=findings, what=f"{line} of {listing.name}")
     return Place(listing, list(dict.fromkeys(found)), root)
 
 
@@ -236,10 +241,10 @@ def _split_folders(root: Path | None) -> dict[Split, Path]:
 
 
 def _of_yaml(path: Path) -> Described:
-    content = _load(path)
+    content = read_yaml(read_text(path), str(path))
     names = content.get("names") if isinstance(content, dict) else None
     count = content.get("nc") if isinstance(content, dict) else None
-    if not names and isinstance(count, int) and count > 0:
+    if not names and isinstance(count, int) and 0 < count <= _MOST_CLASSES:
         names = [f"class_{i}" for i in range(count)]  # as ultralytics names them
     if not names:
         raise ValueError(f"{path} has no 'names'")
@@ -247,23 +252,36 @@ def _of_yaml(path: Path) -> Described:
         names = [names[key] for key in sorted(names, key=int)]
     if not isinstance(names, list):
         raise ValueError(
-            f"{path} has names {names!r}; expected a list, or a mapping from the numbers 0, 1, ..."
+            f"{path} has names {printable(names)}; expected a list, or a mapping from the numbers "
+            "0, 1, ..."
         )
-    shape = content.get("kpt_shape")
     return Described(
         path.name,
         tuple(class_name(str(name)) for name in names),
         path,
-        keypoints=math.prod(shape) if isinstance(shape, list | tuple) else 0,
+        keypoints=_keypoints(content.get("kpt_shape"), path),
         base=str(content.get("path") or ""),
         splits=_splits(content.items()),
     )
 
 
+def _keypoints(shape: Any, path: Path) -> int:
+    """Return how many numbers a label has for its keypoints."""
+    if shape is None:
+        return 0
+    known = isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)
+    if not known or math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(
+            f"{path} has kpt_shape {printable(shape)}; expected the number of keypoints and of "
+            "numbers for each, such as [17, 3]"
+        )
+    return math.prod(shape)
+
+
 def _of_darknet(path: Path, root: Path) -> Described:
     pairs = (line.partition("=") for line in read_lines(path))
     content = {key.strip(): value.strip() for key, _, value in pairs if value}
-    finder = FileFinder(path.parent, root)
+    finder = FileFinder(path.parent, root, root=root)
     names = finder.find(content.get("names", "obj.names"))
     if names is None:
         raise ValueError(f"{path} says names = {content.get('names')}, which is not there")
@@ -287,17 +305,10 @@ def _splits(items: Iterable[tuple[Any, Any]]) -> dict[Split, Sequence[str]]:
 def _names_classes(path: Path) -> bool:
     """Return whether a YAML file is a description; args.yaml, which ultralytics leaves, is none."""
     try:
-        content = _load(path)
+        content = read_yaml(read_text(path), str(path))
     except ValueError:
         return False
     return isinstance(content, dict) and bool(content.get("names"))
-
-
-def _load(path: Path) -> Any:
-    try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
 
 
 def _numbers(names: Mapping[Any, Any]) -> list[int] | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from rmt.data.findings import Findings
-from rmt.data.folders import FileFinder, image_suffixes
+from rmt.data.folders import image_suffixes
 from rmt.data.formats import Format, Source
+from rmt.data.named_files import FileFinder
 from rmt.data.splits import SPLITS, Split
 from rmt.data.text import read_lines
 from rmt.data.voc_lists import find_lists, names_of
@@ -67,24 +68,28 @@ def write(root: Path, split: Split, stem: str, image: np.ndarray, labels: np.nda
 
 def _listed(listing: Path, root: Path, findings: Findings, *, optional: bool) -> Pairs | None:
     """Return the images of a list with their masks; None if none has one, where that may be."""
-    images, masks = FileFinder(root / _IMAGES), FileFinder(_masks(root) or root / _MASKS)
-    found: list[tuple[str, Path | None, Path | None]] = []
-    for line in read_lines(listing):
-        names = names_of(line)
-        image = _first(images, names, (".jpg", *image_suffixes()))
-        found.append((line, image, _first(masks, names, (".png",))))
-    kept = [(image, mask) for _, image, mask in found if image and mask]
+    images = FileFinder(root / _IMAGES, root=root)
+    masks = FileFinder(_masks(root) or root / _MASKS, root=root)
+    lines = read_lines(listing)
+    of_images = [_named(line, (".jpg", *image_suffixes())) for line in lines]
+    of_masks = [_named(line, (".png",)) for line in lines]
+    found = [
+        (images.find(*own), masks.find(*theirs))
+        for own, theirs in zip(of_images, of_masks, strict=True)
+    ]
+    kept = [(image, mask) for image, mask in found if image and mask]
     if not kept:
         if optional:
             what = f"{listing.name} names no image with a mask"
             findings.note("image not used|images not used", count=len(found), what=what)
             return None
         raise ValueError(f"{listing} names {len(found)} images; none has a file and a mask")
-    for line, image, mask in found:
+    for at, (image, mask) in enumerate(found):
+        what = f"{lines[at]} of {listing.name}"
         if image is None:
-            findings.fault("absent image|absent images", f"{line} of {listing.name}")
+            images.report(*of_images[at], findings=findings, what=what)
         elif mask is None:
-            findings.fault("image without mask|images without mask", f"{line} of {listing.name}")
+            masks.report(*of_masks[at], findings=findings, what=what, thing="mask")
     return [image for image, _ in kept], [mask for _, mask in kept]
 
 
@@ -94,9 +99,9 @@ def _masks(root: Path) -> Path | None:
     return next((folder for folder in found if any(folder.glob("*.png"))), next(iter(found), None))
 
 
-def _first(finder: FileFinder, names: list[str], suffixes: tuple[str, ...]) -> Path | None:
-    tries = (finder.find(f"{name}{suffix}") for name in names for suffix in suffixes)
-    return next((path for path in tries if path), None)
+def _named(line: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return what the file of a line may be called."""
+    return [f"{name}{suffix}" for name in names_of(line) for suffix in suffixes]
 
 
 FORMAT = Format(
