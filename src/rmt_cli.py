@@ -176,26 +176,52 @@ def _predict(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from rmt.tools.predict import describe, predict_files
         from rmt.tools.records import RecordWriter
+        from rmt.tools.sources import listed
 
+        sources = [*args.images, *(listed(args.from_file) if args.from_file else ())]
         options = {name: getattr(args, name) for name in own if name in args}
         failed = False
         with RecordWriter(args.json) as writer:
             for record in predict_files(
-                args.images, args.checkpoint, out=args.out, device=args.device, **options
+                sources,
+                args.checkpoint,
+                out=args.out,
+                device=args.device,
+                batch_size=args.batch_size,
+                **options,
             ):
                 writer.write(record)
                 print(describe(record), flush=True)
                 failed = failed or "error" in record
         return int(failed)
 
-    parser = _verb(verbs, "predict", run, "Predict images: files, folders and glob patterns.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern")
+    parser = _verb(
+        verbs, "predict", run, "Predict images and videos: files, folders and glob patterns."
+    )
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="image, video, folder or glob pattern; - reads one image from standard input",
+    )
+    parser.add_argument(
+        "--from-file",
+        metavar="FILE",
+        help="also predict the files listed in FILE, one path per line; - is standard input",
+    )
     _checkpoint_option(parser)
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)"
+        "--device", default="auto", help="auto, cpu, cuda, ... (default: auto, a GPU if any)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="most images to predict at once (default: 16 for classifiers, else 1)",
     )
     _out_option(
-        parser, "draw the predictions on the images, and write these (and label maps) there"
+        parser,
+        "draw the predictions on images and videos, and write these (and label maps) there",
     )
     _json_option(
         parser,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +23,35 @@ FORMATS = (
 MOST_ASPECT = 200
 #: Rows of 16-bit grey are scaled in strips of about so many pixels.
 _STRIP = 2**22
+
+
+class _Quiet:
+    """No warnings while any thread decodes an image: what Pillow can read is good enough.
+
+    The filters of warnings belong to the process. With ``warnings.catch_warnings`` in several
+    threads, one would restore them under another, or leave them changed for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def register_plugins() -> set[str]:
@@ -77,8 +107,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: if it cannot be read.
     """
     try:
-        with named_faults(str(path)), warnings.catch_warnings(), open_image(path) as image:
-            warnings.simplefilter("ignore")
+        with named_faults(str(path)), _QUIET, open_image(path) as image:
             turned = image.getexif().get(_ORIENTATION, 1) > 4
             return image.size[::-1] if turned else image.size
     except ValueError:
@@ -88,8 +117,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def is_animated(path: Path) -> bool:
     """Return whether an image file has several frames; False if it cannot be read."""
     try:
-        with warnings.catch_warnings(), open_image(path) as image:
-            warnings.simplefilter("ignore")
+        with _QUIET, open_image(path) as image:
             return bool(getattr(image, "is_animated", False))
     except Exception:  # damaged bytes can raise anything; reading says what is wrong
         return False
@@ -106,10 +134,8 @@ def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> 
     Raises:
         ValueError: if it is truncated, not an image, or a decompression bomb.
     """
-    with named_faults(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
-        with open_image(source) as image:
-            return to_rgb(image, upright=upright)
+    with named_faults(name), _QUIET, open_image(source) as image:
+        return to_rgb(image, upright=upright)
 
 
 def open_image(source: Path | BytesIO) -> Image.Image:

@@ -15,7 +15,7 @@ from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.datasets import open_splits
 from rmt.detection.detector import Detector
 from rmt.detection.metrics import as_coco, categories_of, of_kind
-from rmt.detection.predict import Options, draw_detections, label_names, predictor
+from rmt.detection.predict import ObjectPredictor, Options, draw_detections, label_names
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.rle import to_mask, to_rle
 from rmt.detection.samples import Samples
@@ -37,15 +37,15 @@ def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, st
 
 
 def _sheet(model: Detector, samples: Samples) -> Figure:
-    predict = predictor(model, Options())
+    predictor = ObjectPredictor(model, Options())
     read = spread_readable(samples.image, len(samples), _MOST_ROWS)
     figure = Figure(figsize=(11, 5 * len(read)), layout="constrained")
     axes = figure.subplots(len(read), 2, squeeze=False)
     for row, (i, image) in zip(axes, read, strict=True):
         with torch.inference_mode():
-            predicted = predict(image)["detections"]
+            (predicted,) = predictor.predict([predictor.prepare(image)])
         row[0].imshow(draw_detections(image, _annotated(model, samples, i, image)))
-        row[1].imshow(draw_detections(image, predicted))
+        row[1].imshow(draw_detections(image, predicted["detections"]))
         row[0].set_title(f"{samples.path(i).name}: annotated", fontsize=8)
         row[1].set_title("predicted (score 0.3 and above)", fontsize=8)
     for axis in axes.flat:

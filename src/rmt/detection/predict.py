@@ -1,8 +1,8 @@
-"""A detector's prediction for one image."""
+"""A detector's prediction of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from rmt.detection.detector import SCORE_THRESHOLD, Detector
+from rmt.detection.detector import SCORE_THRESHOLD, Detections, Detector
 from rmt.detection.rle import to_mask, to_rle
 
 
@@ -33,38 +33,49 @@ class Options:
             raise ValueError(f"score is {self.score}; it must be between 0 and 1")
 
 
-def predictor(model: Detector, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from an RGB image to its detections, best first.
+class ObjectPredictor:
+    """From RGB images to their detections, best first.
 
-    The function gives ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score",
-    "label", "name", "mask"}, ...]}`` in the image's pixels. Only models with masks give
-    ``mask``, a COCO run-length encoding.
+    The result is ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score", "label",
+    "name", "mask"}, ...]}`` in the image's pixels. Only models with masks give ``mask``, a COCO
+    run-length encoding.
 
     Args:
         model: in eval mode.
         options: minimum score.
     """
-    names = label_names(model)
-    weight = next(model.parameters())
 
-    def predict(image: Image.Image) -> dict[str, Any]:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(weight.device)
-        (found,) = model([pixels.float() / 255], score_threshold=options.score)
-        detections = [
-            {"box": box, "score": value, "label": label, "name": names[label]}
-            for box, value, label in zip(
-                found["boxes"].tolist(),
-                found["scores"].tolist(),
-                found["labels"].tolist(),
-                strict=True,
-            )
+    def __init__(self, model: Detector, options: Options) -> None:
+        self.model, self.options, self.names = model, options, label_names(model)
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the image as bytes (3, h, w)."""
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def shape(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the size of the canvas that the image is resized and padded to."""
+        return self.model.transform.canvas_of(pixels)
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the detections of each image."""
+        device = next(self.model.parameters()).device
+        images = [pixels.to(device).float() / 255 for pixels in batch]
+        found = self.model(images, score_threshold=self.options.score)
+        return [
+            {"size": [*pixels.shape[1:]], "detections": self._entries(own)}
+            for pixels, own in zip(batch, found, strict=True)
+        ]
+
+    def _entries(self, found: Detections) -> list[dict[str, Any]]:
+        values = (found[name].tolist() for name in ("boxes", "scores", "labels"))
+        detections: list[dict[str, Any]] = [
+            {"box": box, "score": score, "label": label, "name": self.names[label]}
+            for box, score, label in zip(*values, strict=True)
         ]
         if "masks" in found:
             for entry, code in zip(detections, to_rle(found["masks"].cpu().numpy()), strict=True):
                 entry["mask"] = code
-        return {"size": [image.height, image.width], "detections": detections}
-
-    return predict
+        return detections
 
 
 def label_names(model: Detector) -> list[str]:
@@ -102,6 +113,11 @@ def draw_detections(
     return Image.fromarray(canvas.permute(1, 2, 0).numpy())
 
 
+def draw(result: dict[str, Any], image: Image.Image) -> Image.Image:
+    """Return the image with the objects of a result."""
+    return draw_detections(image, result["detections"])
+
+
 def colour_of(label: int) -> tuple[int, int, int]:
     """Return a bright colour that differs clearly from those of neighbouring labels."""
     hue = int(label * 0.618034 % 1 * 255)
@@ -110,9 +126,8 @@ def colour_of(label: int) -> tuple[int, int, int]:
 
 
 def save_prediction(
-    result: dict[str, Any], image: Image.Image, out: Path | None, stem: str
+    result: dict[str, Any], image: Image.Image, out: Path, stem: str
 ) -> dict[str, Any]:
-    """Draw the objects on the image, to folder ``out`` (if given); return the JSON record."""
-    if out is not None:
-        draw_detections(image, result["detections"]).save(out / f"{stem}.png")
+    """Draw the objects on the image, to folder ``out``; return the JSON record."""
+    draw(result, image).save(out / f"{stem}.png")
     return result

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from rmt.data.findings import Findings
-from rmt.data.folders import find_images, local_path
+from rmt.data.folders import local_path
 from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
-from rmt.task import get_task
+from rmt.task import Prediction, get_task
+from rmt.tools.sources import Source, find_files, open_sources
+from rmt.tools.stream import FAULTS, Outcome, predict_in_order
+from rmt.tools.video import VideoWriter
 from rmt.weights.load import load
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -56,7 +60,7 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {device!r} cannot be used: {reason}") from error
-        self._predict = task.predictor(model, replace(chosen, **options))
+        self._steps = task.predictor(model, replace(chosen, **options))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "auto", **options: Any) -> Self:
@@ -76,21 +80,56 @@ class Predictor:
         Raises:
             ValueError: naming the image, if it cannot be read.
         """
-        return self.predict_rgb(as_picture(image))
+        return self.predict_batch([image])[0]
 
-    def predict_rgb(self, image: Image.Image) -> dict[str, Any]:
-        """Predict one image that is already upright and RGB, as :func:`as_picture` returns it."""
-        with torch.inference_mode():
-            return self._predict(image)
+    def predict_batch(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
+        """Predict several images; those of one shape pass the network together.
 
-    def stream(self, images: Iterable[Picture]) -> Iterator[dict[str, Any]]:
-        """Yield the prediction of each image; for an unreadable one ``{"image", "error"}``."""
-        for image in images:
+        Args:
+            images: as for a single one; they may differ in size.
+
+        Returns:
+            The prediction of each image: that of the image alone, up to rounding.
+
+        Raises:
+            ValueError: naming the first image that cannot be read.
+        """
+        results = []
+        for outcome in self.run(images, as_picture, batch_size=max(1, len(images))):
+            if outcome.error is not None:
+                raise outcome.error
+            results.append(outcome.result or {})
+        return results
+
+    def stream(self, images: Iterable[Picture], *, batch_size: int = 1) -> Iterator[dict[str, Any]]:
+        """Yield the prediction of each image, in order; memory does not grow with their number.
+
+        The next images are read in the background.
+
+        Args:
+            images: as for a single one; any iterable, such as a generator.
+            batch_size: most images to predict at once.
+
+        Yields:
+            ``{"image": name}`` with the prediction, or ``{"image", "error"}``.
+        """
+        for outcome in self.run(images, as_picture, batch_size=batch_size):
+            image = outcome.item
             name = str(image) if isinstance(image, str | Path) else "array"
-            try:
-                yield {"image": name} | self(image)
-            except (ValueError, FileNotFoundError) as error:
-                yield {"image": name, "error": str(error)}
+            yield {"image": name} | (outcome.result or {"error": fault(name, outcome.error)})
+
+    def run(
+        self,
+        items: Iterable[T],
+        read: Callable[[T], Image.Image],
+        *,
+        batch_size: int,
+        keep_images: bool = False,
+    ) -> Iterator[Outcome[T]]:
+        """Yield what becomes of each item; see :func:`rmt.tools.stream.predict_in_order`."""
+        return predict_in_order(
+            items, read, self._steps, batch_size=batch_size, keep_images=keep_images
+        )
 
 
 def find_device(name: str) -> torch.device:
@@ -137,27 +176,31 @@ def predict_files(
     *,
     out: str | Path | None = None,
     device: str = "auto",
+    batch_size: int | None = None,
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Predict files, folders and glob patterns; with ``out``, draw the predictions on the images.
+    """Predict images and videos; with ``out``, draw the predictions on them.
 
     Args:
-        sources: what :func:`rmt.data.folders.find_images` takes.
+        sources: files of images and videos, folders and glob patterns of images, ``-`` for an image
+            on standard input.
         checkpoint: what :func:`rmt.load` reads.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
         device: where to run.
+        batch_size: most images to predict at once; None takes the task's.
         **options: of the model's task, as :class:`Predictor` takes them.
 
     Yields:
-        The JSON record of each image, in order; ``{"image", "error"}`` for one that cannot be
-        read, predicted or saved.
+        The JSON record of each image, in order, and of each frame of a video, with ``frame`` and
+        ``seconds``; ``{"image", "error"}`` for one that cannot be read, predicted or saved.
 
     Raises:
-        ValueError: if there is no image, or ``out`` is a folder of the images.
+        ValueError: if there is no image, PyAV is missing for a video, ``out`` is a folder of the
+            images, or ``batch_size`` is not positive.
     """
     findings = Findings()
-    paths = find_images(sources, findings)
+    paths = find_files([*sources], findings)
     if left_out := findings.describe():
         log.warning("%s", left_out)
     folder = None if out is None else Path(out)
@@ -165,36 +208,79 @@ def predict_files(
         _refuse_own_folder(folder, paths)
         folder.mkdir(parents=True, exist_ok=True)
     model = load(checkpoint)
-    save = get_task(model.task).prediction().save
-    predictor = Predictor(model, device=device, **options)
-    for stem, path in zip(output_names(paths), paths, strict=True):
-        record = {"image": str(path)}
-        try:
-            image = read_image(path)
-            yield record | save(predictor.predict_rgb(image), image, folder, stem)
-        except (ValueError, OSError) as error:
-            yield record | {"error": str(error)}
-        except (MemoryError, RuntimeError) as error:  # such as an image too large for the memory
-            yield record | {"error": f"{path} failed: {type(error).__name__}: {error}"}
+    task = get_task(model.task).prediction()
+    outcomes = Predictor(model, device=device, **options).run(
+        open_sources(paths),
+        lambda source: source.read(),
+        batch_size=task.batch_size if batch_size is None else batch_size,
+        keep_images=folder is not None,
+    )
+    with Drawings(task, folder) as drawings:
+        for outcome in outcomes:
+            source, error = outcome.item, outcome.error
+            record = {"image": str(source.path)} | source.about
+            if outcome.result is not None:
+                try:
+                    record |= drawings.add(source, outcome.image, outcome.result)
+                except FAULTS as caught:
+                    error = caught
+            yield record if error is None else record | {"error": fault(source.path, error)}
 
 
-def output_names(paths: Iterable[Path]) -> list[str]:
-    """Return an output name for each image: its own, with a number if that is taken.
+class Drawings:
+    """A folder of what is drawn: an image for each image, a video for each video.
 
-    The names, and the names with ``_labels`` appended, differ even if upper and lower case are the
-    same to the file system.
+    Args:
+        task: of the model.
+        folder: where they are written; None writes nothing.
     """
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        for number in count():
-            name = path.stem if number == 0 else f"{path.stem}_{number}"
-            files = {name.casefold(), f"{name}_labels".casefold()}
-            if not files & taken:
-                break
-        taken |= files
-        names.append(name)
-    return names
+
+    def __init__(self, task: Prediction[Any, Any, Any], folder: Path | None) -> None:
+        self.task, self.folder = task, folder
+        self._video: tuple[str, VideoWriter] | None = None
+
+    def add(
+        self, source: Source, image: Image.Image | None, result: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Draw a result on its image, in a folder; return the JSON record.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self.folder is None or image is None:
+            return self.task.record(result)
+        if source.frame is None:
+            return self.task.save(result, image, self.folder, source.stem)
+        if self._video is None or self._video[0] != source.stem:
+            self.close()
+            path = self.folder / f"{source.stem}.mp4"
+            self._video = source.stem, VideoWriter(path, source.frame.rate)
+        self._video[1].write(self.task.draw(result, image), source.frame.seconds)
+        return self.task.record(result)
+
+    def close(self) -> None:
+        """Finish the last video."""
+        if self._video is not None:
+            self._video[1].close()
+            self._video = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def fault(name: object, error: Exception | None) -> str:
+    """Return what a record says about an image without a prediction."""
+    if isinstance(error, ValueError | OSError):
+        return str(error)  # it names the file
+    return f"{name} failed: {type(error).__name__}: {error}"  # such as a lack of memory
 
 
 def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
@@ -216,6 +302,8 @@ def describe(record: dict[str, Any]) -> str:
 
 def _line(record: dict[str, Any]) -> str:
     name = record["image"]
+    if "frame" in record:
+        name += f" frame {record['frame']}"
     if "error" in record:
         return f"{name}  ERROR {record['error']}"
     if "top" in record:
