@@ -112,6 +112,19 @@ class BatchPredictor(Protocol):
         ...
 
 
+@runtime_checkable
+class Annotations(Protocol):
+    """A data set made of predictions, for annotation tools."""
+
+    def add(self, path: Path, stem: str, result: dict[str, Any]) -> None:
+        """Take the result of an image file, whose copy will be named ``stem``."""
+        ...
+
+    def close(self) -> None:
+        """Write the data set."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Generic[R, M]):
     """What training and evaluating need of a task.
@@ -143,22 +156,27 @@ class Prediction(Generic[R, M, O]):
         options: dataclass of the user's options.
         default_options: the options that the weights were evaluated with.
         predictor: from RGB images to plain values.
+        embedder: from RGB images to ``{"embedding": (C,) float32}``.
         record: the JSON record of a result.
         draw: a result on its image; the sizes of images and drawings go together.
         save: draws a result on its image, writes that to a folder, and returns the JSON record.
         pixels: an image as the model sees it: (C, H, W) normalised, and the same as a PIL image.
         draw_report: writes plots of a run's evaluation to a folder; file name -> what it shows.
+        annotations: writes detections as a data set in a format, for a model, to a folder; None
+            for tasks without.
         batch_size: images that the command predicts at once if nothing else is asked for.
     """
 
     options: type[O]
     default_options: Callable[[M], O]
     predictor: Callable[[M, O], BatchPredictor]
+    embedder: Callable[[M, O], BatchPredictor]
     record: Callable[[dict[str, Any]], dict[str, Any]]
     draw: Callable[[dict[str, Any], Image.Image], Image.Image]
     save: Callable[[dict[str, Any], Image.Image, Path, str], dict[str, Any]]
     pixels: Callable[[M, Image.Image], tuple[Tensor, Image.Image]]
     draw_report: Callable[[M, R, Path], dict[str, str]]
+    annotations: Callable[[M, Path, str], Annotations] | None = None
     batch_size: int = 1
 
 
@@ -220,6 +238,7 @@ def _classification_prediction() -> Prediction:
         options=predict.Options,
         default_options=lambda model: predict.Options(),
         predictor=predict.ClassPredictor,
+        embedder=predict.ClassEmbedder,
         batch_size=16,
         record=lambda result: result,
         draw=predict.draw,
@@ -253,11 +272,14 @@ def _sized_by_the_pipeline(network: Callable[..., Any], batch: Any) -> tuple[Nam
 @cache
 def _detection_prediction() -> Prediction:
     from rmt.detection import plots, predict
+    from rmt.detection.annotate import AnnotationWriter
 
     return Prediction(
         options=predict.Options,
         default_options=lambda model: predict.Options(),
         predictor=predict.ObjectPredictor,
+        embedder=predict.BackboneEmbedder,
+        annotations=AnnotationWriter,
         record=lambda result: result,
         draw=predict.draw,
         save=predict.save_prediction,
@@ -290,6 +312,7 @@ def _segmentation_prediction() -> Prediction:
         options=Inference,
         default_options=predict.options_of,
         predictor=predict.LabelMapPredictor,
+        embedder=predict.BackboneEmbedder,
         record=predict.record,
         draw=predict.draw,
         save=predict.save_prediction,

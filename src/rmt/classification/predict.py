@@ -32,7 +32,46 @@ class Options:
             raise ValueError(f"top is {self.top}; it must be at least 1")
 
 
-class ClassPredictor:
+class ClassEmbedder:
+    """From RGB images to ``{"embedding": (C,) float32}``, the features that the classes come from.
+
+    Args:
+        model: in eval mode; its ``pretrained_cfg`` says how to resize and normalise.
+        options: of prediction.
+
+    Raises:
+        ValueError: if the model returns unpooled logits.
+    """
+
+    def __init__(self, model: RMT, options: Options) -> None:
+        if not model.head.global_pool:
+            raise ValueError(
+                "this model returns the logits of each position (global_pool=''); prediction needs "
+                "pooled ones: create the model with global_pool='avg'"
+            )
+        self.model, self.options = model, options
+        self.transform = eval_transform(model)
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the image resized and normalised, (C, H, W)."""
+        return self.transform(image if self.model.in_chans == 3 else image.convert("L"))
+
+    def shape(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the shape of the prepared image."""
+        return tuple(pixels.shape)
+
+    def batch(self, images: Sequence[Tensor]) -> Tensor:
+        """Return prepared images as the model takes them, (B, C, H, W)."""
+        return torch.stack([*images]).to(next(self.model.parameters()))
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the features of each image."""
+        maps = self.model.forward_features(self.batch(batch))
+        features = self.model.forward_head(maps, pre_logits=True).float().cpu().numpy()
+        return [{"embedding": own} for own in features]
+
+
+class ClassPredictor(ClassEmbedder):
     """From RGB images to ``{"top": [{"label", "name", "score"}, ...]}``.
 
     Args:
@@ -48,26 +87,14 @@ class ClassPredictor:
             raise ValueError(
                 "this model has no classifier (num_classes is 0), so it cannot predict classes"
             )
-        if not model.head.global_pool:
-            raise ValueError(
-                "this model returns the logits of each position (global_pool=''); prediction needs "
-                "pooled ones: create the model with global_pool='avg'"
-            )
-        self.model, self.options = model, options
-        self.transform, self.names = eval_transform(model), label_names(model)
-
-    def prepare(self, image: Image.Image) -> Tensor:
-        """Return the image resized and normalised, (C, H, W)."""
-        return self.transform(image if self.model.in_chans == 3 else image.convert("L"))
-
-    def shape(self, pixels: Tensor) -> tuple[int, ...]:
-        """Return the shape of the prepared image."""
-        return tuple(pixels.shape)
+        super().__init__(model, options)
+        self.names = label_names(model)
 
     def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return the most probable classes of each image, the best first."""
-        images = torch.stack([*batch]).to(next(self.model.parameters()))
-        best = self.model(images).softmax(-1).topk(min(self.options.top, len(self.names)))
+        best = (
+            self.model(self.batch(batch)).softmax(-1).topk(min(self.options.top, len(self.names)))
+        )
         return [
             {
                 "top": [

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.data.resize import keep_ratio, resize_bytes
+from rmt.data.windows import starts
 from rmt.modeling.necks import full_precision
 from rmt.segmentation.chunked_resize import Size, strips
 from rmt.segmentation.recipe import Inference
@@ -128,8 +129,8 @@ def sliding(
         full = F.pad(images, (0, max(0, window - width), 0, max(0, window - height)))
         return sliding(model, full, window=window, stride=stride)[:, :, :height, :width]
     total = count = None
-    for top in _starts(height, window, stride):
-        for left in _starts(width, window, stride):
+    for top in starts(height, window, stride):
+        for left in starts(width, window, stride):
             rows, columns = slice(top, top + window), slice(left, left + window)
             logits = model(images[:, :, rows, columns])
             if total is None or count is None:
@@ -159,8 +160,3 @@ def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     levels = [[255 * value for value in values] for values in (mean, std)]
     centre, spread = torch.tensor(levels, device=image.device)[..., None, None]
     return (image.float() - centre) / spread
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    last = max(0, length - window)
-    return [*range(0, last, stride), last]

@@ -20,7 +20,35 @@ from rmt.segmentation.recipe import Inference, SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter
 
 
-class LabelMapPredictor:
+class BackboneEmbedder:
+    """From RGB images to ``{"embedding": (C,) float32}``, the mean of the backbone's last map.
+
+    Args:
+        model: in eval mode.
+        options: size; the image is seen at once, at one scale.
+    """
+
+    def __init__(self, model: Segmenter, options: Inference) -> None:
+        self.model, self.options = model, options
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the image as bytes (3, h, w)."""
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def shape(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the size of the image."""
+        return tuple(pixels.shape)
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the features of each image."""
+        weight = next(self.model.parameters())
+        images = resize_photo(torch.stack([*batch]), self.options).to(weight.device)
+        x = normalise(images, *self.model.channel_statistics).to(weight.dtype)
+        features = self.model.backbone(x)[-1].float().mean(dim=(2, 3)).cpu().numpy()
+        return [{"embedding": own} for own in features]
+
+
+class LabelMapPredictor(BackboneEmbedder):
     """From RGB images to their label maps and the area of each class.
 
     The result is ``{"size": [h, w], "labels": (h, w) uint8, "classes": {name: {"label",
@@ -32,16 +60,8 @@ class LabelMapPredictor:
     """
 
     def __init__(self, model: Segmenter, options: Inference) -> None:
-        self.model, self.options = model, options
+        super().__init__(model, options)
         self.names, self.shades = label_names(model), palette(model)
-
-    def prepare(self, image: Image.Image) -> Tensor:
-        """Return the image as bytes (3, h, w)."""
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-    def shape(self, pixels: Tensor) -> tuple[int, ...]:
-        """Return the size of the image."""
-        return tuple(pixels.shape)
 
     def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return the label map of each image, and what it holds."""

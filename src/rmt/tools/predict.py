@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from rmt.data.findings import Findings
 from rmt.data.folders import local_path
 from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
-from rmt.task import Prediction, get_task
-from rmt.tools.sources import Source, find_files, open_sources
+from rmt.task import BatchPredictor, get_task
+from rmt.tools.outputs import Outputs, check_folders
+from rmt.tools.sources import find_files, open_sources
 from rmt.tools.stream import FAULTS, Outcome, predict_in_order
-from rmt.tools.video import VideoWriter
 from rmt.weights.load import load
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Picture = str | Path | Image.Image | np.ndarray
@@ -46,7 +41,7 @@ class Predictor:
     """
 
     def __init__(self, model: Pretrained, *, device: str = "auto", **options: Any) -> None:
-        task = get_task(model.task).prediction()
+        task = self.task = get_task(model.task).prediction()
         chosen: Any = task.default_options(model)
         known = [field.name for field in fields(chosen) if field.init]
         for name in options:
@@ -60,7 +55,11 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {device!r} cannot be used: {reason}") from error
-        self._steps = task.predictor(model, replace(chosen, **options))
+        self._steps = self._of_task(replace(chosen, **options))
+
+    def _of_task(self, options: Any) -> BatchPredictor:
+        """Return the steps from an image to what it gives."""
+        return self.task.predictor(self.model, options)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "auto", **options: Any) -> Self:
@@ -123,13 +122,26 @@ class Predictor:
         items: Iterable[T],
         read: Callable[[T], Image.Image],
         *,
-        batch_size: int,
+        batch_size: int | None = None,
         keep_images: bool = False,
     ) -> Iterator[Outcome[T]]:
-        """Yield what becomes of each item; see :func:`rmt.tools.stream.predict_in_order`."""
-        return predict_in_order(
-            items, read, self._steps, batch_size=batch_size, keep_images=keep_images
-        )
+        """Yield what becomes of each item; see :func:`rmt.tools.stream.predict_in_order`.
+
+        Without a ``batch_size`` it is the task's.
+        """
+        size = self.task.batch_size if batch_size is None else batch_size
+        return predict_in_order(items, read, self._steps, batch_size=size, keep_images=keep_images)
+
+
+class Embedder(Predictor):
+    """A model as a feature extractor: one image in, ``{"embedding": (C,) float32}`` out.
+
+    The embedding is what a classifier's last layer gets, and the mean over the image of the last
+    map of a detector's or segmenter's backbone. Arguments are those of :class:`Predictor`.
+    """
+
+    def _of_task(self, options: Any) -> BatchPredictor:
+        return self.task.embedder(self.model, options)
 
 
 def find_device(name: str) -> torch.device:
@@ -175,6 +187,8 @@ def predict_files(
     checkpoint: str | Path,
     *,
     out: str | Path | None = None,
+    annotations: str | Path | None = None,
+    annotations_format: str = "coco",
     device: str = "auto",
     batch_size: int | None = None,
     **options: Any,
@@ -187,6 +201,9 @@ def predict_files(
         checkpoint: what :func:`rmt.load` reads.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
+        annotations: folder for a data set of the images and a detector's objects, to be corrected
+            in an annotation tool.
+        annotations_format: of this data set: ``coco``, ``yolo`` or ``voc``.
         device: where to run.
         batch_size: most images to predict at once; None takes the task's.
         **options: of the model's task, as :class:`Predictor` takes them.
@@ -197,83 +214,31 @@ def predict_files(
 
     Raises:
         ValueError: if there is no image, PyAV is missing for a video, ``out`` is a folder of the
-            images, or ``batch_size`` is not positive.
+            images, ``annotations`` is not empty or not for this model, or ``batch_size`` is not
+            positive.
     """
-    findings = Findings()
-    paths = find_files([*sources], findings)
-    if left_out := findings.describe():
-        log.warning("%s", left_out)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        _refuse_own_folder(folder, paths)
-        folder.mkdir(parents=True, exist_ok=True)
-    model = load(checkpoint)
-    task = get_task(model.task).prediction()
-    outcomes = Predictor(model, device=device, **options).run(
+    paths = find_files([*sources])
+    folder, data_set = (None if own is None else Path(own) for own in (out, annotations))
+    check_folders(paths, drawings=folder, annotations=data_set)
+    predictor = Predictor.from_checkpoint(checkpoint, device=device, **options)
+    outcomes = predictor.run(
         open_sources(paths),
         lambda source: source.read(),
-        batch_size=task.batch_size if batch_size is None else batch_size,
+        batch_size=batch_size,
         keep_images=folder is not None,
     )
-    with Drawings(task, folder) as drawings:
+    with Outputs(
+        predictor.model, drawings=folder, annotations=data_set, to=annotations_format
+    ) as outputs:
         for outcome in outcomes:
             source, error = outcome.item, outcome.error
             record = {"image": str(source.path)} | source.about
             if outcome.result is not None:
                 try:
-                    record |= drawings.add(source, outcome.image, outcome.result)
+                    record |= outputs.add(source, outcome.image, outcome.result)
                 except FAULTS as caught:
                     error = caught
             yield record if error is None else record | {"error": fault(source.path, error)}
-
-
-class Drawings:
-    """A folder of what is drawn: an image for each image, a video for each video.
-
-    Args:
-        task: of the model.
-        folder: where they are written; None writes nothing.
-    """
-
-    def __init__(self, task: Prediction[Any, Any, Any], folder: Path | None) -> None:
-        self.task, self.folder = task, folder
-        self._video: tuple[str, VideoWriter] | None = None
-
-    def add(
-        self, source: Source, image: Image.Image | None, result: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Draw a result on its image, in a folder; return the JSON record.
-
-        Raises:
-            OSError: if the file cannot be written.
-        """
-        if self.folder is None or image is None:
-            return self.task.record(result)
-        if source.frame is None:
-            return self.task.save(result, image, self.folder, source.stem)
-        if self._video is None or self._video[0] != source.stem:
-            self.close()
-            path = self.folder / f"{source.stem}.mp4"
-            self._video = source.stem, VideoWriter(path, source.frame.rate)
-        self._video[1].write(self.task.draw(result, image), source.frame.seconds)
-        return self.task.record(result)
-
-    def close(self) -> None:
-        """Finish the last video."""
-        if self._video is not None:
-            self._video[1].close()
-            self._video = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def fault(name: object, error: Exception | None) -> str:
@@ -281,15 +246,6 @@ def fault(name: object, error: Exception | None) -> str:
     if isinstance(error, ValueError | OSError):
         return str(error)  # it names the file
     return f"{name} failed: {type(error).__name__}: {error}"  # such as a lack of memory
-
-
-def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.parent.resolve() == out.resolve():
-            raise ValueError(
-                f"--out {out} is the folder of {path.name}, which could be overwritten; name "
-                "another folder"
-            )
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -306,6 +262,8 @@ def _line(record: dict[str, Any]) -> str:
         name += f" frame {record['frame']}"
     if "error" in record:
         return f"{name}  ERROR {record['error']}"
+    if "features" in record:
+        return f"{name}  {record['features']} features"
     if "top" in record:
         best = "  ".join(f"{top['name']} {100 * top['score']:.1f} %" for top in record["top"])
         return f"{name}  {best}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from rmt.data.findings import Findings
 from rmt.data.folders import find_images
 from rmt.data.images import decode_image, read_image
 from rmt.tools.video import Frame, check_library, frames, is_video
+
+log = logging.getLogger(__name__)
 
 #: The name of standard input.
 STDIN = "-"
@@ -54,19 +57,20 @@ def listed(file: str | Path) -> list[str]:
     return paths
 
 
-def find_files(sources: Sequence[str | Path], findings: Findings) -> list[Path]:
+def find_files(sources: Sequence[str | Path]) -> list[Path]:
     """Return the files of images and videos, in order, with ``-`` for standard input.
+
+    What folders hold that may be images and is left out is logged.
 
     Args:
         sources: what :func:`rmt.data.folders.find_images` takes, and ``-``.
-        findings: counts what folders hold that may be images and is left out.
 
     Raises:
         ValueError: if there is no image, or a video and not the library to read it.
     """
     if not sources:
         raise ValueError("there is nothing to predict: name an image, a video or a folder")
-    found: list[Path] = []
+    findings, found = Findings(), []
     batch: list[str | Path] = []
     for source in sources:
         if str(source) == STDIN:
@@ -80,6 +84,8 @@ def find_files(sources: Sequence[str | Path], findings: Findings) -> list[Path]:
         raise ValueError("- is standard input, which holds one image; name it once")
     if any(map(is_video, found)):
         check_library()
+    if left_out := findings.describe():
+        log.warning("%s", left_out)
     return found
 
 
