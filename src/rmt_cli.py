@@ -150,7 +150,11 @@ def _eval(verbs: Any) -> None:
         from rmt.training.evaluate import record_evaluation
 
         record = record_evaluation(
-            args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
+            args.checkpoint,
+            overrides=args.overrides,
+            weights=args.weights,
+            knn=args.knn,
+            report=args.report,
         )
         if record:  # empty in all processes but the first
             from rmt.messages import printable  # the names may be those of classes
@@ -158,6 +162,8 @@ def _eval(verbs: Any) -> None:
             metrics = record["metrics"].items()
             print("\n".join(f"{printable(name):>24}  {value:.4f}" for name, value in metrics))
             _write(args.json, record)
+            if args.report:
+                print(f"report  {args.report / 'index.html'}")
 
     parser = _verb(verbs, "eval", run, "Evaluate a model on a data set.")
     parser.set_defaults(takes_overrides=True)
@@ -170,6 +176,12 @@ def _eval(verbs: Any) -> None:
     _weights_option(parser)
     text = "classify by the K nearest training images, to evaluate a classifier's features"
     parser.add_argument("--knn", type=int, default=0, metavar="K", help=text)
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write plots, a table of all images with the worst first, and a page with them to DIR",
+    )
     _json_option(parser)
 
 
@@ -214,7 +226,7 @@ def _predict(verbs: Any) -> None:
     )
     _checkpoint_option(parser)
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, ... (default: auto, a GPU if any)"
+        "--device", default="auto", help="cpu, cuda, ... or auto (default): a GPU if there is one"
     )
     parser.add_argument(
         "--batch-size",

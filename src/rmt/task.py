@@ -162,6 +162,8 @@ class Prediction(Generic[R, M, O]):
         save: draws a result on its image, writes that to a folder, and returns the JSON record.
         pixels: an image as the model sees it: (C, H, W) normalised, and the same as a PIL image.
         draw_report: writes plots of a run's evaluation to a folder; file name -> what it shows.
+        draw_evaluation: predicts the test images of opened data, and writes plots and a table of
+            all images to a folder; file name -> what it shows.
         annotations: writes detections as a data set in a format, for a model, to a folder; None
             for tasks without.
         batch_size: images that the command predicts at once if nothing else is asked for.
@@ -176,6 +178,7 @@ class Prediction(Generic[R, M, O]):
     save: Callable[[dict[str, Any], Image.Image, Path, str], dict[str, Any]]
     pixels: Callable[[M, Image.Image], tuple[Tensor, Image.Image]]
     draw_report: Callable[[M, R, Path], dict[str, str]]
+    draw_evaluation: Callable[[M, Any, Path], dict[str, str]]
     annotations: Callable[[M, Path, str], Annotations] | None = None
     batch_size: int = 1
 
@@ -232,7 +235,7 @@ def _classification_training() -> Training[ClassificationRecipe, RMT]:
 
 @cache
 def _classification_prediction() -> Prediction:
-    from rmt.classification import plots, predict
+    from rmt.classification import evaluation, plots, predict
 
     return Prediction(
         options=predict.Options,
@@ -245,6 +248,7 @@ def _classification_prediction() -> Prediction:
         save=predict.save_prediction,
         pixels=predict.pixels,
         draw_report=plots.draw,
+        draw_evaluation=evaluation.draw,
     )
 
 
@@ -271,7 +275,7 @@ def _sized_by_the_pipeline(network: Callable[..., Any], batch: Any) -> tuple[Nam
 
 @cache
 def _detection_prediction() -> Prediction:
-    from rmt.detection import plots, predict
+    from rmt.detection import evaluation, plots, predict
     from rmt.detection.annotate import AnnotationWriter
 
     return Prediction(
@@ -285,6 +289,7 @@ def _detection_prediction() -> Prediction:
         save=predict.save_prediction,
         pixels=predict.pixels,
         draw_report=plots.draw,
+        draw_evaluation=evaluation.draw,
     )
 
 
@@ -305,7 +310,7 @@ def _segmentation_training() -> Training[SegmentationRecipe, Segmenter]:
 
 @cache
 def _segmentation_prediction() -> Prediction:
-    from rmt.segmentation import plots, predict
+    from rmt.segmentation import evaluation, plots, predict
     from rmt.segmentation.recipe import Inference
 
     return Prediction(
@@ -318,6 +323,7 @@ def _segmentation_prediction() -> Prediction:
         save=predict.save_prediction,
         pixels=predict.pixels,
         draw_report=plots.draw,
+        draw_evaluation=evaluation.draw,
     )
 
 

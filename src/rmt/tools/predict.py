@@ -32,8 +32,9 @@ class Predictor:
     Args:
         model: any model of this package; put into eval mode.
         device: where to run; ``auto`` is the accelerator if there is one, else the CPU.
-        **options: of the model's task: ``top`` (classification), ``score`` (detection), or the
-            fields of :class:`rmt.segmentation.recipe.Inference`, such as ``window``.
+        **options: of the model's task: ``top`` (classification), ``score`` and ``tile``
+            (detection), or the fields of :class:`rmt.segmentation.recipe.Inference`, such as
+            ``window``.
 
     Raises:
         ValueError: for a device that is not available, an option that the model's task does not
@@ -79,7 +80,9 @@ class Predictor:
         Raises:
             ValueError: naming the image, if it cannot be read.
         """
-        return self.predict_batch([image])[0]
+        pixels = self._steps.prepare(as_picture(image))
+        with torch.inference_mode():
+            return self._steps.predict([pixels])[0]
 
     def predict_batch(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
         """Predict several images; those of one shape pass the network together.
