@@ -16,6 +16,7 @@ from PIL import Image
 from rmt.data.findings import Findings
 from rmt.data.folders import find_images
 from rmt.data.images import decode_image, read_image
+from rmt.data.text import read_lines
 from rmt.tools.video import Frame, check_library, frames, is_video
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,11 @@ def listed(file: str | Path) -> list[str]:
     Raises:
         ValueError: if it lists none.
     """
-    name = "standard input" if str(file) == STDIN else str(file)
-    text = sys.stdin.read() if str(file) == STDIN else Path(file).read_text(encoding="utf-8")
-    paths = [line.strip() for line in text.splitlines() if line.strip()]
+    if str(file) == STDIN:
+        name, lines = "standard input", sys.stdin.read().splitlines()
+        paths = [line.strip() for line in lines if line.strip()]
+    else:
+        name, paths = str(file), read_lines(Path(file))
     if not paths:
         raise ValueError(f"{name} lists no file; expected one path per line")
     return paths

@@ -82,7 +82,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
-        self._av, self._rate = _library(), rate
+        self._av, self._path, self._rate = _library(), path, rate
         self._container = self._av.open(str(path), "w")
         self._stream: Any = None
         self._last = -1
@@ -101,16 +101,24 @@ class VideoWriter:
         sheet = Image.new("RGB", (self._stream.width, self._stream.height))
         sheet.paste(image)
         frame = self._av.VideoFrame.from_image(sheet)
-        frame.time_base = Fraction(1, 90_000)
+        frame.time_base = Fraction(1, 90_000)  # MPEG's clock
         at = self._last + round(90_000 / self._rate) if seconds is None else round(seconds * 90_000)
         self._last = frame.pts = max(at, self._last + 1)  # times must increase
-        self._container.mux(self._stream.encode(frame))
+        self._encode(frame)
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Write what is left, and close the file; raises as :meth:`write`."""
+        try:
+            if self._stream is not None:
+                self._encode(None)
+        finally:
+            self._container.close()
+
+    def _encode(self, frame: Any) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except self._av.FFmpegError as error:
+            raise OSError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
