@@ -55,7 +55,7 @@ docs: $(DEV)
 # The others ask for data or a checkpoint: `python benchmarks/NAME.py --help`.
 bench: $(DEV)
 	@set -e; for name in attention_backends attention_memory training_memory detection_memory \
-	    segmentation_scaling loading classification results; do \
+	    segmentation_scaling loading prediction classification results; do \
 	    echo "== benchmarks/$$name.py"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py; \
 	done
 

@@ -40,7 +40,7 @@ from rmt.detection.annotations import assemble
 from rmt.detection.datamodule import DetectionData
 from rmt.detection.datasets import coco, open_splits, voc
 from rmt.detection.plots import draw
-from rmt.detection.predict import Options, draw_detections, predictor
+from rmt.detection.predict import ObjectPredictor, Options, draw_detections
 from rmt.detection.rle import to_rle
 from rmt.detection.samples import Samples
 from rmt.recipes import as_dict
@@ -124,8 +124,9 @@ def compare(samples: Samples, models: dict[str, nn.Module], index: int = 0) -> F
     shown = {"annotated": annotated}
     for name, model in models.items():
         with torch.inference_mode():
-            prediction = predictor(model, Options())(image)["detections"]
-        shown[name] = [entry | {"name": ""} for entry in prediction]
+            predictor = ObjectPredictor(model, Options())
+            (prediction,) = predictor.predict([predictor.prepare(image)])
+        shown[name] = [entry | {"name": ""} for entry in prediction["detections"]]
     figure = Figure(figsize=(5 * len(shown), 5), layout="constrained")
     for axis, (name, objects) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         axis.imshow(draw_detections(image, objects))

@@ -1,7 +1,8 @@
 """The command ``rmt``: one verb, one public function.
 
 This module lies beside the package because ``import rmt`` brings torch and timm, and help must not
-wait for them. Each verb imports what it runs.
+wait for them. Each verb imports what it runs. It is long because it is a list: the verbs know
+nothing of each other.
 """
 
 from __future__ import annotations
@@ -155,7 +156,11 @@ def _eval(verbs: Any) -> None:
         from rmt.training.evaluate import record_evaluation
 
         record = record_evaluation(
-            args.checkpoint, overrides=args.overrides, weights=args.weights, knn=args.knn
+            args.checkpoint,
+            overrides=args.overrides,
+            weights=args.weights,
+            knn=args.knn,
+            report=args.report,
         )
         if record:  # empty in all processes but the first
             from rmt.messages import printable  # the names may be those of classes
@@ -163,6 +168,8 @@ def _eval(verbs: Any) -> None:
             metrics = record["metrics"].items()
             print("\n".join(f"{printable(name):>24}  {value:.4f}" for name, value in metrics))
             _write(args.json, record)
+            if args.report:
+                print(f"report  {args.report / 'index.html'}")
 
     parser = _verb(verbs, "eval", run, "Evaluate a model on a data set.")
     parser.set_defaults(takes_overrides=True)
@@ -175,37 +182,77 @@ def _eval(verbs: Any) -> None:
     _weights_option(parser)
     text = "classify by the K nearest training images, to evaluate a classifier's features"
     parser.add_argument("--knn", type=int, default=0, metavar="K", help=text)
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write plots, a table of all images with the worst first, and a page with them to DIR",
+    )
     _json_option(parser)
 
 
 def _predict(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
+        from rmt.tools.embeddings import embed_files
         from rmt.tools.predict import describe, predict_files
         from rmt.tools.records import RecordWriter
+        from rmt.tools.sources import listed
 
+        sources = [*args.images, *(listed(args.from_file) if args.from_file else ())]
         options = {name: getattr(args, name) for name in own if name in args}
+        options |= {"device": args.device, "batch_size": args.batch_size}
+        if args.embeddings and (args.json or args.out or args.annotations):
+            raise ValueError("--embeddings writes features instead of predictions; name it alone")
+        if args.embeddings:
+            records = embed_files(sources, args.checkpoint, args.embeddings, **options)
+        else:
+            written = {"annotations": args.annotations, "annotations_format": args.to}
+            records = predict_files(sources, args.checkpoint, out=args.out, **written, **options)
         failed = False
         with RecordWriter(args.json) as writer:
-            for record in predict_files(
-                args.images, args.checkpoint, out=args.out, device=args.device, **options
-            ):
+            for record in records:
                 writer.write(record)
                 print(describe(record), flush=True)
                 failed = failed or "error" in record
         return int(failed)
 
-    parser = _verb(verbs, "predict", run, "Predict images: files, folders and glob patterns.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern")
+    parser = _verb(
+        verbs, "predict", run, "Predict images and videos: files, folders and glob patterns."
+    )
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="image, video, folder or glob pattern; - reads one image from standard input",
+    )
+    parser.add_argument(
+        "--from-file",
+        metavar="FILE",
+        help="also predict the files listed in FILE, one path per line; - is standard input",
+    )
     _checkpoint_option(parser)
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)"
+        "--device", default="auto", help="cpu, cuda, ... or auto (default): a GPU if there is one"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="most images to predict at once (default: 16 for classifiers, else 1)",
     )
     _out_option(
-        parser, "draw the predictions on the images, and write these (and label maps) there"
+        parser,
+        "draw the predictions on images and videos, and write these (and label maps) there",
     )
     _json_option(
         parser,
         "write the predictions to FILE: a JSON array, or one record per line if it ends in .jsonl",
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help="write a vector of features for each image to FILE (.parquet), instead of predictions",
     )
     own = _options_of_tasks(parser)
 
@@ -225,7 +272,18 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
         return added
 
     group("classifiers", top=(int, "K", "number of classes to list (default: 5)"))
-    group("detectors", score=(float, "SCORE", "minimum score of a detection (default: 0.05)"))
+    objects = group(
+        "detectors",
+        score=(float, "SCORE", "minimum score of a detection (default: 0.05)"),
+        tile=(int, "PIXELS", "cut large images into tiles of this side (default: 0, no tiles)"),
+        tile_overlap=(
+            float,
+            "SHARE",
+            "of neighbouring tiles, a share of the side (default: 0.2)",
+        ),
+        tile_batch_size=(int, "N", "tiles that pass the network together (default: 1)"),
+    )
+    _annotation_options(objects)
     group(
         "segmenters (default: as the weights were evaluated in training)",
         min_size=(int, "PIXELS", "resize the short side to this; 0 keeps the image's size"),
@@ -240,6 +298,22 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
         help="average with the mirrored image",
     )
     return names
+
+
+def _annotation_options(group: Any) -> None:
+    group.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="DIR",
+        help="write images and objects to DIR as a data set, to correct in an annotation tool",
+    )
+    group.add_argument(
+        "--annotations-format",
+        dest="to",
+        metavar="FORMAT",
+        default="coco",
+        help="of this data set: coco, voc or yolo (default: coco)",
+    )
 
 
 def _convert(verbs: Any) -> None:

@@ -181,9 +181,9 @@ def test_commands_of_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield each command of a block, split into arguments."""
+    """Yield each command of a block, split into arguments, without what it reads from a file."""
     for line in text.replace("\\\n", " ").splitlines():
-        if words := shlex.split(line, comments=True):
+        if words := shlex.split(line.partition(" < ")[0], comments=True):
             yield words
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import rmt
@@ -332,6 +333,37 @@ def test_prediction_records(
         if "size" in record:
             assert record["size"] == list(read_image(photo).size[::-1])
         assert (tmp_path / "out" / f"{photo.stem}.png").is_file()
+
+
+def test_batches_give_the_records_of_single_images(
+    case: Case, root: Path, run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    photos = [photo for split in ("train", "val") for photo in case.images(root, split)[:4]]
+    for i, size in enumerate([(40, 30), (30, 40), (40, 30), (41, 30)]):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8)).save(path)
+        photos.insert(2 * i, path)
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    photos.insert(3, tmp_path / "broken.png")
+    one_by_one = list(predict_files(photos, run[0], device="cpu", batch_size=1))
+    batches = list(predict_files(photos, run[0], device="cpu", batch_size=3))
+    assert [record["image"] for record in batches] == [str(photo) for photo in photos]
+    assert_near(batches, one_by_one)
+
+
+def assert_near(ours: Any, expected: Any) -> None:
+    """Compare nested values; numbers may differ by rounding."""
+    if isinstance(expected, dict):
+        assert ours.keys() == expected.keys()
+        ours, expected = list(ours.values()), list(expected.values())
+    if isinstance(expected, list):
+        assert len(ours) == len(expected)
+        for one, other in zip(ours, expected, strict=True):
+            assert_near(one, other)
+    elif isinstance(expected, float):
+        assert ours == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    else:
+        assert ours == expected
 
 
 def test_options_of_prediction(case: Case, run: tuple[Path, dict[str, Any]]) -> None:

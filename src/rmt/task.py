@@ -95,6 +95,36 @@ class Metrics(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchPredictor(Protocol):
+    """Predicts images in two steps: the first can run ahead, in the background."""
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as the second step takes it; runs in any thread."""
+        ...
+
+    def shape(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return what prepared images must have in common to be predicted at once."""
+        ...
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return plain values of each prepared image; they are those of the image alone."""
+        ...
+
+
+@runtime_checkable
+class Annotations(Protocol):
+    """A data set made of predictions, for annotation tools."""
+
+    def add(self, path: Path, stem: str, result: dict[str, Any]) -> None:
+        """Take the result of an image file, whose copy will be named ``stem``."""
+        ...
+
+    def close(self) -> None:
+        """Write the data set."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Generic[R, M]):
     """What training and evaluating need of a task.
@@ -125,18 +155,32 @@ class Prediction(Generic[R, M, O]):
     Attributes:
         options: dataclass of the user's options.
         default_options: the options that the weights were evaluated with.
-        predictor: returns a function from an RGB image to plain values.
-        save: draws a result on its image, if a folder is given, and returns its JSON record.
+        predictor: from RGB images to plain values.
+        embedder: from RGB images to ``{"embedding": (C,) float32}``.
+        record: the JSON record of a result.
+        draw: a result on its image; the sizes of images and drawings go together.
+        save: draws a result on its image, writes that to a folder, and returns the JSON record.
         pixels: an image as the model sees it: (C, H, W) normalised, and the same as a PIL image.
         draw_report: writes plots of a run's evaluation to a folder; file name -> what it shows.
+        draw_evaluation: predicts the test images of opened data, and writes plots and a table of
+            all images to a folder; file name -> what it shows.
+        annotations: writes detections as a data set in a format, for a model, to a folder; None
+            for tasks without.
+        batch_size: images that the command predicts at once if nothing else is asked for.
     """
 
     options: type[O]
     default_options: Callable[[M], O]
-    predictor: Callable[[M, O], Callable[[Image.Image], dict[str, Any]]]
-    save: Callable[[dict[str, Any], Image.Image, Path | None, str], dict[str, Any]]
+    predictor: Callable[[M, O], BatchPredictor]
+    embedder: Callable[[M, O], BatchPredictor]
+    record: Callable[[dict[str, Any]], dict[str, Any]]
+    draw: Callable[[dict[str, Any], Image.Image], Image.Image]
+    save: Callable[[dict[str, Any], Image.Image, Path, str], dict[str, Any]]
     pixels: Callable[[M, Image.Image], tuple[Tensor, Image.Image]]
     draw_report: Callable[[M, R, Path], dict[str, str]]
+    draw_evaluation: Callable[[M, Any, Path], dict[str, str]]
+    annotations: Callable[[M, Path, str], Annotations] | None = None
+    batch_size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,15 +235,20 @@ def _classification_training() -> Training[ClassificationRecipe, RMT]:
 
 @cache
 def _classification_prediction() -> Prediction:
-    from rmt.classification import plots, predict
+    from rmt.classification import evaluation, plots, predict
 
     return Prediction(
         options=predict.Options,
         default_options=lambda model: predict.Options(),
-        predictor=predict.predictor,
+        predictor=predict.ClassPredictor,
+        embedder=predict.ClassEmbedder,
+        batch_size=16,
+        record=lambda result: result,
+        draw=predict.draw,
         save=predict.save_prediction,
         pixels=predict.pixels,
         draw_report=plots.draw,
+        draw_evaluation=evaluation.draw,
     )
 
 
@@ -226,15 +275,21 @@ def _sized_by_the_pipeline(network: Callable[..., Any], batch: Any) -> tuple[Nam
 
 @cache
 def _detection_prediction() -> Prediction:
-    from rmt.detection import plots, predict
+    from rmt.detection import evaluation, plots, predict
+    from rmt.detection.annotate import AnnotationWriter
 
     return Prediction(
         options=predict.Options,
         default_options=lambda model: predict.Options(),
-        predictor=predict.predictor,
+        predictor=predict.ObjectPredictor,
+        embedder=predict.BackboneEmbedder,
+        annotations=AnnotationWriter,
+        record=lambda result: result,
+        draw=predict.draw,
         save=predict.save_prediction,
         pixels=predict.pixels,
         draw_report=plots.draw,
+        draw_evaluation=evaluation.draw,
     )
 
 
@@ -255,16 +310,20 @@ def _segmentation_training() -> Training[SegmentationRecipe, Segmenter]:
 
 @cache
 def _segmentation_prediction() -> Prediction:
-    from rmt.segmentation import plots, predict
+    from rmt.segmentation import evaluation, plots, predict
     from rmt.segmentation.recipe import Inference
 
     return Prediction(
         options=Inference,
         default_options=predict.options_of,
-        predictor=predict.predictor,
+        predictor=predict.LabelMapPredictor,
+        embedder=predict.BackboneEmbedder,
+        record=predict.record,
+        draw=predict.draw,
         save=predict.save_prediction,
         pixels=predict.pixels,
         draw_report=plots.draw,
+        draw_evaluation=evaluation.draw,
     )
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 import rmt
 import rmt_cli
-from rmt.tools.predict import output_names, predict_files
+from rmt.tools.predict import predict_files
 from rmt.tools.records import RecordWriter
+from rmt.tools.sources import output_names
 
 STEMS = st.sampled_from(["a", "A", "a_0", "a_1", "a_labels", "a_1_labels", "a_labels_1", "b"])
 

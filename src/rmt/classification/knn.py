@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor
 from rmt.classification.datamodule import ClassificationData
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
+from rmt.modeling.pretrained import in_use
 from rmt.modeling.rmt import RMT
 
 #: From arXiv 1805.01978: the weight of a neighbour's vote is exp(cosine / 0.07).
@@ -40,8 +40,7 @@ def evaluate_knn(
     if count < 1:
         raise ValueError(f"--knn is {count}; it must be at least 1, and 20 is usual")
     data = ClassificationData(recipe)
-    on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    with _in_use(model, "cuda" if on_gpu else "cpu"):
+    with in_use(model, accelerator=recipe.trainer.accelerator):
         return _accuracy(model, data, count), data.splits.evaluated
 
 
@@ -80,17 +79,6 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
     similarity, nearest = (queries @ features.T).topk(count)
     votes = queries.new_zeros(len(queries), classes)
     return votes.scatter_add_(1, labels[nearest], (similarity / TEMPERATURE).exp())
-
-
-@contextmanager
-def _in_use(model: RMT, device: str) -> Iterator[None]:
-    """Move a model to a device and to eval mode, then restore both."""
-    home, was_training = next(model.parameters()).device, model.training
-    try:
-        model.to(device).eval()
-        yield
-    finally:
-        model.to(home).train(was_training)
 
 
 @torch.inference_mode()

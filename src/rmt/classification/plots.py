@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from rmt.classification.datamodule import ClassificationData
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
+from rmt.data.plots import MOST_CLASSES, confusion
 from rmt.modeling.rmt import RMT
 
 #: Of more test images than this, an even sample is drawn: the plots would not gain from more.
 MOST_IMAGES = 10_000
-MOST_CLASSES = 40
 
 
 def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
@@ -28,7 +28,8 @@ def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, st
     shown = {"predictions.png": "test images with the predicted class; wrong ones first, in red"}
     _sheet(samples, labels, predicted, scores, indices).savefig(folder / "predictions.png", dpi=110)
     if len(samples.classes) <= MOST_CLASSES:
-        _confusion(labels, predicted, samples.classes).savefig(folder / "confusion.png", dpi=110)
+        table = _counts(labels, predicted, len(samples.classes))
+        confusion(table, samples.classes).savefig(folder / "confusion.png", dpi=110)
         shown["confusion.png"] = (
             "number of test images by true class (row) and predicted class (column)"
         )
@@ -46,21 +47,9 @@ def predict_all(model: RMT, data: ClassificationData, samples: Samples) -> tuple
     return tuple(torch.cat(parts).numpy() for parts in zip(*found, strict=True))
 
 
-def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    count = len(classes)
-    table = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
-    side = 2.5 + 0.45 * count
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(table / table.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
-    for y, x in zip(*np.nonzero(table), strict=True):
-        dark = table[y, x] > 0.5 * table[y].sum()
-        axis.text(x, y, table[y, x], ha="center", va="center", color="w" if dark else "k")
-    axis.set_xticks(range(count), classes, rotation=90)
-    axis.set_yticks(range(count), classes)
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
-    return figure
+def _counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
+    """Return the number of images by true (row) and predicted class, (K, K)."""
+    return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
 
 
 def _sheet(

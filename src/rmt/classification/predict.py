@@ -1,8 +1,8 @@
-"""A classifier's prediction for one image."""
+"""A classifier's prediction of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -32,8 +32,47 @@ class Options:
             raise ValueError(f"top is {self.top}; it must be at least 1")
 
 
-def predictor(model: RMT, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from an RGB image to ``{"top": [{"label", "name", "score"}, ...]}``.
+class ClassEmbedder:
+    """From RGB images to ``{"embedding": (C,) float32}``, the features that the classes come from.
+
+    Args:
+        model: in eval mode; its ``pretrained_cfg`` says how to resize and normalise.
+        options: of prediction.
+
+    Raises:
+        ValueError: if the model returns unpooled logits.
+    """
+
+    def __init__(self, model: RMT, options: Options) -> None:
+        if not model.head.global_pool:
+            raise ValueError(
+                "this model returns the logits of each position (global_pool=''); prediction needs "
+                "pooled ones: create the model with global_pool='avg'"
+            )
+        self.model, self.options = model, options
+        self.transform = eval_transform(model)
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the image resized and normalised, (C, H, W)."""
+        return self.transform(image if self.model.in_chans == 3 else image.convert("L"))
+
+    def shape(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the shape of the prepared image."""
+        return tuple(pixels.shape)
+
+    def batch(self, images: Sequence[Tensor]) -> Tensor:
+        """Return prepared images as the model takes them, (B, C, H, W)."""
+        return torch.stack([*images]).to(next(self.model.parameters()))
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the features of each image."""
+        maps = self.model.forward_features(self.batch(batch))
+        features = self.model.forward_head(maps, pre_logits=True).float().cpu().numpy()
+        return [{"embedding": own} for own in features]
+
+
+class ClassPredictor(ClassEmbedder):
+    """From RGB images to ``{"top": [{"label", "name", "score"}, ...]}``.
 
     Args:
         model: in eval mode; its ``pretrained_cfg`` says how to resize and normalise.
@@ -42,31 +81,29 @@ def predictor(model: RMT, options: Options) -> Callable[[Image.Image], dict[str,
     Raises:
         ValueError: if the model has no classes, or returns unpooled logits.
     """
-    if not model.num_classes:
-        raise ValueError(
-            "this model has no classifier (num_classes is 0), so it cannot predict classes"
-        )
-    if not model.head.global_pool:
-        raise ValueError(
-            "this model returns the logits of each position (global_pool=''); prediction needs "
-            "pooled ones: create the model with global_pool='avg'"
-        )
-    transform = eval_transform(model)
-    names = label_names(model)
 
-    def predict(image: Image.Image) -> dict[str, Any]:
-        pixels = transform(image if model.in_chans == 3 else image.convert("L"))
-        weight = next(model.parameters())
-        probabilities = model(pixels[None].to(weight)).softmax(-1)[0]
-        scores, labels = probabilities.topk(min(options.top, len(probabilities)))
-        return {
-            "top": [
-                {"label": label, "name": names[label], "score": round(score, 6)}
-                for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
-            ]
-        }
+    def __init__(self, model: RMT, options: Options) -> None:
+        if not model.num_classes:
+            raise ValueError(
+                "this model has no classifier (num_classes is 0), so it cannot predict classes"
+            )
+        super().__init__(model, options)
+        self.names = label_names(model)
 
-    return predict
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the most probable classes of each image, the best first."""
+        best = (
+            self.model(self.batch(batch)).softmax(-1).topk(min(self.options.top, len(self.names)))
+        )
+        return [
+            {
+                "top": [
+                    {"label": label, "name": self.names[label], "score": round(score, 6)}
+                    for label, score in zip(labels, scores, strict=True)
+                ]
+            }
+            for labels, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
 
 def eval_transform(model: RMT) -> Callable[[Image.Image], Tensor]:
@@ -112,7 +149,7 @@ def pixels(model: RMT, image: Image.Image) -> tuple[Tensor, Image.Image]:
     return tensor, to_pil_image((tensor * std + mean).clamp(0, 1))
 
 
-def caption(image: Image.Image, result: dict[str, Any]) -> Image.Image:
+def draw(result: dict[str, Any], image: Image.Image) -> Image.Image:
     """Return the image with its most probable class on a bar above it."""
     width = max(image.width, 160)
     sheet = Image.new("RGB", (width, image.height + 18), "white")
@@ -124,9 +161,8 @@ def caption(image: Image.Image, result: dict[str, Any]) -> Image.Image:
 
 
 def save_prediction(
-    result: dict[str, Any], image: Image.Image, out: Path | None, stem: str
+    result: dict[str, Any], image: Image.Image, out: Path, stem: str
 ) -> dict[str, Any]:
-    """Write the captioned image to folder ``out`` (if given); return the JSON record."""
-    if out is not None:
-        caption(image, result).save(out / f"{stem}.png")
+    """Write the captioned image to folder ``out``; return the JSON record."""
+    draw(result, image).save(out / f"{stem}.png")
     return result

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -37,6 +38,35 @@ FORMATS = (
 MOST_ASPECT = 200
 #: Rows of 16-bit grey are scaled in strips of about so many pixels.
 _STRIP = 2**22
+
+
+class _Quiet:
+    """No warnings while any thread decodes an image: what Pillow can read is good enough.
+
+    The filters of warnings belong to the process. With ``warnings.catch_warnings`` in several
+    threads, one would restore them under another, or leave them changed for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def register_plugins() -> set[str]:
@@ -90,8 +120,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         check_file(path)
-        with named_faults(str(path)), warnings.catch_warnings(), open_image(path) as image:
-            warnings.simplefilter("ignore")
+        with named_faults(str(path)), _QUIET, open_image(path) as image:
             turned = _orientation(image) > 4
             return image.size[::-1] if turned else image.size
     except FileNotFoundError as error:
@@ -109,8 +138,7 @@ def is_animated(path: Path) -> bool:
     """Return whether an image file has several frames; False if it cannot be read."""
     try:
         check_file(path)
-        with warnings.catch_warnings(), open_image(path) as image:
-            warnings.simplefilter("ignore")
+        with _QUIET, open_image(path) as image:
             return bool(getattr(image, "is_animated", False))
     except Exception:  # damaged bytes can raise anything; reading says what is wrong
         return False
@@ -127,10 +155,8 @@ def decode_image(source: Path | BytesIO, *, name: str, upright: bool = True) -> 
     Raises:
         ValueError: if it is truncated, not an image, or a decompression bomb.
     """
-    with named_faults(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's: what it can read is good enough
-        with open_image(source) as image:
-            return to_rgb(image, upright=upright)
+    with named_faults(name), _QUIET, open_image(source) as image:
+        return to_rgb(image, upright=upright)
 
 
 def open_image(source: Path | BytesIO) -> Image.Image:

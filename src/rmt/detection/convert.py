@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from rmt.data.findings import Findings
 from rmt.data.images import image_size
 from rmt.data.named_files import Confines
 from rmt.data.splits import Split
+from rmt.detection.annotations import Content
 from rmt.detection.datasets import FORMATS, open_parts
 from rmt.detection.recipe import Data
 from rmt.detection.samples import Samples
@@ -37,11 +39,7 @@ def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "aut
         ValueError: for an unknown format, a faulty source, an ``out`` that is not empty, or two
             images whose names differ by their folders alone.
     """
-    out = Path(out)
-    if to not in FORMATS:
-        raise ValueError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; name a new folder")
+    write, out = writer_of(to), new_folder(Path(out))
     parts, findings = open_parts(Data(format=read_as, root=str(source)))
     parts = {
         split: _own_images(samples, Path(source), findings) for split, samples in parts.items()
@@ -50,7 +48,7 @@ def convert(source: str | Path, out: str | Path, *, to: str, read_as: str = "aut
         log.warning("%s: %s", source, left_out)
     for samples in parts.values():
         _check_names(samples, stems=to != "coco")
-    return [_convert(samples, out, split, to) for split, samples in parts.items()]
+    return [_convert(samples, out, split, write) for split, samples in parts.items()]
 
 
 def _own_images(samples: Samples, root: Path, findings: Findings) -> Samples:
@@ -67,12 +65,36 @@ def _own_images(samples: Samples, root: Path, findings: Findings) -> Samples:
     return samples.take(kept)
 
 
-def _convert(samples: Samples, out: Path, split: Split, to: str) -> Path:
+def writer_of(to: str) -> Callable[[Path, Split, Content], Path]:
+    """Return what writes a split of a data set in a format, and returns its folder of images.
+
+    Raises:
+        ValueError: for an unknown format.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
     write = FORMATS[to].write
     assert write is not None
+    return write
+
+
+def new_folder(folder: Path) -> Path:
+    """Return a folder that a data set may be written into.
+
+    Raises:
+        ValueError: if it is not empty.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; name a new folder")
+    return folder
+
+
+def _convert(
+    samples: Samples, out: Path, split: Split, write: Callable[[Path, Split, Content], Path]
+) -> Path:
     content = samples.only()
     images = [entry | {"file_name": Path(entry["file_name"]).name} for entry in content["images"]]
-    folder: Path = write(out, split, content | {"images": images})
+    folder = write(out, split, content | {"images": images})
     for i in range(len(samples)):
         _copy(samples, i, folder)
     return folder

@@ -15,7 +15,7 @@ from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.datasets import open_splits
 from rmt.detection.detector import Detector
 from rmt.detection.metrics import as_coco, categories_of, of_kind
-from rmt.detection.predict import Options, draw_detections, label_names, predictor
+from rmt.detection.predict import ObjectPredictor, Options, draw_detections, label_names
 from rmt.detection.recipe import DetectionRecipe
 from rmt.detection.rle import to_mask, to_rle
 from rmt.detection.samples import Samples
@@ -27,9 +27,8 @@ def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, st
     """Write ``predictions.png`` and ``precision_recall.png``; return file name -> what it shows."""
     samples = open_splits(recipe.data).evaluated
     _sheet(model, samples).savefig(folder / "predictions.png", dpi=110)
-    _curves(model, samples.take(range(len(samples))[:_MOST_IMAGES])).savefig(
-        folder / "precision_recall.png", dpi=110
-    )
+    found, read = _detect(model, samples.take(range(len(samples))[:_MOST_IMAGES]))
+    curves(model, found, read).savefig(folder / "precision_recall.png", dpi=110)
     return {
         "predictions.png": "test images: annotated and predicted objects",
         "precision_recall.png": "precision over recall of each class at IoU 0.5",
@@ -37,15 +36,15 @@ def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, st
 
 
 def _sheet(model: Detector, samples: Samples) -> Figure:
-    predict = predictor(model, Options())
+    predictor = ObjectPredictor(model, Options())
     read = spread_readable(samples.image, len(samples), _MOST_ROWS)
     figure = Figure(figsize=(11, 5 * len(read)), layout="constrained")
     axes = figure.subplots(len(read), 2, squeeze=False)
     for row, (i, image) in zip(axes, read, strict=True):
         with torch.inference_mode():
-            predicted = predict(image)["detections"]
-        row[0].imshow(draw_detections(image, _annotated(model, samples, i, image)))
-        row[1].imshow(draw_detections(image, predicted))
+            (predicted,) = predictor.predict([predictor.prepare(image)])
+        row[0].imshow(draw_detections(image, annotated(model, samples, i, image)))
+        row[1].imshow(draw_detections(image, predicted["detections"]))
         row[0].set_title(f"{samples.path(i).name}: annotated", fontsize=8)
         row[1].set_title("predicted (score 0.3 and above)", fontsize=8)
     for axis in axes.flat:
@@ -53,7 +52,7 @@ def _sheet(model: Detector, samples: Samples) -> Figure:
     return figure
 
 
-def _annotated(
+def annotated(
     model: Detector, samples: Samples, index: int, image: Image.Image
 ) -> list[dict[str, Any]]:
     """Return an image's annotations in the form of detections."""
@@ -75,7 +74,8 @@ def _annotated(
     return out
 
 
-def _curves(model: Detector, samples: Samples) -> Figure:
+def _detect(model: Detector, samples: Samples) -> tuple[list[dict[str, Any]], Samples]:
+    """Return the objects found, as COCO's results, and the images that could be read."""
     categories = categories_of(model, samples)
     found, read = [], []
     for i, image_id in enumerate(samples.ids):
@@ -87,7 +87,18 @@ def _curves(model: Detector, samples: Samples) -> Figure:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
             found += as_coco(model([pixels])[0], image_id, categories)
-    truth = samples.take(read).only()
+    return found, samples.take(read)
+
+
+def curves(model: Detector, found: list[dict[str, Any]], samples: Samples) -> Figure:
+    """Draw precision over recall of the classes with the best AP.
+
+    Args:
+        model: that has found them.
+        found: COCO's results.
+        samples: the images that they were found in.
+    """
+    truth = samples.only()
     kinds = ("box", "mask") if model.has_masks and samples.has_masks else ("box",)
     figure = Figure(figsize=(6 * len(kinds), 5), layout="constrained")
     ids = sorted(entry["id"] for entry in truth["categories"])

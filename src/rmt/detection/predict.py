@@ -1,8 +1,8 @@
-"""A detector's prediction for one image."""
+"""A detector's prediction of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,13 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from rmt.detection.detector import SCORE_THRESHOLD, Detector
+from rmt.detection.detector import SCORE_THRESHOLD, Detections, Detector
 from rmt.detection.rle import to_mask, to_rle
+from rmt.detection.tiles import detect_in_tiles
+
+_SMALLEST_TILE = 32
+#: Objects that score less are not drawn.
+SHOWN_SCORE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,47 +29,119 @@ class Options:
 
     Attributes:
         score: detections must score above it, 0 to 1.
+        tile: side of the tiles that an image is cut into, in pixels; 0 takes the whole image.
+        tile_overlap: of neighbouring tiles, as a share of the side.
+        tile_batch_size: tiles that pass the network together.
     """
 
     score: float = SCORE_THRESHOLD
+    tile: int = 0
+    tile_overlap: float = 0.2
+    tile_batch_size: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ValueError(f"score is {self.score}; it must be between 0 and 1")
+        if self.tile and self.tile < _SMALLEST_TILE:
+            raise ValueError(
+                f"tile is {self.tile}; it must be at least {_SMALLEST_TILE} pixels, or 0 for the "
+                "whole image"
+            )
+        if not 0 <= self.tile_overlap <= 0.9:
+            raise ValueError(
+                f"tile_overlap is {self.tile_overlap}; it must be a share, from 0 to 0.9"
+            )
+        if self.tile_batch_size < 1:
+            raise ValueError(f"tile_batch_size is {self.tile_batch_size}; it must be at least 1")
 
 
-def predictor(model: Detector, options: Options) -> Callable[[Image.Image], dict[str, Any]]:
-    """Return a function from an RGB image to its detections, best first.
-
-    The function gives ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score",
-    "label", "name", "mask"}, ...]}`` in the image's pixels. Only models with masks give
-    ``mask``, a COCO run-length encoding.
+class BackboneEmbedder:
+    """From RGB images to ``{"embedding": (C,) float32}``, the mean of the backbone's last map.
 
     Args:
         model: in eval mode.
-        options: minimum score.
+        options: of prediction.
     """
-    names = label_names(model)
-    weight = next(model.parameters())
 
-    def predict(image: Image.Image) -> dict[str, Any]:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(weight.device)
-        (found,) = model([pixels.float() / 255], score_threshold=options.score)
-        detections = [
-            {"box": box, "score": value, "label": label, "name": names[label]}
-            for box, value, label in zip(
-                found["boxes"].tolist(),
-                found["scores"].tolist(),
-                found["labels"].tolist(),
-                strict=True,
-            )
+    def __init__(self, model: Detector, options: Options) -> None:
+        self.model, self.options = model, options
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the image as bytes (3, h, w)."""
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def shape(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the size of the canvas that the image is resized and padded to."""
+        return self.model.transform.canvas_of(pixels)
+
+    def images(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return prepared images as the model takes them, on its device."""
+        device = next(self.model.parameters()).device
+        return [pixels.to(device).float() / 255 for pixels in batch]
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the features of each image, padding left out."""
+        padded = self.model.batch(self.images(batch))
+        maps = self.model.backbone(padded.pixels)[-1].float()
+        stride = padded.pixels.shape[-1] // maps.shape[-1]
+        cells = (padded.sizes / stride).ceil().long().tolist()
+        return [
+            {"embedding": own[:, :height, :width].mean(dim=(1, 2)).cpu().numpy()}
+            for own, (height, width) in zip(maps, cells, strict=True)
         ]
-        if "masks" in found:
-            for entry, code in zip(detections, to_rle(found["masks"].cpu().numpy()), strict=True):
-                entry["mask"] = code
-        return {"size": [image.height, image.width], "detections": detections}
 
-    return predict
+
+class ObjectPredictor(BackboneEmbedder):
+    """From RGB images to their detections, best first.
+
+    The result is ``{"size": [h, w], "detections": [{"box": [x0, y0, x1, y1], "score", "label",
+    "name", "mask"}, ...]}`` in the image's pixels. Only models with masks give ``mask``, a COCO
+    run-length encoding.
+
+    Args:
+        model: in eval mode.
+        options: minimum score, and tiles.
+    """
+
+    def __init__(self, model: Detector, options: Options) -> None:
+        super().__init__(model, options)
+        self.names = label_names(model)
+
+    def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Return the detections of each image."""
+        found = self._in_tiles(batch) if self.options.tile else self._whole(batch)
+        return [
+            {"size": [*pixels.shape[1:]], "detections": self._entries(*own)}
+            for pixels, own in zip(batch, found, strict=True)
+        ]
+
+    def _whole(self, batch: Sequence[Tensor]) -> Iterator[tuple[Detections, list | None]]:
+        for found in self.model(self.images(batch), score_threshold=self.options.score):
+            masks = found.get("masks")
+            yield found, None if masks is None else to_rle(masks.cpu().numpy())
+
+    def _in_tiles(self, batch: Sequence[Tensor]) -> Iterator[tuple[Detections, list | None]]:
+        options = self.options
+        for image in batch:
+            yield detect_in_tiles(
+                self.model,
+                image,
+                tile=options.tile,
+                overlap=options.tile_overlap,
+                batch_size=options.tile_batch_size,
+                score_threshold=options.score,
+            )
+
+    def _entries(self, found: Detections, masks: list | None) -> list[dict[str, Any]]:
+        values = (found[name].tolist() for name in ("boxes", "scores", "labels"))
+        detections: list[dict[str, Any]] = [
+            {"box": box, "score": score, "label": label, "name": self.names[label]}
+            for box, score, label in zip(*values, strict=True)
+        ]
+        if masks is not None:
+            for entry, code in zip(detections, masks, strict=True):
+                entry["mask"] = code
+        return detections
 
 
 def label_names(model: Detector) -> list[str]:
@@ -82,7 +159,7 @@ def pixels(model: Detector, image: Image.Image) -> tuple[Tensor, Image.Image]:
 
 
 def draw_detections(
-    image: Image.Image, detections: list[dict[str, Any]], *, min_score: float = 0.3
+    image: Image.Image, detections: list[dict[str, Any]], *, min_score: float = SHOWN_SCORE
 ) -> Image.Image:
     """Return the image with boxes, masks, names and scores of all objects from ``min_score`` on."""
     shown = [entry for entry in detections if entry["score"] >= min_score]
@@ -102,6 +179,11 @@ def draw_detections(
     return Image.fromarray(canvas.permute(1, 2, 0).numpy())
 
 
+def draw(result: dict[str, Any], image: Image.Image) -> Image.Image:
+    """Return the image with the objects of a result."""
+    return draw_detections(image, result["detections"])
+
+
 def colour_of(label: int) -> tuple[int, int, int]:
     """Return a bright colour that differs clearly from those of neighbouring labels."""
     hue = int(label * 0.618034 % 1 * 255)
@@ -110,9 +192,8 @@ def colour_of(label: int) -> tuple[int, int, int]:
 
 
 def save_prediction(
-    result: dict[str, Any], image: Image.Image, out: Path | None, stem: str
+    result: dict[str, Any], image: Image.Image, out: Path, stem: str
 ) -> dict[str, Any]:
-    """Draw the objects on the image, to folder ``out`` (if given); return the JSON record."""
-    if out is not None:
-        draw_detections(image, result["detections"]).save(out / f"{stem}.png")
+    """Draw the objects on the image, to folder ``out``; return the JSON record."""
+    draw(result, image).save(out / f"{stem}.png")
     return result

@@ -46,6 +46,27 @@ def to_rle(masks: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
+def moved(
+    code: Mapping[str, Any], corner: tuple[int, int], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the code of a mask whose ``corner`` (x, y) lies in an image of ``size`` (h, w)."""
+    from faster_coco_eval.core import mask as codec
+
+    (x, y), (height, width) = corner, size
+    mask = codec.decode(dict(code))
+    columns = np.zeros((height, mask.shape[1]), dtype=np.uint8)
+    columns[y : y + len(mask)] = mask
+    # Runs go down the columns, so columns on the left and on the right only lengthen the ends.
+    runs = run_lengths(to_rle(columns[None])[0]["counts"])
+    runs[0] += x * height
+    if right := (width - x - mask.shape[1]) * height:
+        if len(runs) % 2 == 0:
+            runs.append(0)
+        runs[-1] += right
+    (full,) = codec.frPyObjects([{"size": [height, width], "counts": runs}], height, width)
+    return {"size": [height, width], "counts": _text(full["counts"])}
+
+
 def clean_segmentation(value: Any, size: tuple[int, int]) -> Any:
     """Return a segmentation as COCO defines it, None if there is none.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -33,6 +34,21 @@ _PIPELINES = {
     "detection": "object-detection",
     "segmentation": "image-segmentation",
 }
+
+
+@contextmanager
+def in_use(model: nn.Module, *, accelerator: str) -> Iterator[None]:
+    """Move a model to a GPU, if there is one and ``accelerator`` is not ``cpu``, and to eval mode.
+
+    Afterwards its device and mode are as before.
+    """
+    home, was_training = next(model.parameters()).device, model.training
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    try:
+        model.to("cuda" if on_gpu else "cpu").eval()
+        yield
+    finally:
+        model.to(home).train(was_training)
 
 
 class Pretrained(nn.Module):

@@ -1,4 +1,4 @@
-"""An image to its label map: at once or by windows, at one scale or several."""
+"""Images to their label maps: at once or by windows, at one scale or several."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt.data.resize import keep_ratio, resize_bytes
+from rmt.data.windows import starts
 from rmt.modeling.necks import full_precision
 from rmt.segmentation.chunked_resize import Size, strips
 from rmt.segmentation.recipe import Inference
@@ -19,9 +20,6 @@ from rmt.segmentation.segmenter import Segmenter
 def label_map(model: Segmenter, image: Tensor, options: Inference | None = None) -> Tensor:
     """Return the most probable class at each pixel of an image.
 
-    With a single view, the logits of all pixels are never held at once: those of 150 classes take
-    2.5 GB for 2048 × 2048.
-
     Args:
         model: in eval mode.
         image: (C, H, W), uint8.
@@ -30,12 +28,37 @@ def label_map(model: Segmenter, image: Tensor, options: Inference | None = None)
     Returns:
         (H, W), uint8.
     """
+    return label_maps(model, image[None], options)[0]
+
+
+@torch.no_grad()
+def label_maps(model: Segmenter, images: Tensor, options: Inference | None = None) -> Tensor:
+    """Return the most probable class at each pixel of images of one size.
+
+    With a single view, the images pass the network together, and the logits of all pixels are never
+    held at once: those of 150 classes take 2.5 GB for 2048 × 2048. Several views are averaged one
+    image after the other.
+
+    Args:
+        model: in eval mode.
+        images: (B, C, H, W), uint8.
+        options: size, windows, scales and flip; None takes the defaults.
+
+    Returns:
+        (B, H, W), uint8.
+    """
     options = options or Inference()
     # Along the first axis, max is faster than argmax.
     if len(options.scales) > 1 or options.flip:
-        return probabilities(model, image, options).max(dim=0).indices.byte()
-    ((logits, sizes, _),) = _views(model, image, options)
-    return torch.cat([strip.max(dim=0).indices.byte() for _, strip in strips(logits, sizes)])
+        averaged = (probabilities(model, image, options) for image in images)
+        return torch.stack([found.max(dim=0).indices.byte() for found in averaged])
+    ((logits, sizes, _),) = _views(model, images, options)
+    return torch.stack(
+        [
+            torch.cat([strip.max(dim=0).indices.byte() for _, strip in strips(own, sizes)])
+            for own in logits
+        ]
+    )
 
 
 @torch.no_grad()
@@ -55,7 +78,7 @@ def probabilities(model: Segmenter, image: Tensor, options: Inference | None = N
     """
     options = options or Inference()
     total: Tensor | None = None
-    for logits, sizes, flipped in _views(model, image, options):
+    for (logits,), sizes, flipped in _views(model, image[None], options):
         if total is None:
             total = logits.new_zeros(len(logits), *image.shape[1:])
         for rows, strip in strips(logits, sizes):
@@ -66,14 +89,14 @@ def probabilities(model: Segmenter, image: Tensor, options: Inference | None = N
 
 
 def _views(
-    model: Segmenter, image: Tensor, options: Inference
+    model: Segmenter, images: Tensor, options: Inference
 ) -> Iterator[tuple[Tensor, list[Size], bool]]:
-    """Yield each view's logits (K, h, w), the sizes to resize to, and whether it is mirrored."""
+    """Yield each view's logits (B, K, h, w), the sizes to resize to, and whether it is mirrored."""
     assert not model.training, "a segmenter must be in eval mode, without dropout"
     weight = next(model.parameters())
     for scale in options.scales:
-        scaled = resize_photo(image, options, scale=scale)
-        x = normalise(scaled.to(weight.device), *model.channel_statistics).to(weight.dtype)[None]
+        scaled = resize_photo(images, options, scale=scale)
+        x = normalise(scaled.to(weight.device), *model.channel_statistics).to(weight.dtype)
         height, width = x.shape[2:]
         for flipped in (False, True) if options.flip else (False,):
             view = x.flip(3) if flipped else x
@@ -82,8 +105,8 @@ def _views(
                 logits = sliding(model, view, window=side, stride=options.step, pad=options.pad)
             else:
                 logits = model(view, full_size=False)
-            sizes = [(height, width), (image.shape[1], image.shape[2])]
-            yield full_precision(logits)[0], sizes, flipped
+            sizes = [(height, width), (images.shape[2], images.shape[3])]
+            yield full_precision(logits), sizes, flipped
 
 
 def sliding(
@@ -106,8 +129,8 @@ def sliding(
         full = F.pad(images, (0, max(0, window - width), 0, max(0, window - height)))
         return sliding(model, full, window=window, stride=stride)[:, :, :height, :width]
     total = count = None
-    for top in _starts(height, window, stride):
-        for left in _starts(width, window, stride):
+    for top in starts(height, window, stride):
+        for left in starts(width, window, stride):
             rows, columns = slice(top, top + window), slice(left, left + window)
             logits = model(images[:, :, rows, columns])
             if total is None or count is None:
@@ -121,13 +144,13 @@ def sliding(
 
 
 def resize_photo(image: Tensor, options: Inference, *, scale: float = 1.0) -> Tensor:
-    """Resize (C, H, W) uint8 to the size of evaluation, keeping the aspect ratio, as by OpenCV."""
+    """Resize (..., H, W) uint8 to the size of evaluation as OpenCV does; keep the aspect ratio."""
     if options.min_size:
         # The limits are rounded down, as in mmseg's multi-scale test.
         short, long = int(options.min_size * scale), int(options.max_size * scale)
-        height, width = keep_ratio(*image.shape[1:], min_size=short, max_size=long)
+        height, width = keep_ratio(*image.shape[-2:], min_size=short, max_size=long)
     else:
-        height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[1:])
+        height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[-2:])
     return resize_bytes(image, height, width)
 
 
@@ -137,8 +160,3 @@ def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     levels = [[255 * value for value in values] for values in (mean, std)]
     centre, spread = torch.tensor(levels, device=image.device)[..., None, None]
     return (image.float() - centre) / spread
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    last = max(0, length - window)
-    return [*range(0, last, stride), last]

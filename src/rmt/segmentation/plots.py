@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,13 +25,17 @@ MOST_ROWS = 6
 def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str, str]:
     """Write ``predictions.png``; return file name -> what it shows."""
     samples = open_splits(recipe.data).evaluated
-    _sheet(model, recipe, samples).savefig(folder / "predictions.png", dpi=110)
+    chosen = [index for index, _ in spread_readable(samples.read, len(samples), MOST_ROWS)]
+    sheet(model, recipe, samples, chosen).savefig(folder / "predictions.png", dpi=110)
     return {"predictions.png": "test images: true and predicted classes"}
 
 
-def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Figure:
+def sheet(
+    model: Segmenter, recipe: SegmentationRecipe, samples: Samples, chosen: Sequence[int]
+) -> Figure:
+    """Draw some images with their true and predicted classes, one below the other."""
     shades, names = palette(model), label_names(model)
-    read = spread_readable(samples.read, len(samples), MOST_ROWS)
+    read = [(index, samples.read(index)) for index in chosen]
     # Rows as high as the images need, within limits.
     heights = [3.3 * min(2.0, labels.shape[0] / labels.shape[1]) for _, (_, labels) in read]
     figure = Figure(figsize=(10, sum(heights) + 1), layout="constrained")

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from rmt.data.findings import Findings
-from rmt.data.folders import find_images, local_path
+from rmt.data.folders import local_path
 from rmt.data.images import decoded, read_image
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.pretrained import Pretrained
-from rmt.task import get_task
+from rmt.task import BatchPredictor, get_task
+from rmt.tools.outputs import Outputs, check_folders
+from rmt.tools.sources import find_files, open_sources
+from rmt.tools.stream import FAULTS, Outcome, predict_in_order
 from rmt.weights.load import load
 
-log = logging.getLogger(__name__)
-
+T = TypeVar("T")
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -33,8 +32,9 @@ class Predictor:
     Args:
         model: any model of this package; put into eval mode.
         device: where to run; ``auto`` is the accelerator if there is one, else the CPU.
-        **options: of the model's task: ``top`` (classification), ``score`` (detection), or the
-            fields of :class:`rmt.segmentation.recipe.Inference`, such as ``window``.
+        **options: of the model's task: ``top`` (classification), ``score`` and ``tile``
+            (detection), or the fields of :class:`rmt.segmentation.recipe.Inference`, such as
+            ``window``.
 
     Raises:
         ValueError: for a device that is not available, an option that the model's task does not
@@ -42,7 +42,7 @@ class Predictor:
     """
 
     def __init__(self, model: Pretrained, *, device: str = "auto", **options: Any) -> None:
-        task = get_task(model.task).prediction()
+        task = self.task = get_task(model.task).prediction()
         chosen: Any = task.default_options(model)
         known = [field.name for field in fields(chosen) if field.init]
         for name in options:
@@ -56,7 +56,11 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {device!r} cannot be used: {reason}") from error
-        self._predict = task.predictor(model, replace(chosen, **options))
+        self._steps = self._of_task(replace(chosen, **options))
+
+    def _of_task(self, options: Any) -> BatchPredictor:
+        """Return the steps from an image to what it gives."""
+        return self.task.predictor(self.model, options)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "auto", **options: Any) -> Self:
@@ -76,21 +80,71 @@ class Predictor:
         Raises:
             ValueError: naming the image, if it cannot be read.
         """
-        return self.predict_rgb(as_picture(image))
-
-    def predict_rgb(self, image: Image.Image) -> dict[str, Any]:
-        """Predict one image that is already upright and RGB, as :func:`as_picture` returns it."""
+        pixels = self._steps.prepare(as_picture(image))
         with torch.inference_mode():
-            return self._predict(image)
+            return self._steps.predict([pixels])[0]
 
-    def stream(self, images: Iterable[Picture]) -> Iterator[dict[str, Any]]:
-        """Yield the prediction of each image; for an unreadable one ``{"image", "error"}``."""
-        for image in images:
+    def predict_batch(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
+        """Predict several images; those of one shape pass the network together.
+
+        Args:
+            images: as for a single one; they may differ in size.
+
+        Returns:
+            The prediction of each image: that of the image alone, up to rounding.
+
+        Raises:
+            ValueError: naming the first image that cannot be read.
+        """
+        results = []
+        for outcome in self.run(images, as_picture, batch_size=max(1, len(images))):
+            if outcome.error is not None:
+                raise outcome.error
+            results.append(outcome.result or {})
+        return results
+
+    def stream(self, images: Iterable[Picture], *, batch_size: int = 1) -> Iterator[dict[str, Any]]:
+        """Yield the prediction of each image, in order; memory does not grow with their number.
+
+        The next images are read in the background.
+
+        Args:
+            images: as for a single one; any iterable, such as a generator.
+            batch_size: most images to predict at once.
+
+        Yields:
+            ``{"image": name}`` with the prediction, or ``{"image", "error"}``.
+        """
+        for outcome in self.run(images, as_picture, batch_size=batch_size):
+            image = outcome.item
             name = str(image) if isinstance(image, str | Path) else "array"
-            try:
-                yield {"image": name} | self(image)
-            except (ValueError, FileNotFoundError) as error:
-                yield {"image": name, "error": str(error)}
+            yield {"image": name} | (outcome.result or {"error": fault(name, outcome.error)})
+
+    def run(
+        self,
+        items: Iterable[T],
+        read: Callable[[T], Image.Image],
+        *,
+        batch_size: int | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Outcome[T]]:
+        """Yield what becomes of each item; see :func:`rmt.tools.stream.predict_in_order`.
+
+        Without a ``batch_size`` it is the task's.
+        """
+        size = self.task.batch_size if batch_size is None else batch_size
+        return predict_in_order(items, read, self._steps, batch_size=size, keep_images=keep_images)
+
+
+class Embedder(Predictor):
+    """A model as a feature extractor: one image in, ``{"embedding": (C,) float32}`` out.
+
+    The embedding is what a classifier's last layer gets, and the mean over the image of the last
+    map of a detector's or segmenter's backbone. Arguments are those of :class:`Predictor`.
+    """
+
+    def _of_task(self, options: Any) -> BatchPredictor:
+        return self.task.embedder(self.model, options)
 
 
 def find_device(name: str) -> torch.device:
@@ -136,74 +190,65 @@ def predict_files(
     checkpoint: str | Path,
     *,
     out: str | Path | None = None,
+    annotations: str | Path | None = None,
+    annotations_format: str = "coco",
     device: str = "auto",
+    batch_size: int | None = None,
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Predict files, folders and glob patterns; with ``out``, draw the predictions on the images.
+    """Predict images and videos; with ``out``, draw the predictions on them.
 
     Args:
-        sources: what :func:`rmt.data.folders.find_images` takes.
+        sources: files of images and videos, folders and glob patterns of images, ``-`` for an image
+            on standard input.
         checkpoint: what :func:`rmt.load` reads.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
+        annotations: folder for a data set of the images and a detector's objects, to be corrected
+            in an annotation tool.
+        annotations_format: of this data set: ``coco``, ``yolo`` or ``voc``.
         device: where to run.
+        batch_size: most images to predict at once; None takes the task's.
         **options: of the model's task, as :class:`Predictor` takes them.
 
     Yields:
-        The JSON record of each image, in order; ``{"image", "error"}`` for one that cannot be
-        read, predicted or saved.
+        The JSON record of each image, in order, and of each frame of a video, with ``frame`` and
+        ``seconds``; ``{"image", "error"}`` for one that cannot be read, predicted or saved.
 
     Raises:
-        ValueError: if there is no image, or ``out`` is a folder of the images.
+        ValueError: if there is no image, PyAV is missing for a video, ``out`` is a folder of the
+            images, ``annotations`` is not empty or not for this model, or ``batch_size`` is not
+            positive.
     """
-    findings = Findings()
-    paths = find_images(sources, findings)
-    if left_out := findings.describe():
-        log.warning("%s", left_out)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        _refuse_own_folder(folder, paths)
-        folder.mkdir(parents=True, exist_ok=True)
-    model = load(checkpoint)
-    save = get_task(model.task).prediction().save
-    predictor = Predictor(model, device=device, **options)
-    for stem, path in zip(output_names(paths), paths, strict=True):
-        record = {"image": str(path)}
-        try:
-            image = read_image(path)
-            yield record | save(predictor.predict_rgb(image), image, folder, stem)
-        except (ValueError, OSError) as error:
-            yield record | {"error": str(error)}
-        except (MemoryError, RuntimeError) as error:  # such as an image too large for the memory
-            yield record | {"error": f"{path} failed: {type(error).__name__}: {error}"}
+    paths = find_files([*sources])
+    folder, data_set = (None if own is None else Path(own) for own in (out, annotations))
+    check_folders(paths, drawings=folder, annotations=data_set)
+    predictor = Predictor.from_checkpoint(checkpoint, device=device, **options)
+    outcomes = predictor.run(
+        open_sources(paths),
+        lambda source: source.read(),
+        batch_size=batch_size,
+        keep_images=folder is not None,
+    )
+    with Outputs(
+        predictor.model, drawings=folder, annotations=data_set, to=annotations_format
+    ) as outputs:
+        for outcome in outcomes:
+            source, error = outcome.item, outcome.error
+            record = {"image": str(source.path)} | source.about
+            if outcome.result is not None:
+                try:
+                    record |= outputs.add(source, outcome.image, outcome.result)
+                except FAULTS as caught:
+                    error = caught
+            yield record if error is None else record | {"error": fault(source.path, error)}
 
 
-def output_names(paths: Iterable[Path]) -> list[str]:
-    """Return an output name for each image: its own, with a number if that is taken.
-
-    The names, and the names with ``_labels`` appended, differ even if upper and lower case are the
-    same to the file system.
-    """
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        for number in count():
-            name = path.stem if number == 0 else f"{path.stem}_{number}"
-            files = {name.casefold(), f"{name}_labels".casefold()}
-            if not files & taken:
-                break
-        taken |= files
-        names.append(name)
-    return names
-
-
-def _refuse_own_folder(out: Path, paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.parent.resolve() == out.resolve():
-            raise ValueError(
-                f"--out {out} is the folder of {path.name}, which could be overwritten; name "
-                "another folder"
-            )
+def fault(name: object, error: Exception | None) -> str:
+    """Return what a record says about an image without a prediction."""
+    if isinstance(error, ValueError | OSError):
+        return str(error)  # it names the file
+    return f"{name} failed: {type(error).__name__}: {error}"  # such as a lack of memory
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -216,8 +261,12 @@ def describe(record: dict[str, Any]) -> str:
 
 def _line(record: dict[str, Any]) -> str:
     name = record["image"]
+    if "frame" in record:
+        name += f" frame {record['frame']}"
     if "error" in record:
         return f"{name}  ERROR {record['error']}"
+    if "features" in record:
+        return f"{name}  {record['features']} features"
     if "top" in record:
         best = "  ".join(f"{top['name']} {100 * top['score']:.1f} %" for top in record["top"])
         return f"{name}  {best}"

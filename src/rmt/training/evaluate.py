@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from rmt.recipes.schema import Ema, Recipe
 from rmt.task import get_task
 from rmt.training.callbacks import Progress
 from rmt.training.data_record import DataRecord
+from rmt.training.evaluation_report import write_report
 from rmt.training.lightning import LoopData, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.run_folder import DATA, RECIPE
@@ -60,7 +61,7 @@ def evaluate(
         ValueError: if the classes of data and weights differ, or ``knn`` is given for a detector or
             segmenter.
     """
-    return _evaluate(source, overrides, weights, recipe, knn)[1]
+    return _evaluate(source, overrides, weights, recipe, knn).metrics
 
 
 def record_evaluation(
@@ -69,8 +70,16 @@ def record_evaluation(
     overrides: Sequence[str] = (),
     weights: Weights | None = None,
     knn: int = 0,
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint as :func:`evaluate` does, and record what was evaluated on what.
+
+    Args:
+        source: anything :func:`rmt.load` reads.
+        overrides: ``--data.root DIR`` and other recipe keys.
+        weights: ``raw`` or ``ema`` if a file holds both; None for the better ones.
+        knn: if positive, the number of nearest neighbours.
+        report: folder for plots, a table of the images and a page with both; None writes nothing.
 
     Returns:
         ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
@@ -78,11 +87,14 @@ def record_evaluation(
         dict in all processes but the first. The digest of the checkpoint is that of its file; that
         of the data covers each image's name, size in bytes and labels.
     """
-    model, metrics, recipe, samples = _evaluate(source, overrides, weights, None, knn)
+    if report is not None and knn:
+        raise ValueError("--report shows the model's predictions, which --knn does not use")
+    done = _evaluate(source, overrides, weights, None, knn)
+    model, metrics, recipe, samples = done.model, done.metrics, done.recipe, done.samples
     if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
         return {}
     file = digest_of_file(find_weights(source))
-    return {
+    record = {
         "checkpoint": {
             "path": str(source),
             "weights": model.info.get("weights", "raw"),
@@ -103,6 +115,9 @@ def record_evaluation(
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "lightning")}
         | {"rmt": __version__, "python": platform.python_version()},
     }
+    if report is not None and done.data is not None:
+        write_report(model, done.data, record, report)
+    return record
 
 
 def evaluate_on(data: DataModule[Any, Any], model: Pretrained) -> dict[str, float]:
@@ -138,13 +153,24 @@ def evaluate_on(data: DataModule[Any, Any], model: Pretrained) -> dict[str, floa
     return module.results["raw"]
 
 
+@dataclass(frozen=True)
+class _Evaluation:
+    """What was evaluated, how and on what; ``data`` is None for the nearest neighbours."""
+
+    model: Pretrained
+    metrics: dict[str, Any]
+    recipe: Recipe
+    samples: Samples
+    data: DataModule[Any, Any] | None = None
+
+
 def _evaluate(
     source: str | Path | Pretrained,
     overrides: Sequence[str],
     weights: Weights | None,
     recipe: Recipe | None,
     knn: int,
-) -> tuple[Pretrained, dict[str, Any], Recipe, Samples]:
+) -> _Evaluation:
     model = source if isinstance(source, Pretrained) else _load(source, weights)
     task = get_task(model.task)
     if recipe is None:
@@ -160,11 +186,11 @@ def _evaluate(
                 f"--knn evaluates the features of a classifier; this model is for {model.task}"
             )
         metrics, samples = evaluate_knn(model, recipe, knn)
-        return model, metrics, recipe, samples
+        return _Evaluation(model, metrics, recipe, samples)
     data = task.training().open_data(recipe, classes=model.info.get("label_names"))
     _divide_as_in_training(data, source)
     rank_zero_only(print)(data.describe())
-    return model, evaluate_on(data, model), recipe, data.splits.evaluated
+    return _Evaluation(model, evaluate_on(data, model), recipe, data.splits.evaluated, data)
 
 
 def _load(source: str | Path, weights: Weights | None) -> Pretrained:
