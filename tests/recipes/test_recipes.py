@@ -173,6 +173,7 @@ def exercise(task: str, folder: Path) -> None:
     words += [
         "--trainer.accelerator=cpu",
         "--trainer.early_stopping_patience=1",
+        "--trainer.early_stopping_max_lr=1",
         "--trainer.save_every=1",
     ]
     words += [

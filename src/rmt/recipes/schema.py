@@ -287,6 +287,10 @@ class TrainerConfig(Section):
         grad_checkpointing: recompute blocks in the backward pass to save memory.
         sync_batchnorm: share batch norm statistics over all devices.
         early_stopping_patience: stop after this many evaluations without a better one; 0 never.
+        early_stopping_max_lr: fraction of the peak that the learning rate must have come down to
+            before evaluations count for ``early_stopping_patience``: while it is high, the best
+            weights are still to come. A rate that never gets so low counts where it is lowest; 1
+            counts from the end of the warm-up.
         save_every: also save the state after every so many steps; 0 only after each evaluation.
         evaluate_every: epochs between evaluations, or optimizer steps if the run's length is given
             in steps; 0 evaluates after each epoch, or ten times in a run of steps. The last step
@@ -310,6 +314,7 @@ class TrainerConfig(Section):
     grad_checkpointing: bool = False
     sync_batchnorm: bool = True
     early_stopping_patience: int = number(0, 0)
+    early_stopping_max_lr: float = number(0.1, 0, 1)
     save_every: int = number(0, 0)
     evaluate_every: int = number(0, 0)
     log_every: int = number(20, 1)

@@ -22,10 +22,10 @@ from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.saved import find_weights
 from rmt.recipes.schema import Ema, Recipe
 from rmt.task import get_task
-from rmt.training.callbacks import Progress
 from rmt.training.data_record import DataRecord
 from rmt.training.lightning import LoopData, new_trainer, quiet
 from rmt.training.module import TrainingModule
+from rmt.training.progress import progress
 from rmt.training.run_folder import DATA, RECIPE
 from rmt.version import __version__
 from rmt.weights.identify import Weights
@@ -131,7 +131,7 @@ def evaluate_on(data: DataModule[Any, Any], model: Pretrained) -> dict[str, floa
     was_training = model.training
     with quiet(), loading_faults_named():
         trainer = new_trainer(
-            recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
+            recipe.trainer, callbacks=[progress()], logger=False, enable_checkpointing=False
         )
         trainer.test(module, LoopData(data), verbose=False)
     model.train(was_training)

@@ -20,11 +20,12 @@ from rmt.files import write_json
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
 from rmt.training import fsdp
-from rmt.training.callbacks import KeepBest, KeepLast, Progress, StopEarly, Throughput
+from rmt.training.callbacks import KeepBest, KeepLast, StopEarly, Throughput
 from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
+from rmt.training.progress import Pace, progress
 from rmt.training.run_folder import RunFolder, check_unchanged
 from rmt.weights.load import load, load_body
 
@@ -150,9 +151,10 @@ def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
 
 def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
     config, schedule = recipe.trainer, recipe.schedule
-    callbacks: list[Callback] = [Throughput(), Progress()]
+    pace = Pace()
+    callbacks: list[Callback] = [Throughput(), pace, progress(pace)]
     if config.early_stopping_patience:
-        callbacks.append(StopEarly(config.early_stopping_patience))
+        callbacks.append(StopEarly(config.early_stopping_patience, config.early_stopping_max_lr))
     # Last, because the files must include what the other callbacks decided.
     callbacks += [
         KeepBest(folder.best),

@@ -91,6 +91,25 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
     return aim
 
 
+def has_come_down(
+    schedule: Schedule, peak: float, step: int, steps_per_epoch: int, fraction: float
+) -> bool:
+    """Return whether the learning rate stays low from an optimizer step to the end of the run.
+
+    Args:
+        schedule: of the recipe.
+        peak: the rate after the warm-up.
+        step: optimizer steps done.
+        steps_per_epoch: optimizer steps per epoch.
+        fraction: of the peak that counts as low; if the rate does not get there, its lowest value.
+    """
+    steps = schedule.steps or schedule.epochs * steps_per_epoch
+    ends = learning_rate(schedule, peak, max(0, steps - 1), steps_per_epoch)
+    warm = max(schedule.warmup_epochs * steps_per_epoch, schedule.warmup_steps)
+    now = learning_rate(schedule, peak, step, steps_per_epoch)
+    return step >= min(warm, steps) and now <= max(fraction * peak, ends)
+
+
 def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     """Stop training the named modules (or single parameters), and return the modules.
 

@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "trainer.threads",
     "trainer.grad_checkpointing",
     "trainer.early_stopping_patience",
+    "trainer.early_stopping_max_lr",
     "trainer.save_every",
     "trainer.evaluate_every",
     "trainer.log_every",
