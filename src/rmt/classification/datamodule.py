@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.samples import Samples
+from rmt.classification.samples import Samples, balanced
 from rmt.classification.token_labels import CutTransform, LabelMaps
 from rmt.classification.transforms import eval_transform, train_transform
 from rmt.data.bad_samples import EvalReader, TrainReader, readable
@@ -40,6 +40,7 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
             rank=rank,
             world=world,
             repeats=data.repeats,
+            weights=balanced(samples) if data.balance == "sampling" else None,
         )
 
     def train_reader(self, samples: Samples) -> TrainReader:

@@ -35,6 +35,13 @@ class Model(ModelConfig):
                 "max_size must be at least min_size"
             )
 
+    def size_of(self, short: int) -> tuple[int, int]:
+        """Return the size (h, w) of a landscape image with this short side.
+
+        Its aspect ratio is that of the paper's 800 × 1280, within ``max_size``.
+        """
+        return short, max(short, min(self.max_size, round(1.6 * short)))
+
 
 @dataclass(kw_only=True, frozen=True)
 class Data(DataConfig):

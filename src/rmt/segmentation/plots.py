@@ -23,9 +23,10 @@ MOST_ROWS = 6
 
 def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str, str]:
     """Write ``predictions.png``; return file name -> what it shows."""
-    samples = open_splits(recipe.data).evaluated
-    _sheet(model, recipe, samples).savefig(folder / "predictions.png", dpi=110)
-    return {"predictions.png": "test images: true and predicted classes"}
+    splits = open_splits(recipe.data)
+    _sheet(model, recipe, splits.evaluated).savefig(folder / "predictions.png", dpi=110)
+    split = splits.evaluated_name
+    return {"predictions.png": f"images of the {split} split: true and predicted classes"}
 
 
 def _sheet(model: Segmenter, recipe: SegmentationRecipe, samples: Samples) -> Figure:

@@ -33,6 +33,7 @@ from rmt.training.optim import (
     parameter_groups,
     peak_lr,
 )
+from rmt.weights.load import load_body
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class TrainingModule(L.LightningModule):
         self._noted: set[str] = set()
         if not train:
             return
-        self.criterion = task.training().criterion(recipe, model)
+        self.criterion = task.training().criterion(recipe, model, data.splits.train)
         self._frozen = freeze(model, recipe.model.freeze)
         if recipe.ema.decay:
             # One tensor at a time: the fused operations do not take sharded weights together with
@@ -120,6 +121,17 @@ class TrainingModule(L.LightningModule):
     def batch_size(self) -> BatchSize:
         """Return images per step over all devices and machines."""
         return BatchSize.of(self.recipe, self.trainer.world_size)
+
+    def start_from(self, checkpoint: str) -> list[str]:
+        """Copy trained weights into the network and its EMA as far as they fit.
+
+        Returns:
+            The names of what stays randomly initialised.
+        """
+        new = load_body(self.model, checkpoint)
+        if self.ema:
+            self.ema.set(self.model)
+        return new
 
     def has_come_down(self, step: int, fraction: float) -> bool:
         """Return whether the learning rate stays low after a step, once the optimizer is made."""

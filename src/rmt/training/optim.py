@@ -10,6 +10,7 @@ from typing import Any, Self
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from rmt.modeling.pretrained import Pretrained
 from rmt.recipes.schema import Optimizer, Recipe, Schedule
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
@@ -122,7 +123,9 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     for part in parts:
         frozen = [p for name, p in model.named_parameters() if _is_within(name, part)]
         if not frozen:
-            raise ValueError(f"model.freeze names {part!r}; the model has no parameter there")
+            ends = (name for name, _ in model.named_modules() if name.endswith(f".{part}"))
+            hint = f"; did you mean {named!r}?" if (named := next(ends, "")) else ""
+            raise ValueError(f"model.freeze names {part!r}; the model has no parameter there{hint}")
         for parameter in frozen:
             parameter.requires_grad_(False)
     return [
@@ -132,7 +135,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     ]
 
 
-def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+def parameter_groups(model: Pretrained, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
 
     Raises:
@@ -141,20 +144,22 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, A
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model.freeze leaves nothing to train; do not freeze the last layer")
-    exempt = _exempt(model, optimizer.no_decay)
     if optimizer.layer_decay < 1:
-        if not hasattr(model, "group_matcher"):  # timm would treat all alike
+        ordered = model.layers_by_depth
+        if ordered is None:  # timm would treat all alike
             raise ValueError(
-                f"optimizer.layer_decay is {optimizer.layer_decay}, but only "
-                f"classifiers support it, not a {type(model).__name__}; set it to 1"
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but only classifiers that "
+                "order their layers by depth (timm's group_matcher) support it, not a "
+                f"{type(model.body).__name__} in a {type(model).__name__}; set it to 1"
             )
         return param_groups_layer_decay(
-            model,
+            ordered,
             optimizer.weight_decay,
-            no_weight_decay_list=exempt,
+            no_weight_decay_list=_exempt(ordered, optimizer.no_decay),
             weight_decay_exclude_1d=False,
             layer_decay=optimizer.layer_decay,
         )
+    exempt = _exempt(model, optimizer.no_decay)
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -12,6 +12,7 @@ from rich import get_console
 from torch import Tensor
 
 from rmt.messages import duration
+from rmt.recipes.schema import Recipe
 from rmt.training.module import TrainingModule
 
 #: Steps after which the expected time is printed.
@@ -82,7 +83,7 @@ class Pace(Callback):
         seconds = batches * self._seconds_per_batch()
         if self._evaluations:
             assert isinstance(module, TrainingModule)
-            ahead = max(0, evaluations_of(trainer, module) - len(module.history))
+            ahead = max(0, evaluations_of(module.recipe) - len(module.history))
             seconds += ahead * self._evaluating / self._evaluations
         return seconds
 
@@ -225,15 +226,14 @@ def steps_of(trainer: L.Trainer, module: L.LightningModule) -> int:
     return schedule.epochs * math.ceil(each / trainer.accumulate_grad_batches)
 
 
-def evaluations_of(trainer: L.Trainer, module: L.LightningModule) -> int:
+def evaluations_of(recipe: Recipe) -> int:
     """Return the evaluations of the whole run."""
-    recipe = _recipe(module)
-    every = recipe.trainer.evaluate_every
-    if recipe.schedule.steps:
-        return math.ceil(recipe.schedule.steps / (every or max(1, recipe.schedule.steps // 10)))
-    return math.ceil(recipe.schedule.epochs / (every or 1))
+    schedule, every = recipe.schedule, recipe.trainer.evaluate_every
+    if schedule.steps:
+        return math.ceil(schedule.steps / (every or max(1, schedule.steps // 10)))
+    return math.ceil(schedule.epochs / (every or 1))
 
 
-def _recipe(module: L.LightningModule) -> Any:
+def _recipe(module: L.LightningModule) -> Recipe:
     assert isinstance(module, TrainingModule)
     return module.recipe

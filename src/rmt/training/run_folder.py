@@ -13,6 +13,7 @@ from typing import IO, Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from rmt import recipes
 from rmt.data.loaders import DataModule
 from rmt.files import write_atomically
 from rmt.recipes import as_dict
@@ -45,6 +46,27 @@ MAY_CHANGE = (
     "trainer.evaluate_every",
     "trainer.log_every",
 )
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """Read a recipe as :func:`rmt.recipes.read` does; that of a run finds its data from anywhere.
+
+    A run stores ``data.root`` as it was given. If that is relative and the command runs in another
+    folder, it is replaced by where the data were.
+
+    Raises:
+        ValueError: if there is no such recipe.
+    """
+    content = recipes.read(name)
+    record = Path(name).with_name(DATA)
+    if Path(name).name != RECIPE or not record.is_file():
+        return content
+    given = content["data"]["root"]  # a run writes every key
+    if given and not os.path.isabs(given):
+        there = DataRecord.read(record).root
+        if there != os.path.abspath(given) and os.path.exists(there):
+            content["data"]["root"] = there
+    return content
 
 
 class RunFolder:
