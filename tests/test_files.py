@@ -105,6 +105,5 @@ def test_numbers_for_people() -> None:
         "raw/images": 360,
         "ece": [3.33333e-10],
         "step": 7,
-        "x": None,
     }
     assert isinstance(for_people(content)["raw/images"], int)

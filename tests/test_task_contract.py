@@ -108,7 +108,7 @@ def test_without_a_split_some_images_are_held_out(case: Case, tmp_path: Path) ->
 
 
 def test_each_image_is_validated_on_in_one_fold(case: Case, tmp_path: Path) -> None:
-    data = case.undivided(tmp_path, 10)
+    data = case.undivided(tmp_path / "data", 10)
     held: list[str] = []
     for fold in range(3):
         recipe = case.recipe_for(data, data__folds=3, data__fold=fold)
@@ -119,6 +119,9 @@ def test_each_image_is_validated_on_in_one_fold(case: Case, tmp_path: Path) -> N
         }
     assert sorted(held) == sorted({*held})
     assert len(held) == 10
+    divided = case.recipe_for(case.data(tmp_path / "divided"), data__folds=2)
+    with pytest.raises(ValueError, match=r"data\.folds is 2, but .* has a validation split"):
+        get_task(case.task).training().open_data(divided).train_loader()
     for folds, fold in ((3, 3), (1, 0), (0, 1)):
         with pytest.raises(ValueError, match=rf"data\.fold is {fold} and data\.folds is {folds}"):
             case.recipe_for(data, data__folds=folds, data__fold=fold)

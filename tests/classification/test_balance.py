@@ -25,8 +25,8 @@ UNEQUAL = Samples(np.zeros((8, 4, 4), np.uint8), [0] * 6 + [1] * 2, ("dark", "li
 def test_weights_are_inverse_frequencies() -> None:
     assert class_weights(UNEQUAL).tolist() == pytest.approx([8 / 12, 8 / 4, 0])
     weights = balanced(UNEQUAL)
-    assert weights.mean() == pytest.approx(1)
-    assert weights[:6].sum() == pytest.approx(weights[6:].sum())
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[:6].sum().item() == pytest.approx(weights[6:].sum().item())
 
 
 @pytest.mark.parametrize("mixup", [0, 0.5])
@@ -44,7 +44,8 @@ def test_the_weighted_loss(mixup: float) -> None:
         seed_all(0)
     found, _ = loss(lambda images: logits, (torch.zeros(4, 3, 2, 2), labels))
     each = -(targets * logits.log_softmax(1)).sum(1)
-    assert found["class"] == pytest.approx((each * (targets @ weights)).mean(), rel=1e-5)
+    expected = (each * (targets @ weights)).mean().item()
+    assert found["class"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_balance_the_loss_is_the_same_as_ever() -> None:

@@ -168,6 +168,8 @@ def exercise(task: str, folder: Path) -> None:
         "--schedule.epochs=1",
         "--data.num_workers=0",
         "--data.batch_size=4",
+        "--data.folds=2",
+        "--data.fold=1",
         f"--data.root={data}",
     ]
     words += [

@@ -35,7 +35,7 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
         data = self.recipe.data
         return TrainBatches(
             len(samples),
-            data.batch_size,
+            data.images_per_batch,
             seed=self.recipe.seed,
             rank=rank,
             world=world,

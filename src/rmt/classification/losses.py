@@ -24,6 +24,7 @@ from rmt.classification.token_labels import (
 )
 from rmt.classification.transforms import eval_transform, train_transform
 from rmt.messages import did_you_mean
+from rmt.modeling.necks import full_precision
 from rmt.modeling.rmt import RMT
 
 Named = dict[str, Tensor]
@@ -97,8 +98,10 @@ class ClassificationLoss:
         if targets.ndim == 1:
             smoothing = self.recipe.augment.label_smoothing
             targets = smoothed(targets, len(self.weights), smoothing)
-        each = targets @ self.weights.to(targets)
-        return (each * F.cross_entropy(logits.float(), targets, reduction="none")).mean()
+        logits = full_precision(logits)
+        targets = targets.to(logits)
+        each = targets @ self.weights.to(logits)
+        return (each * F.cross_entropy(logits, targets, reduction="none")).mean()
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return images mixed in pairs (in place) and their soft targets (B, K).

@@ -43,7 +43,7 @@ class Data(DataConfig):
     """
 
     download: bool = False
-    batch_size: int = number(64, 1)
+    batch_size: int | Literal["auto"] = number(64, 1)
     balance: Literal["none", "loss", "sampling"] = "none"
     input_size: int = number(224, 1, 16384)
     crop_pct: float = number(0.875, 0.01, 1)
@@ -141,7 +141,7 @@ class ClassificationRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size < 2:
+        if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size == 1:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but Mixup and CutMix mix pairs of "
                 "images; use at least 2, or set augment.mixup and augment.cutmix to 0"

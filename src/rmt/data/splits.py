@@ -195,16 +195,10 @@ def divide(
 
     Raises:
         ValueError: if there are no images, or nothing is held out where nothing else would choose
-            the weights, or there are too few images to hold some out, or a validation split besides
-        the parts.
+            the weights, or there are too few images to hold some out.
     """
     train, val, test = (parts.get(split) for split in SPLITS)
     if val is not None:
-        if part:
-            raise ValueError(
-                f"data.folds is {part[1]}, but {where} has a validation split of its own; put its "
-                "images with the training images, or set data.folds to 0"
-            )
         return Splits(train, val, test)
     if train is None or val_fraction == 1:
         evaluated = test if train is None else train

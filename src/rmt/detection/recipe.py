@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rmt.recipes.schema import DataConfig, ModelConfig, Recipe, Section, number
 
@@ -54,7 +54,7 @@ class Data(DataConfig):
             padding.
     """
 
-    batch_size: int = number(2, 1)
+    batch_size: int | Literal["auto"] = number(2, 1)
     keep_empty: bool | None = None
     aspect_ratio_grouping: bool = True
 

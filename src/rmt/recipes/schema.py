@@ -155,7 +155,9 @@ class DataConfig(Section):
             images have one), to train as many runs, each validated on another part; 0 for
             ``val_fraction`` instead.
         fold: the part that this run is validated on, from 0.
-        batch_size: training images per device and batch.
+        batch_size: training images per device and batch; ``auto`` takes the largest power of two
+            that fits into the memory of the one device, leaves ten steps per epoch and is not above
+            ``trainer.global_batch_size``. The run records the number.
         num_workers: loading processes per device; -1 uses the spare cores, at most 16.
         repeats: show each training image this many times per epoch, augmented anew.
         max_bad_samples: unreadable samples tolerated per device; each one is named in the log.
@@ -172,7 +174,7 @@ class DataConfig(Section):
     val_fraction: float = number(0.1, 0, 1)
     folds: int = number(0, 0, 1000)
     fold: int = number(0, 0)
-    batch_size: int = number(1, 1)
+    batch_size: int | Literal["auto"] = number(1, 1)
     num_workers: int = number(-1, -1, 256)
     repeats: int = number(1, 1)
     max_bad_samples: int = number(100, 0)
@@ -187,6 +189,19 @@ class DataConfig(Section):
                 "parts, 2 or more, and which of them, from 0, is validated on; data.folds 0 is "
                 "without parts"
             )
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size as a number.
+
+        Raises:
+            ValueError: if it is still to be found.
+        """
+        if isinstance(self.batch_size, str):
+            raise ValueError(
+                "data.batch_size is 'auto', which a training replaces by a number; here, give one"
+            )
+        return self.batch_size
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -179,7 +179,7 @@ class Throughput(Callback):
         """Log images over the time since the last batch's end, loading included."""
         assert isinstance(pl_module, TrainingModule)
         now = time.monotonic()
-        images = pl_module.recipe.data.batch_size * trainer.world_size
+        images = pl_module.recipe.data.images_per_batch * trainer.world_size
         rate = torch.tensor(images / max(now - self._since, 1e-9))
         pl_module.log("images/s", rate, prog_bar=True, on_step=True)
         self._since = now

@@ -10,20 +10,19 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.strategies import StrategyRegistry
-from torch import nn
 
 from rmt.data.classes import few
 from rmt.data.formats import NoRoot
 from rmt.data.loaders import DataModule
 from rmt.messages import did_you_mean, duration
 from rmt.modeling.flops import count
-from rmt.modeling.memory import training_memory
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.saved import find_weights
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
 from rmt.training import fsdp
+from rmt.training.batch_size import memory_of, resolved, with_batch_size
 from rmt.training.fit import load_recipe
 from rmt.training.optim import BatchSize, freeze, learning_rate, parameter_groups, peak_lr
 from rmt.training.trial import measure
@@ -62,10 +61,15 @@ def dry_run(
     recipe = load_recipe(name, overrides)
     recipe.schedule.check_length()
     task, config = get_task(recipe.task), recipe.trainer
+    given = recipe
     devices = (1 if config.devices == "auto" else config.devices) * config.num_nodes
+    opened = _open_data(task, recipe) if try_data else None
+    if opened:
+        recipe = opened.recipe = resolved(task, recipe, opened)
+    elif recipe.data.batch_size == "auto":
+        recipe = with_batch_size(recipe, type(recipe.data)().images_per_batch)
     batch = BatchSize.of(recipe, devices)
     peak = peak_lr(recipe, batch.total)
-    opened = _open_data(task, recipe) if try_data else None
     data = _try_data(opened) if opened else None
     classes = data["classes"] if data else _unknown_classes(task, recipe)
     images = data["per_epoch"] if data else task.reference_images
@@ -86,15 +90,15 @@ def dry_run(
         "peak_lr": peak,
         **_schedule(recipe, peak, max(1, images // batch.total)),
         "train_size": list(train_size),
-        "memory_gib": _memory(recipe, model, measured, train_size),
+        "memory_gib": memory_of(recipe, model, measured, train_size),
         "data": data,
         "time": measure(task, recipe, opened, devices).as_dict() if opened else None,
-        "assumed": _assumptions(task, recipe, known=data is not None),
+        "assumed": _assumptions(task, given, known=data is not None),
         "published": {
             "source": recipe.published.source,
             "numbers": dict(recipe.published.numbers),
         },
-        "recipe": as_dict(recipe),
+        "recipe": as_dict(given),
     }
 
 
@@ -106,8 +110,8 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
     length = "epochs" if "epochs" in described else "steps"
     rates = described["lr_per_epoch" if length == "epochs" else "lr_per_step"]
     height, width = described["input"]
-    each = described["recipe"]["data"]["batch_size"]
-    batch = BatchSize(each, described["devices"], described["accumulation"])
+    devices, accumulation = described["devices"], described["accumulation"]
+    batch = BatchSize(described["batch"] // (devices * accumulation), devices, accumulation)
     kept = described["memory_gib"]
     parts = ", ".join(f"{key} {value:.2f}" for key, value in kept.items() if key != "total")
     train_height, train_width = described["train_size"]
@@ -160,7 +164,7 @@ def _open_data(task: Task[Any, Any, Any], recipe: Recipe) -> DataModule[Any, Any
 
 def _try_data(data: DataModule[Any, Any]) -> dict[str, Any]:
     """Load the first samples; return the classes and the number of images."""
-    per_epoch = data.check_first_samples() * data.recipe.data.batch_size
+    per_epoch = data.check_first_samples() * data.recipe.data.images_per_batch
     splits = data.splits
     return {
         "description": splits.describe(),
@@ -190,21 +194,6 @@ def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None
     task.training().check(recipe)
 
 
-def _memory(
-    recipe: Recipe, model: Pretrained, measured: nn.Module, size: tuple[int, int]
-) -> dict[str, float]:
-    precision = recipe.trainer.precision
-    return training_memory(
-        model,
-        measured,
-        size,
-        batch_size=recipe.data.batch_size,
-        ema=bool(recipe.ema.decay),
-        grad_checkpointing=recipe.trainer.grad_checkpointing,
-        bytes_per_activation=2 if "16" in precision else 8 if "64" in precision else 4,
-    )
-
-
 def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:
     schedule = recipe.schedule
     if schedule.epochs:
@@ -223,6 +212,8 @@ def _assumptions(task: Task[Any, Any, Any], recipe: Recipe, *, known: bool) -> l
     assumed = []
     if not known and not recipe.model.num_classes:
         assumed.append(f"{task.reference_classes} classes")
+    if not known and recipe.data.batch_size == "auto":
+        assumed.append("the task's usual data.batch_size, because the data decide on auto")
     if recipe.trainer.devices == "auto":
         assumed.append("one device per machine for trainer.devices auto")
     if not known and recipe.schedule.epochs and recipe.schedule.warmup_steps:

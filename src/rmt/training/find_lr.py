@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rmt.data.loaders import loading_faults_named
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
+from rmt.training.batch_size import resolved
 from rmt.training.lightning import LoopData, new_trainer, quiet
 from rmt.training.optim import BatchSize, peak_lr
 from rmt.training.trial import Trial
@@ -57,6 +58,7 @@ def find_lr(recipe: Recipe, *, steps: int = 100) -> Found:
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
+    recipe = data.recipe = resolved(task, recipe, data)
     L.seed_everything(recipe.seed, verbose=False)
     endless = replace(recipe.schedule, steps=0, epochs=10**6, name="constant")
     here = replace(recipe.trainer, devices=1, num_nodes=1, strategy="auto")

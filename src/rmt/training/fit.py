@@ -20,6 +20,7 @@ from rmt.files import for_people, write_json
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
 from rmt.training import fsdp
+from rmt.training.batch_size import resolved, with_batch_size
 from rmt.training.callbacks import KeepBest, KeepLast, StopEarly, Throughput
 from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
@@ -78,10 +79,14 @@ def fit(
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
     state, kept = _state(folder, resume)
     if kept is not None:
-        check_unchanged(recipe, kept["description"]["info"]["recipe"])
+        before = kept["description"]["info"]["recipe"]
+        if recipe.data.batch_size == "auto":
+            recipe = with_batch_size(recipe, before["data"]["batch_size"])
+        check_unchanged(recipe, before)
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
+    recipe = data.recipe = resolved(task, recipe, data)
     record = folder.same_data(data, resumed=kept is not None)
     rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)

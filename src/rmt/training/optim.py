@@ -33,7 +33,7 @@ class BatchSize:
     @classmethod
     def of(cls, recipe: Recipe, devices: int) -> Self:
         """Return the recipe's batch size on ``devices``, as near as possible to the global one."""
-        each, config = recipe.data.batch_size, recipe.trainer
+        each, config = recipe.data.images_per_batch, recipe.trainer
         if not config.global_batch_size:
             return cls(each, devices, config.accumulate_grad_batches)
         return cls(each, devices, max(1, round(config.global_batch_size / (each * devices))))

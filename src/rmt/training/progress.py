@@ -92,7 +92,7 @@ class Pace(Callback):
 
 
 class LogLines(ProgressBar):
-    """Print a line after each evaluation, at each epoch's end and every minute.
+    """Print a line after each evaluation, and every minute in between.
 
     A line has the epoch, the step, the mean loss since the last line, the metric if it is new, the
     learning rate and the time left.
@@ -106,7 +106,7 @@ class LogLines(ProgressBar):
         self._pace = pace
         self._on = True
         self._losses: list[Tensor] = []
-        self._last_step, self._last_time = -1, 0.0
+        self._last_time = 0.0
 
     def enable(self) -> None:
         """Print lines."""
@@ -123,7 +123,7 @@ class LogLines(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._last_step, self._last_time = trainer.global_step, time.monotonic()
+        self._last_time = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -134,6 +134,8 @@ class LogLines(ProgressBar):
         batch_idx: int,
     ) -> None:
         """Remember the loss; print a line if the last one is a minute old."""
+        if not self._on:
+            return
         # Lightning divides it by the number of batches per step.
         self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         if time.monotonic() - self._last_time >= EVERY:
@@ -141,15 +143,10 @@ class LogLines(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print a line with the metric."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if self._on and trainer.state.fn == "fit":
             name = f"val/{cast(TrainingModule, pl_module).task.monitor}"
             value = trainer.callback_metrics[name].item()
             self._line(trainer, pl_module, f"{name} {value:.2f}")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print a line, unless the evaluation of this step has printed one."""
-        if trainer.global_step != self._last_step:
-            self._line(trainer, pl_module)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -176,9 +173,7 @@ class LogLines(ProgressBar):
             print(*args, **kwargs | {"flush": True})
 
     def _line(self, trainer: L.Trainer, module: L.LightningModule, metric: str = "") -> None:
-        self._last_step, self._last_time = trainer.global_step, time.monotonic()
-        if not self._on:
-            return
+        self._last_time = time.monotonic()
         epochs, steps = trainer.max_epochs or -1, steps_of(trainer, module)
         of_epochs = f"/{epochs}" if epochs > 0 else ""
         parts = [

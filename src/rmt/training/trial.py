@@ -66,56 +66,90 @@ def measure(
     Raises:
         ValueError: if the accelerator is not there, or a batch does not fit into its memory.
     """
-    here = replace(recipe.trainer, devices=1, num_nodes=1, strategy="auto")
-    recipe = replace(recipe, trainer=here)
     clock = _Clock()
-    module = Trial(task, recipe, task.new_model(recipe, data.classes), data, train=True)
-    threads, own = here.threads or torch.get_num_threads(), torch.get_num_threads()
-    on_gpu = here.accelerator != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
     try:
-        torch.set_num_threads(threads)
-        with quiet(), loading_faults_named():
-            trainer = new_trainer(
-                here,
-                max_epochs=1,
-                limit_train_batches=_BATCHES,
-                limit_val_batches=0,
-                num_sanity_val_steps=0,
-                gradient_clip_val=recipe.optimizer.clip_grad or None,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                callbacks=[clock],
-            )
-            trainer.fit(module, LoopData(data))
-            trainer.limit_val_batches = _EVALUATED
-            trainer.validate(module, LoopData(data), verbose=False)
+        peak = train_briefly(
+            task, recipe, data, batches=_BATCHES, evaluated=_EVALUATED, clock=clock
+        )
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"a batch of {recipe.data.batch_size} images does not fit into the memory of "
             f"{torch.cuda.get_device_name()}: lower data.batch_size and set "
             "trainer.global_batch_size to what it was, or use trainer.grad_checkpointing"
         ) from error
-    finally:
-        torch.set_num_threads(own)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
     batch = BatchSize.of(recipe, devices)
     step = _typical(clock.trained) * batch.accumulation
     per_epoch = max(1, len(data.train_loader(world=devices)) // batch.accumulation)
     loader = data.eval_loader(data.splits.val, world=devices)
     evaluation = _typical(clock.evaluated) * len(loader)
     steps = recipe.schedule.steps or recipe.schedule.epochs * per_epoch
+    threads = recipe.trainer.threads or torch.get_num_threads()
+    on_cpu = f"{threads} CPU thread{'s' if threads > 1 else ''}"
     return Times(
         step=step,
         evaluation=evaluation,
         run=steps * step + evaluations_of(recipe) * evaluation,
-        machine=torch.cuda.get_device_name()
-        if on_gpu
-        else f"{threads} CPU thread{'s' if threads > 1 else ''}",
-        peak_gib=peak,
+        machine=on_cpu if peak is None else torch.cuda.get_device_name(),
+        peak_gib=None if peak is None else peak / 2**30,
     )
+
+
+def train_briefly(
+    task: Task[Any, Any, Any],
+    recipe: Recipe,
+    data: DataModule[Any, Any],
+    *,
+    batches: int,
+    evaluated: int = 0,
+    clock: _Clock | None = None,
+) -> int | None:
+    """Train a new model on a few batches on one device; return the bytes taken on a GPU, or None.
+
+    Args:
+        task: of the recipe.
+        recipe: of the run.
+        data: of the run, with the same recipe.
+        batches: to train on.
+        evaluated: batches to evaluate afterwards.
+        clock: measures both.
+
+    Raises:
+        ValueError: if the accelerator is not there.
+        torch.OutOfMemoryError: if a batch does not fit into the memory of the GPU.
+    """
+    here = replace(recipe.trainer, devices=1, num_nodes=1, strategy="auto")
+    recipe = replace(recipe, trainer=here)
+    module = Trial(task, recipe, task.new_model(recipe, data.classes), data, train=True)
+    on_gpu, threads = uses_gpu(recipe), torch.get_num_threads()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        torch.set_num_threads(here.threads or threads)
+        with quiet(), loading_faults_named():
+            trainer = new_trainer(
+                here,
+                max_epochs=1,
+                limit_train_batches=batches,
+                limit_val_batches=0,
+                num_sanity_val_steps=0,
+                gradient_clip_val=recipe.optimizer.clip_grad or None,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                callbacks=[clock] if clock else [],
+            )
+            trainer.fit(module, LoopData(data))
+            if evaluated:
+                trainer.limit_val_batches = evaluated
+                trainer.validate(module, LoopData(data), verbose=False)
+    finally:
+        torch.set_num_threads(threads)
+    return torch.cuda.max_memory_allocated() if on_gpu else None
+
+
+def uses_gpu(recipe: Recipe) -> bool:
+    """Return whether a run of the recipe would train on an NVIDIA or AMD GPU here."""
+    return recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
 
 
 class Trial(TrainingModule):
