@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import json
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +26,9 @@ Examples; any key of the recipe can be set by an option:
   rmt train imagenet/rmt_s --data.root DIR --trainer.devices 8 --trainer.num_nodes 4
   rmt train small/folder --data.root DIR --model.checkpoint rmt_s.pth      fine-tune
 
---print_config shows every key with its value. On Ctrl-C or SIGTERM the current step is finished,
-the state is saved, and the exit status is 130 or 143; the same command with --resume continues
-exactly where the run stopped.
+--help-keys explains every key, and --print_config shows every key with its value as YAML. On Ctrl-C
+or SIGTERM the current step is finished, the state is saved, and the exit status is 130 or 143; the
+same command with --resume continues exactly where the run stopped.
 """
 
 
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="RMT vision backbones: train, evaluate, predict, explain, convert.",
         epilog="`rmt VERB --help` shows the options of a verb.",
     )
+    version = runpy.run_path(str(Path(__file__).with_name("rmt") / "version.py"))["__version__"]
+    parser.add_argument("--version", action="version", version=f"rmt {version}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _annotations, _demo):
         add(verbs)
@@ -48,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
-        from rmt.allocator import keep_memory
+        if getattr(args, "needs_torch", True):
+            from rmt.allocator import keep_memory
 
-        keep_memory()  # the whole process is ours
+            keep_memory()  # the whole process is ours
         return args.run(args) or 0
     except BrokenPipeError:  # `rmt ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,13 +93,14 @@ def _verb(
 
 def _models(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
-        from rmt.modeling.flops import format_table, model_table
-
-        table = model_table()
-        print(format_table(table))
-        _write(args.json, table)
+        # Counting takes seconds, and so does importing torch: the files are those of
+        # rmt.modeling.flops, read without importing it.
+        folder = Path(__file__).with_name("rmt") / "modeling"
+        print((folder / "models.txt").read_text(encoding="utf-8"), end="")
+        _write(args.json, json.loads((folder / "models.json").read_bytes()))
 
     parser = _verb(verbs, "models", run, "List the models with parameters, FLOPs and accuracy.")
+    parser.set_defaults(needs_torch=False)
     _json_option(parser)
 
 
@@ -102,20 +108,29 @@ def _train(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         if args.json and not (args.dry_run or args.print_config):
             raise ValueError("--json goes with --dry-run; a run writes metrics.json")
-        if args.recipe is None and (args.overrides or args.dry_run or args.print_config):
+        asked = args.dry_run or args.print_config or args.help_keys or args.find_lr
+        if args.recipe is None and (args.overrides or asked):
             raise ValueError(
                 "name a recipe or a YAML file; `rmt train --list` prints the names of the recipes"
             )
         if args.list or args.recipe is None:
-            from rmt.recipes import list_recipes
+            from rmt.recipes import summaries
 
-            print("\n".join(list_recipes()))
+            print("\n".join(summaries()))
+        elif args.help_keys:
+            from rmt.tools.reference import help_keys
+
+            print(help_keys(args.recipe, args.overrides))
         elif args.print_config or args.dry_run:
             from rmt.training.dry_run import dry_run, show
 
             described = dry_run(args.recipe, args.overrides, try_data=not args.print_config)
             print(show(described, only_recipe=args.print_config))
             _write(args.json, described)
+        elif args.find_lr:
+            from rmt.tools.train import find
+
+            find(args.recipe, overrides=args.overrides, out=args.out, steps=args.find_lr)
         else:
             from rmt.tools.train import train
 
@@ -141,12 +156,23 @@ def _train(verbs: Any) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the shipped recipes and exit")
     parser.add_argument(
+        "--help-keys", action="store_true", help="explain every key of the recipe and exit"
+    )
+    parser.add_argument(
         "--print_config", action="store_true", help="print every key with its value and exit"
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="show size, cost, memory and learning rates, load the first samples, and exit",
+        help="show size, cost, memory, time and learning rates, try the data, and exit",
+    )
+    parser.add_argument(
+        "--find-lr",
+        nargs="?",
+        type=int,
+        const=100,
+        metavar="STEPS",
+        help="train for STEPS (default: 100) with growing learning rates, draw the loss, and exit",
     )
     _json_option(parser, "with --dry-run: also write the result to FILE")
 
@@ -165,8 +191,10 @@ def _eval(verbs: Any) -> None:
         if record:  # empty in all processes but the first
             from rmt.messages import printable  # the names may be those of classes
 
-            metrics = record["metrics"].items()
-            print("\n".join(f"{printable(name):>24}  {value:.4f}" for name, value in metrics))
+            for name, value in record["metrics"].items():
+                print(
+                    f"{printable(name):>24}  {value if isinstance(value, int) else f'{value:.4f}'}"
+                )
             _write(args.json, record)
             if args.report:
                 print(f"report  {args.report / 'index.html'}")

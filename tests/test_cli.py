@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 import rmt
 import rmt_cli
 from rmt.data.images import read_image
+from rmt.modeling import flops
 from rmt.recipes import list_recipes
 from rmt.segmentation.toy import SHAPES, toy
 from rmt.task import TASKS, get_task
@@ -249,16 +251,35 @@ def test_explain(
 def test_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("models", "--json", tmp_path / "models.json") == 0
     table = json.loads((tmp_path / "models.json").read_text())
+    assert table == flops.model_table(), "run python -m rmt.modeling.flops"
     assert set(rmt.list_models()) <= set(table)
     keys = {"params", "macs", "published_gmacs_fvcore_1024", "top1_published"}
     assert all(keys <= row.keys() for row in table.values())
     assert (table["rmt_t"]["params"], table["rmt_t"]["top1_published"]) == (14_334_216, 82.4)
-    assert "rmt_t           14,334,216" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "rmt_t           14,334,216" in shown
+    assert shown == f"{flops.format_table(table)}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [(["models"], "units of 1e9."), (["--version"], f"rmt {rmt.__version__}")],
+)
+def test_without_torch(words: list[str], last: str) -> None:
+    """Counting and importing take seconds."""
+    code = "import atexit, rmt_cli, sys; atexit.register(lambda: print(*sys.modules)); "
+    command = [sys.executable, "-c", f"{code} rmt_cli.main({words})"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown, modules = done.stdout.rstrip().rsplit("\n", 1)
+    assert shown.endswith(last)
+    assert "torch" not in modules.split()
 
 
 def test_list_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "--list") == 0
-    assert capsys.readouterr().out.split() == list_recipes()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list_recipes()
+    assert any(re.fullmatch(r"imagenet/rmt_s +RMT-S on ImageNet-1K", line) for line in lines)
     assert call("train", "small/digits", "--print_config", "--optimizer.lr", "0.5") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["optimizer"]["lr"] == 0.5

@@ -255,10 +255,11 @@ def keys() -> set[str]:
 
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
-    """Return the options of each verb of the command, as its help lists them."""
+    """Return the options of each verb of the command and, without a verb, of the command itself."""
     verbs = re.findall(r"^    (\S+)", help_of([]), flags=re.M)
     assert "train" in verbs
-    return {verb: set(re.findall(r"--[\w.-]+", help_of([verb]))) for verb in verbs}
+    helps = {verb: help_of([verb]) for verb in verbs} | {"": help_of([])}
+    return {verb: set(re.findall(r"--[\w.-]+", text)) for verb, text in helps.items()}
 
 
 def help_of(words: list[str]) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.files import digest_of_file, digest_of_samples, identity, write_atomically
+from rmt.files import digest_of_file, digest_of_samples, for_people, identity, write_atomically
 
 
 def test_a_file_has_the_digest_that_everybody_computes(tmp_path: Path) -> None:
@@ -91,3 +91,19 @@ def test_another_data_set_is_not(folder: Path, change: Callable[[Path], object])
 
 def digest(root: Path) -> str:
     return open_splits(Data(root=str(root))).val.digest()
+
+
+def test_numbers_for_people() -> None:
+    content = {
+        "top1": 97.22222222222223,
+        "raw/images": 360.0,
+        "ece": [1e-9 / 3],
+        "step": 7,
+    }
+    assert for_people(content) == {
+        "top1": 97.2222,
+        "raw/images": 360,
+        "ece": [3.33333e-10],
+        "step": 7,
+    }
+    assert isinstance(for_people(content)["raw/images"], int)

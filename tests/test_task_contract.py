@@ -17,6 +17,7 @@ from torch import nn
 
 import rmt
 from rmt.data.images import read_image
+from rmt.files import for_people
 from rmt.task import TASKS, get_task
 from rmt.tools import report
 from rmt.tools.predict import Predictor, predict_files
@@ -107,6 +108,26 @@ def test_without_a_split_some_images_are_held_out(case: Case, tmp_path: Path) ->
     assert len(val) == 3
 
 
+def test_each_image_is_validated_on_in_one_fold(case: Case, tmp_path: Path) -> None:
+    data = case.undivided(tmp_path / "data", 10)
+    held: list[str] = []
+    for fold in range(3):
+        recipe = case.recipe_for(data, data__folds=3, data__fold=fold)
+        splits = get_task(case.task).training().open_data(recipe).splits
+        held += [splits.val.name(i) for i in range(len(splits.val))]
+        assert not {*held[-len(splits.val) :]} & {
+            splits.train.name(i) for i in range(len(splits.train))
+        }
+    assert sorted(held) == sorted({*held})
+    assert len(held) == 10
+    divided = case.recipe_for(case.data(tmp_path / "divided"), data__folds=2)
+    with pytest.raises(ValueError, match=r"data\.folds is 2, but .* has a validation split"):
+        get_task(case.task).training().open_data(divided).train_loader()
+    for folds, fold in ((3, 3), (1, 0), (0, 1)):
+        with pytest.raises(ValueError, match=rf"data\.fold is {fold} and data\.folds is {folds}"):
+            case.recipe_for(data, data__folds=folds, data__fold=fold)
+
+
 def test_val_fraction_is_a_fraction(case: Case, root: Path) -> None:
     for fraction in (-0.1, 1.5):
         with pytest.raises(ValueError, match=r"data\.val_fraction is .*at least 0 and at most 1"):
@@ -190,7 +211,8 @@ def test_a_finished_run_keeps_everything(case: Case, run: tuple[Path, dict[str, 
         for record in metrics["history"]
     ]
     assert metrics[f"val_{monitor}"] == max(scores)
-    assert evaluate(out) == metrics["test"]
+    assert metrics["split"] == "val"
+    assert for_people(evaluate(out)) == metrics["test"]
     assert {"recipe.yaml", "config.json", "model.safetensors"} <= {p.name for p in out.iterdir()}
 
 
@@ -213,7 +235,7 @@ def test_the_best_weights_and_their_score_are_one_fact(
     (tmp_path / "here").rename(tmp_path / "there")
     metrics = fit(recipe, tmp_path / "there", resume=True)
     kept = torch.load(tmp_path / "there" / BEST, weights_only=True)["rmt"]["best"]
-    assert metrics[f"val_{get_task(case.task).monitor}"] == kept["score"]
+    assert metrics[f"val_{get_task(case.task).monitor}"] == for_people(kept["score"])
     found = evaluate(tmp_path / "there" / BEST)  # there is no test split
     assert found[get_task(case.task).monitor] == pytest.approx(kept["score"])
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def for_people(content: Any) -> Any:
+    """Return plain values with numbers as people read them: six digits, counts without decimals.
+
+    Args:
+        content: of a JSON file that nothing is computed from, such as metrics.
+    """
+    if isinstance(content, Mapping):
+        return {
+            key: int(value)
+            if isinstance(value, float) and str(key).split("/")[-1] == "images"
+            else for_people(value)
+            for key, value in content.items()
+        }
+    if isinstance(content, list | tuple):
+        return [for_people(item) for item in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
 
 
 def write_json(path: Path, content: Any) -> None:

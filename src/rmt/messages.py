@@ -29,3 +29,16 @@ def printable(text: object, *, keep: str = "", limit: int = 200) -> str:
     words = str(text)
     cut = f"{words[: limit - 1]}…" if len(words) > limit else words
     return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in cut)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words with two figures: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours / 24:.1f} days"

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rmt import classification, detection, segmentation
+from rmt.classification.models import Classifier
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.detection.detector import Detector
 from rmt.detection.recipe import DetectionRecipe
@@ -131,7 +132,7 @@ class Training(Generic[R, M]):
 
     Attributes:
         open_data: opens a recipe's data set.
-        criterion: losses of a model to train.
+        criterion: losses of a model to train, and the training images if they are opened.
         metrics: of a model on the samples to evaluate; True adds the metrics of each class.
         check: raises ``ValueError`` for mistakes in a recipe that only a run would notice.
         knn: evaluates features by k nearest neighbours; None for tasks without it.
@@ -140,7 +141,7 @@ class Training(Generic[R, M]):
     """
 
     open_data: OpenData[R]
-    criterion: Callable[[R, M], Criterion]
+    criterion: Callable[[R, M, Any], Criterion]
     metrics: Callable[[R, M, Any, bool], Metrics]
     check: Callable[[R], None]
     knn: Callable[[M, R, int], tuple[dict[str, float], Samples]] | None = None
@@ -194,10 +195,12 @@ class Task(Generic[R, M, O]):
         new_model: builds the model of a recipe for some classes, randomly initialised.
         default_recipe: content of a recipe to evaluate a model that has none.
         monitor: metric that decides which weights are best; larger is better.
+        charted: metrics that a run's learning curve shows.
         reference_classes: number of classes of the published data set.
         reference_images: number of its training images.
         countable: the part of a model whose cost does not depend on the image's content, and the
-            size (h, w) that its cost is counted at.
+            size (h, w) that its cost is counted at: that of the recipe's evaluation.
+        train_size: largest usual size (h, w) of a training image, which decides on the memory.
         training: what training and evaluating need.
         prediction: what predicting needs.
     """
@@ -208,15 +211,17 @@ class Task(Generic[R, M, O]):
     new_model: Callable[[R, Sequence[str]], M]
     default_recipe: Callable[[M], dict[str, Any]]
     monitor: str
+    charted: tuple[str, ...]
     reference_classes: int
     reference_images: int
     countable: Callable[[M, R], tuple[nn.Module, tuple[int, int]]]
+    train_size: Callable[[R], tuple[int, int]]
     training: Callable[[], Training[R, M]]
     prediction: Callable[[], Prediction[R, M, O]]
 
 
 @cache
-def _classification_training() -> Training[ClassificationRecipe, RMT]:
+def _classification_training() -> Training[ClassificationRecipe, Classifier]:
     from rmt.classification.datamodule import ClassificationData
     from rmt.classification.datasets.imagenet import same_imagenet
     from rmt.classification.knn import evaluate_knn
@@ -259,7 +264,7 @@ def _detection_training() -> Training[DetectionRecipe, Detector]:
 
     return Training(
         open_data=DetectionData,
-        criterion=lambda recipe, model: _sized_by_the_pipeline,
+        criterion=lambda recipe, model, train: _sized_by_the_pipeline,
         metrics=lambda recipe, model, samples, per_class: DetectionMetrics(
             model, samples, per_class=per_class
         ),
@@ -300,7 +305,7 @@ def _segmentation_training() -> Training[SegmentationRecipe, Segmenter]:
 
     return Training(
         open_data=SegmentationData,
-        criterion=lambda recipe, model: lambda network, batch: (network(*batch), {}),
+        criterion=lambda recipe, model, train: lambda network, batch: (network(*batch), {}),
         metrics=lambda recipe, model, samples, per_class: SegmentationMetrics(
             samples.classes, recipe.inference, per_class=per_class
         ),
@@ -334,13 +339,15 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
         Task(
             name=RMT.task,
             recipe=ClassificationRecipe,
-            from_config=RMT.from_config,
+            from_config=classification.from_config,
             new_model=classification.new_model,
             default_recipe=classification.default_recipe,
             monitor="top1",
+            charted=("top1",),
             reference_classes=1000,  # ImageNet-1K
             reference_images=1_281_167,
             countable=lambda model, recipe: (model, (recipe.data.input_size,) * 2),
+            train_size=lambda recipe: (recipe.data.input_size,) * 2,
             training=_classification_training,
             prediction=_classification_prediction,
         ),
@@ -351,12 +358,16 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             new_model=detection.new_model,
             default_recipe=detection.default_recipe,
             monitor="box_AP",
+            charted=("box_AP", "box_AP50", "mask_AP"),
             reference_classes=80,  # COCO 2017, images with a box
             reference_images=117_266,
-            # The cost of the heads depends on the image; the size is the paper's.
+            # The cost of the heads depends on the image.
             countable=lambda model, recipe: (
                 nn.Sequential(model.backbone, model.neck),
-                (800, 1280),
+                recipe.model.size_of(recipe.model.min_size),
+            ),
+            train_size=lambda recipe: recipe.model.size_of(
+                max(recipe.augment.min_sizes or (recipe.model.min_size,))
             ),
             training=_detection_training,
             prediction=_detection_prediction,
@@ -368,9 +379,11 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             new_model=segmentation.new_model,
             default_recipe=segmentation.default_recipe,
             monitor="mIoU",
+            charted=("mIoU", "aAcc"),
             reference_classes=150,  # ADE20K
             reference_images=20_210,
             countable=lambda model, recipe: (model, (recipe.data.crop,) * 2),
+            train_size=lambda recipe: (recipe.data.crop,) * 2,
             training=_segmentation_training,
             prediction=_segmentation_prediction,
         ),

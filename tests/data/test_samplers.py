@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rmt.data.loaders import SeededSamples, make_loader
-from rmt.data.samplers import GroupedBatches, TrainBatches
+from rmt.data.samplers import GroupedBatches, TrainBatches, times_before
 
 
 class TestTrainBatches:
@@ -82,3 +82,27 @@ def test_grouped_batches_of_two_processes_share_nothing() -> None:
     ]
     assert len(parts[0]) == len(parts[1]) == 10
     assert not set(parts[0]) & set(parts[1])
+
+
+class TestWeights:
+    """Samples drawn with replacement, as often as their weights say."""
+
+    WEIGHTS = torch.tensor([0.9] + [0.1 / 99] * 99)
+
+    def test_how_often_each_comes(self) -> None:
+        batches = TrainBatches(100, 10, seed=3, weights=self.WEIGHTS)
+        keys = []
+        for epoch in range(20):
+            batches.set_epoch(epoch)
+            keys += [key for batch in batches for key in batch]
+        assert len(keys) == len(set(keys)) == 2000  # the augmentation of each is another one
+        assert sum(index == 0 for _, index, _ in keys) == pytest.approx(1800, abs=60)
+
+    def test_a_resumed_epoch_is_the_same(self) -> None:
+        batches = TrainBatches(100, 10, seed=3, weights=self.WEIGHTS, repeats=2)
+        whole = list(batches)
+        batches.resume(0, 4)
+        assert list(batches) == whole[4:]
+
+    def test_copies_are_numbered(self) -> None:
+        assert times_before(torch.tensor([5, 2, 5, 5, 2, 0])).tolist() == [0, 0, 1, 2, 1, 0]

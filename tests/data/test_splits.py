@@ -149,3 +149,27 @@ def test_the_description() -> None:
         findings.fault("broken file|broken files", "w.xml")
     whole = Splits(None, Numbers([1]), Numbers([2, 3], classes=("a", "b")))
     assert whole.describe() == "2 classes (a, b), 1 val / 2 test images, none to train on"
+
+
+def test_each_image_is_in_one_part() -> None:
+    """And each part has its share of each class."""
+    labels = [0] * 17 + [1] * 6
+    held = []
+    for fold in range(5):
+        splits = divide(
+            {"train": Numbers(range(23))}, 0.1, where="x", labels=lambda _: labels, part=(fold, 5)
+        )
+        assert splits.held_out
+        assert splits.train is not None
+        assert sorted([*splits.train.items, *splits.val.items]) == list(range(23))
+        assert [labels[i] for i in splits.val.items].count(1) in (1, 2)
+        held += splits.val.items
+    assert sorted(held) == list(range(23))
+
+
+def test_parts_need_images() -> None:
+    train, val = Numbers(range(3)), Numbers([3])
+    with pytest.raises(ValueError, match=r"x has 3 images; too few for data\.folds 4"):
+        divide({"train": train}, 0.1, where="x", part=(0, 4))
+    # A model that was trained on one part may be evaluated on data with splits.
+    assert divide({"train": train, "val": val}, 0.1, where="x", part=(0, 2)).val is val

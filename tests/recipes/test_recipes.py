@@ -168,11 +168,14 @@ def exercise(task: str, folder: Path) -> None:
         "--schedule.epochs=1",
         "--data.num_workers=0",
         "--data.batch_size=4",
+        "--data.folds=2",
+        "--data.fold=1",
         f"--data.root={data}",
     ]
     words += [
         "--trainer.accelerator=cpu",
         "--trainer.early_stopping_patience=1",
+        "--trainer.early_stopping_max_lr=1",
         "--trainer.save_every=1",
     ]
     words += [

@@ -1,6 +1,7 @@
 """`rmt train RECIPE --dry-run` and `--print_config`: every shipped recipe, and the numbers."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,20 @@ def test_checkpointing_and_half_precision_need_less() -> None:
     assert whole["memory_gib"]["ema"] == whole["memory_gib"]["weights"]
 
 
+@pytest.mark.parametrize(
+    ("words", "size", "train_size"),
+    [
+        ((), [320, 512], [384, 614]),
+        (("--augment.min_sizes=[]", "--model.min_size=300"), [300, 480], [300, 480]),
+    ],
+)
+def test_a_detector_is_measured_at_the_sizes_of_its_recipe(
+    words: tuple[str, ...], size: list[int], train_size: list[int]
+) -> None:
+    found = dry_run("small/detection", ["--model.backbone=rmt_nano", *words])
+    assert (found["input"], found["train_size"]) == (size, train_size)
+
+
 def test_a_run_without_a_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"schedule\.epochs is 300 and schedule\.steps is 7"):
         dry_run("imagenet/rmt_t", ["--schedule.steps", "7"])
@@ -114,15 +129,49 @@ class TestData:
 
     def test_classification(self, photos: Path) -> None:
         found = self.tried("folder", photos)
-        assert "2 classes (cat, dog), 2 train / 2 val images" in show(found)
+        text = show(found)
+        assert "2 classes (cat, dog), 2 train / 2 val images" in text
         assert found["data"].pop("description").startswith("class folders, 2 classes (cat, dog)")
-        assert found["data"] == {"classes": ["cat", "dog"], "train": 2, "per_epoch": 2, "val": 2}
+        assert found["data"] == {
+            "classes": ["cat", "dog"],
+            "train": 2,
+            "per_epoch": 2,
+            "val": 2,
+            "test": 0,
+            "held_out": False,
+        }
+        assert "splits      2 train, 2 val, no test: val is evaluated at the end" in text
+        assert "classes     2: cat, dog" in text
         assert not any("classes" in own or "images" in own for own in found["assumed"])
         (photos / "train" / "cat" / "1.png").write_bytes(b"none")  # a run leaves it out
         assert "1 left out: 1 unreadable sample" in show(self.tried("folder", photos))
         (photos / "train" / "dog" / "1.png").write_bytes(b"none")
         with pytest.raises(ValueError, match=r"first sample of the 'train' split .*cat/1\.png"):
             self.tried("folder", photos)
+
+    def test_a_folder_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert rmt_cli.main(["train", "small/folder", "--dry-run", "--data.root", "/nowhere"]) == 2
+        assert (
+            "data.root '/nowhere' does not exist; name the folder of the data set (--data.root"
+            in (capsys.readouterr().err)
+        )
+
+    def test_the_time_is_measured(self, photos: Path) -> None:
+        """Of the whole run: 4 steps of 2 batches each, evaluated 2 times."""
+        words = ["--schedule.epochs=4", "--trainer.evaluate_every=2"]
+        words += ["--trainer.accumulate_grad_batches=2", "--data.num_workers=0"]
+        found = self.tried("folder", photos, *words)
+        time = found["time"]
+        assert time["step"] > 0
+        assert time["run"] == pytest.approx(4 * time["step"] + 2 * time["evaluation"], rel=0.02)
+        assert re.search(
+            r"^time +\S+ \w+ for the run: .+ a step, .+ an evaluation", show(found), re.M
+        )
+
+    def test_without_data_nothing_is_measured(self) -> None:
+        found = dry_run("small/folder", ["--model.name=rmt_nano"], try_data=True)
+        assert found["data"] is found["time"] is None
+        assert "time        not measured: that needs the data (--data.root DIR)" in show(found)
 
     def test_label_maps(self, photos: Path) -> None:
         words = ["--model.token_labels=true", "--token_labels.root", str(photos)]

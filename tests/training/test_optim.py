@@ -68,7 +68,7 @@ def test_layer_decay_exempts_norms(classifier: nn.Module) -> None:
 
 
 def test_layer_decay_is_for_classifiers(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"layer_decay is 0\.75, but only classifiers support it"):
+    with pytest.raises(ValueError, match=r"layer_decay is 0\.75, but only classifiers that order"):
         parameter_groups(model, Optimizer(layer_decay=0.75))
 
 

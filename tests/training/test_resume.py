@@ -260,7 +260,15 @@ def test_refusals(recipe_file: Path, straight: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), ("--trainer.early_stopping_patience=1", "--optimizer.lr=1e-20")]
+    "overrides",
+    [
+        (),
+        (
+            "--trainer.early_stopping_patience=1",
+            "--trainer.early_stopping_max_lr=1",
+            "--optimizer.lr=1e-20",
+        ),
+    ],
 )
 def test_resuming_a_finished_run_only_evaluates_it_again(
     overrides: tuple[str, ...], recipe_file: Path, tmp_path: Path

@@ -12,9 +12,19 @@ from typing import Any
 import pytest
 
 import rmt_cli
+from rmt.recipes import as_dict
 from rmt.training.callbacks import Interrupted
-from rmt.training.fit import fit
-from rmt.training.run_folder import BEST, LAST, LOCK, MAY_CHANGE, PREVIOUS, RunFolder, read_record
+from rmt.training.fit import fit, load_recipe
+from rmt.training.run_folder import (
+    BEST,
+    LAST,
+    LOCK,
+    MAY_CHANGE,
+    PREVIOUS,
+    RunFolder,
+    check_unchanged,
+    read_record,
+)
 from tasks import CASES, Case, assert_same, signal_at, state
 
 CASE: Case = CASES["classification"]
@@ -262,3 +272,12 @@ def test_a_second_signal_ends_what_hangs(data: Path, tmp_path: Path) -> None:
 def test_metrics_are_plain_numbers(whole: Path) -> None:
     found = json.loads((whole / "metrics.json").read_text())
     assert found["test"]["images"] == 6
+
+
+def test_a_key_that_is_newer_than_the_run_has_its_default() -> None:
+    recipe = load_recipe("small/digits")
+    kept = as_dict(recipe)
+    del kept["data"]["folds"]
+    check_unchanged(recipe, kept)
+    with pytest.raises(ValueError, match=r"data\.folds is 5, the run has 0"):
+        check_unchanged(load_recipe("small/digits", ["--data.folds=5"]), kept)

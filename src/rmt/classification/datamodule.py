@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.samples import Samples
+from rmt.classification.samples import Samples, balanced
 from rmt.classification.token_labels import CutTransform, LabelMaps
 from rmt.classification.transforms import eval_transform, train_transform
 from rmt.data.bad_samples import EvalReader, TrainReader, readable
@@ -35,11 +35,12 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
         data = self.recipe.data
         return TrainBatches(
             len(samples),
-            data.batch_size,
+            data.images_per_batch,
             seed=self.recipe.seed,
             rank=rank,
             world=world,
             repeats=data.repeats,
+            weights=balanced(samples) if data.balance == "sampling" else None,
         )
 
     def train_reader(self, samples: Samples) -> TrainReader:

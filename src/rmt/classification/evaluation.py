@@ -16,9 +16,9 @@ from torchmetrics.functional.classification import (
 )
 
 from rmt.classification.datamodule import ClassificationData
+from rmt.classification.models import Classifier
 from rmt.classification.samples import Samples
 from rmt.data.plots import MOST_CLASSES, confusion, write_table
-from rmt.modeling.rmt import RMT
 
 #: Bins of confidence of the reliability diagram, as usual since arXiv 1706.04599.
 BINS = 15
@@ -47,7 +47,7 @@ class Evaluated:
         return self.probabilities.gather(1, self.labels[:, None])[:, 0]
 
 
-def draw(model: RMT, data: ClassificationData, folder: Path) -> dict[str, str]:
+def draw(model: Classifier, data: ClassificationData, folder: Path) -> dict[str, str]:
     """Write the plots and ``images.csv``; return file name -> what it shows.
 
     Args:
@@ -82,7 +82,7 @@ def draw(model: RMT, data: ClassificationData, folder: Path) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def _evaluate(model: RMT, data: ClassificationData) -> Evaluated:
+def _evaluate(model: Classifier, data: ClassificationData) -> Evaluated:
     samples = data.splits.evaluated
     device = next(model.parameters()).device
     parts = []

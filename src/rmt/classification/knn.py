@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmt.classification.datamodule import ClassificationData
+from rmt.classification.metrics import TOP
+from rmt.classification.models import Classifier
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
 from rmt.modeling.pretrained import in_use
-from rmt.modeling.rmt import RMT
 
 #: From arXiv 1805.01978: the weight of a neighbour's vote is exp(cosine / 0.07).
 TEMPERATURE = 0.07
 
 
 def evaluate_knn(
-    model: RMT, recipe: ClassificationRecipe, count: int
+    model: Classifier, recipe: ClassificationRecipe, count: int
 ) -> tuple[dict[str, float], Samples]:
     """Classify each test image by its nearest training images, weighted by similarity.
 
@@ -32,7 +33,8 @@ def evaluate_knn(
         count: k, the number of neighbours that vote.
 
     Returns:
-        ``knn_top1`` and ``knn_top5`` in percent with the number of images, and these images.
+        ``knn_top1`` and, of more than five classes, ``knn_top5`` in percent with the number of
+        images, and these images.
 
     Raises:
         ValueError: if there are fewer training images than ``count``, or no test image.
@@ -44,7 +46,7 @@ def evaluate_knn(
         return _accuracy(model, data, count), data.splits.evaluated
 
 
-def _accuracy(model: RMT, data: ClassificationData, count: int) -> dict[str, float]:
+def _accuracy(model: Classifier, data: ClassificationData, count: int) -> dict[str, float]:
     train = data.splits.train
     known = [] if train is None else list(_features(model, data, train))
     if sum(len(labels) for _, labels in known) < count:
@@ -57,13 +59,14 @@ def _accuracy(model: RMT, data: ClassificationData, count: int) -> dict[str, flo
     hits, images = torch.zeros(2), 0
     for queries, truth in _features(model, data, data.splits.evaluated):
         votes = vote(queries, features, labels, count=count, classes=len(data.classes))
-        best = votes.topk(min(5, votes.shape[1])).indices == truth[:, None]
+        best = votes.topk(min(TOP, votes.shape[1])).indices == truth[:, None]
         hits += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()
         images += len(truth)
     if not images:
         raise ValueError("none of the images to evaluate can be read")
     top1, top5 = (100 * hits / images).tolist()
-    return {"knn_top1": top1, "knn_top5": top5, "images": float(images)}
+    found = {"knn_top1": top1} | ({"knn_top5": top5} if len(data.classes) > TOP else {})
+    return found | {"images": float(images)}
 
 
 def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, classes: int) -> Tensor:
@@ -83,7 +86,7 @@ def vote(queries: Tensor, features: Tensor, labels: Tensor, *, count: int, class
 
 @torch.inference_mode()
 def _features(
-    model: RMT, data: ClassificationData, samples: Samples
+    model: Classifier, data: ClassificationData, samples: Samples
 ) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
     for images, labels, _ in data.eval_loader(samples):

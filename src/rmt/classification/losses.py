@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
+from rmt.classification.models import Classifier
 from rmt.classification.recipe import ClassificationRecipe
+from rmt.classification.samples import Samples, class_weights
 from rmt.classification.teacher import Teacher
 from rmt.classification.token_labels import (
     dense_labels,
@@ -21,6 +24,7 @@ from rmt.classification.token_labels import (
 )
 from rmt.classification.transforms import eval_transform, train_transform
 from rmt.messages import did_you_mean
+from rmt.modeling.necks import full_precision
 from rmt.modeling.rmt import RMT
 
 Named = dict[str, Tensor]
@@ -32,15 +36,21 @@ class ClassificationLoss:
     Args:
         recipe: of the run.
         model: the network to train.
+        train: the training images, whose classes ``data.balance`` weighs.
 
     Raises:
         ValueError: if a model with token labels has neither label maps nor a teacher.
     """
 
-    def __init__(self, recipe: ClassificationRecipe, model: RMT) -> None:
+    def __init__(
+        self, recipe: ClassificationRecipe, model: Classifier, train: Samples | None = None
+    ) -> None:
         self.recipe, self.model = recipe, model
-        if model.aux_head is not None:
+        if isinstance(model, RMT) and model.aux_head is not None:
             model.set_token_label_training()
+        self.weights: Tensor | None = None
+        if recipe.data.balance == "loss" and train is not None:
+            self.weights = class_weights(train).float()
         augment, classes = recipe.augment, model.num_classes
         self.mixup: Mixup | None = None
         if augment.mixup or augment.cutmix:
@@ -69,10 +79,31 @@ class ClassificationLoss:
         images, labels = batch
         if self.mixup is not None:
             images, targets = self.mixed(images, labels)
-            return {"class": self._soft(network(images), targets)}, {}
+            logits = network(images)
+            return {"class": self._weighted(logits, targets, self._soft)}, {}
         logits = network(images)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        return {"class": self._hard(logits, labels)}, {"accuracy": accuracy}
+        return {"class": self._weighted(logits, labels, self._hard)}, {"accuracy": accuracy}
+
+    def _weighted(
+        self, logits: Tensor, targets: Tensor, unweighted: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return the mean cross-entropy, each image with the mean weight of its target's classes.
+
+        Args:
+            logits: (B, K).
+            targets: (B,) labels, or (B, K) probabilities of mixed images.
+            unweighted: the loss without weights.
+        """
+        if self.weights is None:
+            return unweighted(logits, targets)
+        if targets.ndim == 1:
+            smoothing = self.recipe.augment.label_smoothing
+            targets = smoothed(targets, len(self.weights), smoothing)
+        logits = full_precision(logits)
+        targets = targets.to(logits)
+        each = targets @ self.weights.to(logits)
+        return (each * F.cross_entropy(logits, targets, reduction="none")).mean()
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return images mixed in pairs (in place) and their soft targets (B, K).
@@ -92,6 +123,7 @@ class ClassificationLoss:
         self, network: Callable[..., Tensor], images: Tensor, labels: Tensor, *label_map: Tensor
     ) -> Named:
         recipe, classes = self.recipe.token_labels, self.model.num_classes
+        assert isinstance(self.model, RMT)  # no other model has the auxiliary head
         strides = self.model.variant.reductions
         size = _grid(images, strides[-1])
         mixed = stem_mixed = None
@@ -120,7 +152,7 @@ class ClassificationLoss:
         )
 
 
-def teacher_of(recipe: ClassificationRecipe, model: RMT) -> Teacher | None:
+def teacher_of(recipe: ClassificationRecipe, model: Classifier) -> Teacher | None:
     """Return the teacher that labels batches; None with label maps or without token labelling.
 
     Raises:

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from rmt.classification.models import Classifier
 from rmt.classification.samples import Samples
-from rmt.modeling.rmt import RMT
+
+#: The other accuracy besides top-1, where there are more classes than that.
+TOP = 5
 
 
 class ClassificationMetrics(nn.Module):
@@ -21,16 +24,14 @@ class ClassificationMetrics(nn.Module):
         samples: the images to evaluate; their rule says which predictions are right.
     """
 
-    def __init__(self, model: RMT, samples: Samples) -> None:
+    def __init__(self, model: Classifier, samples: Samples) -> None:
         super().__init__()
         self.samples = samples
         self.notes: list[str] = []
         count = model.num_classes
+        ranks = {f"top{k}": k for k in (1, TOP) if k < count}
         self.accuracy = MetricCollection(
-            {
-                "top1": MulticlassAccuracy(count, average="micro"),
-                "top5": MulticlassAccuracy(count, average="micro", top_k=min(5, count)),
-            }
+            {name: MulticlassAccuracy(count, average="micro", top_k=k) for name, k in ranks.items()}
         )
         groups = samples.rule.groups
         self.by_group = TopOneByGroup(len(groups)) if groups else None
@@ -51,6 +52,8 @@ class ClassificationMetrics(nn.Module):
 
     def compute(self) -> dict[str, float]:
         """Return top-1 and top-5 in percent and the number of images, and reset.
+
+        Of five classes or fewer, all are among the top five: then there is no ``top5``.
 
         A rule with groups adds ``top1/GROUP`` and its own summary.
 

@@ -1,43 +1,88 @@
-"""Plots of a classifier's evaluation: confusion matrix, and a sheet of predictions."""
+"""Plots of a classifier's evaluation: confusion, recall of each class, a sheet of predictions."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from rmt.classification.datamodule import ClassificationData
+from rmt.classification.models import Classifier
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import Samples
 from rmt.data.plots import MOST_CLASSES, confusion
-from rmt.modeling.rmt import RMT
+from rmt.files import for_people, write_json
+from rmt.messages import printable
 
 #: Of more test images than this, an even sample is drawn: the plots would not gain from more.
 MOST_IMAGES = 10_000
 
 
-def draw(model: RMT, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
-    """Write ``confusion.png`` and ``predictions.png``; return file name -> what it shows."""
+def draw(model: Classifier, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
+    """Write the plots and the accuracy of each class; return file name -> what it shows."""
     data = ClassificationData(recipe)
-    samples = data.splits.evaluated
+    samples, split = data.splits.evaluated, data.splits.evaluated_name
     if len(samples) > MOST_IMAGES:
         samples = samples.take(np.linspace(0, len(samples) - 1, MOST_IMAGES).astype(int).tolist())
     labels, predicted, scores, indices = predict_all(model, data, samples)
-    shown = {"predictions.png": "test images with the predicted class; wrong ones first, in red"}
+    classes = accuracy_of_classes(labels, predicted, samples.classes)
+    write_json(folder / "classes.json", for_people(classes))
     _sheet(samples, labels, predicted, scores, indices).savefig(folder / "predictions.png", dpi=110)
+    _recall(classes, split).savefig(folder / "recall.png", dpi=110)
+    shown = {
+        "predictions.png": f"images of the {split} split, of all classes; the wrong ones first",
+        "classes.json": f"images, recall and precision of each class on the {split} split",
+        "recall.png": f"share of each class's images that are recognised, on the {split} split",
+    }
     if len(samples.classes) <= MOST_CLASSES:
         table = _counts(labels, predicted, len(samples.classes))
         confusion(table, samples.classes).savefig(folder / "confusion.png", dpi=110)
         shown["confusion.png"] = (
-            "number of test images by true class (row) and predicted class (column)"
+            f"number of images by true class (row) and predicted class, on the {split} split"
         )
     return shown
 
 
+def accuracy_of_classes(
+    labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, float | int | None]]:
+    """Return the number of images of each class, and its recall and precision in percent.
+
+    Args:
+        labels: (N,) true classes.
+        predicted: (N,) predicted classes.
+        names: of the classes.
+
+    Returns:
+        Name -> ``images``, ``recall`` (None without images), ``precision`` (None if the class was
+        never predicted).
+    """
+    count = len(names)
+    hits = np.bincount(labels[labels == predicted], minlength=count)
+    images, guesses = (np.bincount(each, minlength=count) for each in (labels, predicted))
+
+    def share(at: int, of: np.ndarray) -> float | None:
+        return 100 * float(hits[at]) / float(of[at]) if of[at] else None
+
+    return {
+        name: {
+            "images": int(images[at]),
+            "recall": share(at, images),
+            "precision": share(at, guesses),
+        }
+        for at, name in enumerate(names)
+    }
+
+
 @torch.inference_mode()
-def predict_all(model: RMT, data: ClassificationData, samples: Samples) -> tuple[np.ndarray, ...]:
+def predict_all(
+    model: Classifier, data: ClassificationData, samples: Samples
+) -> tuple[np.ndarray, ...]:
     """Return true class, predicted class, score and index of each readable image."""
     found = []
     for images, labels, indices in data.eval_loader(samples):
@@ -52,6 +97,24 @@ def _counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray
     return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
 
 
+def _recall(classes: dict[str, dict[str, Any]], split: str) -> Figure:
+    rows = [(own["recall"], name, own["images"]) for name, own in classes.items() if own["images"]]
+    rows.sort(key=lambda row: row[0])
+    shown = rows[:MOST_CLASSES]
+    figure = Figure(figsize=(7, 1.2 + 0.25 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    names = [f"{printable(name, limit=40)} ({images})" for _, name, images in shown]
+    bars = axis.barh(range(len(shown)), [recall for recall, _, _ in shown], color="tab:blue")
+    axis.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+    axis.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)
+    axis.set_xlim(0, 108)
+    axis.invert_yaxis()
+    lowest = f", the lowest {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
+    axis.set_title(f"recall on the {split} split{lowest} (number of images)", fontsize=10)
+    axis.set_xlabel("images that are recognised, in percent")
+    return figure
+
+
 def _sheet(
     samples: Samples,
     labels: np.ndarray,
@@ -61,19 +124,33 @@ def _sheet(
     side: int = 6,
 ) -> Figure:
     wrong = np.flatnonzero(labels != predicted)
-    wrong = wrong[np.argsort(-scores[wrong])]  # the most confident mistakes first
-    right = np.flatnonzero(labels == predicted)
-    right = right[np.linspace(0, len(right) - 1, min(side * side, len(right))).astype(int)]
+    wrong = by_class_in_turn(wrong[np.argsort(-scores[wrong], kind="stable")], labels)
+    right = by_class_in_turn(np.flatnonzero(labels == predicted), labels)
     chosen = [*wrong[: side * side // 2], *right][: side * side]
-    figure = Figure(figsize=(1.7 * side, 2.0 * side), layout="constrained")
+    figure = Figure(figsize=(1.9 * side, 2.1 * side), layout="constrained")
     axes = figure.subplots(side, side).ravel()[: len(chosen)]
     for axis, at in zip(axes, chosen, strict=True):
         axis.imshow(samples.image(int(indices[at])))
         good = labels[at] == predicted[at]
-        text = f"predicted: {samples.classes[predicted[at]]} ({100 * scores[at]:.0f} %)"
+        said, true = (
+            printable(samples.classes[each[at]], limit=22) for each in (predicted, labels)
+        )
+        text = f"predicted: {said} ({100 * scores[at]:.0f} %)"
         if not good:
-            text += f"\ntrue: {samples.classes[labels[at]]}"
-        axis.set_title(text, fontsize=8, color="green" if good else "red")
+            text += f",\ntrue: {true}"
+        colour = "green" if good else "red"
+        axis.set_title(text, fontsize=8, color=colour, parse_math=False)
     for axis in figure.axes:
         axis.set_axis_off()
     return figure
+
+
+def by_class_in_turn(indices: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Return indices so that all classes take turns: the first of each, the second of each, ..."""
+    turns: Counter[int] = Counter()
+    ranked = []
+    for index in indices.tolist():
+        label = int(labels[index])
+        ranked.append((turns[label], len(ranked), index))
+        turns[label] += 1
+    return [index for _, _, index in sorted(ranked)]

@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from rmt.classification.models import Classifier
 from rmt.modeling.rmt import RMT
 
 
@@ -43,8 +44,8 @@ class ClassEmbedder:
         ValueError: if the model returns unpooled logits.
     """
 
-    def __init__(self, model: RMT, options: Options) -> None:
-        if not model.head.global_pool:
+    def __init__(self, model: Classifier, options: Options) -> None:
+        if isinstance(model, RMT) and not model.head.global_pool:
             raise ValueError(
                 "this model returns the logits of each position (global_pool=''); prediction needs "
                 "pooled ones: create the model with global_pool='avg'"
@@ -82,7 +83,7 @@ class ClassPredictor(ClassEmbedder):
         ValueError: if the model has no classes, or returns unpooled logits.
     """
 
-    def __init__(self, model: RMT, options: Options) -> None:
+    def __init__(self, model: Classifier, options: Options) -> None:
         if not model.num_classes:
             raise ValueError(
                 "this model has no classifier (num_classes is 0), so it cannot predict classes"
@@ -106,13 +107,13 @@ class ClassPredictor(ClassEmbedder):
         ]
 
 
-def eval_transform(model: RMT) -> Callable[[Image.Image], Tensor]:
+def eval_transform(model: Classifier) -> Callable[[Image.Image], Tensor]:
     """Return the transform that the weights were evaluated with."""
     transform: Any = create_transform(**_data_config(model))
     return transform
 
 
-def _data_config(model: RMT) -> dict[str, Any]:
+def _data_config(model: Classifier) -> dict[str, Any]:
     """Return timm's options of the transform; for grey images, means over the colour channels.
 
     Raises:
@@ -127,7 +128,7 @@ def _data_config(model: RMT) -> dict[str, Any]:
     return config
 
 
-def label_names(model: RMT) -> list[str]:
+def label_names(model: Classifier) -> list[str]:
     """Return class names: the weights' own, ImageNet's for 1,000 classes, else numbers."""
     names = model.info.get("label_names") or ()
     if len(names) == model.num_classes:
@@ -140,7 +141,7 @@ def label_names(model: RMT) -> list[str]:
     return [str(i) for i in range(model.num_classes)]
 
 
-def pixels(model: RMT, image: Image.Image) -> tuple[Tensor, Image.Image]:
+def pixels(model: Classifier, image: Image.Image) -> tuple[Tensor, Image.Image]:
     """Return an image as the model sees it: (C, H, W) normalised, and the same as a PIL image."""
     image = image if model.in_chans == 3 else image.convert("L")
     tensor = eval_transform(model)(image)

@@ -13,7 +13,7 @@ class Model(ModelConfig):
     """The network.
 
     Attributes:
-        name: a registered variant.
+        name: an RMT variant, or any model of timm (``resnet18``).
         drop_rate: dropout before the classifier.
         token_labels: add the auxiliary head of token labelling (the starred models).
     """
@@ -35,12 +35,16 @@ class Data(DataConfig):
         interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
+        balance: for classes of unequal size: ``loss`` weights the loss of an image by the inverse
+            frequency of its class, ``sampling`` draws images so that all classes come equally often
+            (with replacement; an epoch keeps its length), ``none`` does neither.
         repeats: repeated augmentation (arXiv 1901.09335): each image is shown this many times,
             spread over the devices; the length of an epoch does not change.
     """
 
     download: bool = False
-    batch_size: int = number(64, 1)
+    batch_size: int | Literal["auto"] = number(64, 1)
+    balance: Literal["none", "loss", "sampling"] = "none"
     input_size: int = number(224, 1, 16384)
     crop_pct: float = number(0.875, 0.01, 1)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
@@ -125,7 +129,8 @@ class ClassificationRecipe(Recipe):
     """A classification run.
 
     Raises:
-        ValueError: for Mixup or CutMix with a batch size of 1.
+        ValueError: for Mixup or CutMix with a batch size of 1, or a weighted loss with token
+            labels.
     """
 
     task: str = "classification"
@@ -136,8 +141,13 @@ class ClassificationRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size < 2:
+        if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size == 1:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but Mixup and CutMix mix pairs of "
                 "images; use at least 2, or set augment.mixup and augment.cutmix to 0"
+            )
+        if self.data.balance == "loss" and self.model.token_labels:
+            raise ValueError(
+                "data.balance is 'loss' and model.token_labels is true: the losses of tokens are "
+                "not weighted by class; use data.balance sampling"
             )

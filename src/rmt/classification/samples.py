@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path, PurePath
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -129,3 +130,17 @@ class Samples:
             labels=[self.labels[i] for i in indices],
             rule=self.rule.take(indices),
         )
+
+
+def balanced(samples: Samples) -> Tensor:
+    """Return a weight for each image, (N,): the inverse frequency of its class, on average 1."""
+    labels = torch.tensor(samples.labels)
+    counts = torch.bincount(labels, minlength=len(samples.classes)).double()
+    return (len(labels) / ((counts > 0).sum() * counts))[labels]
+
+
+def class_weights(samples: Samples) -> Tensor:
+    """Return a weight for each class, (K,): as :func:`balanced`, and 0 without images."""
+    weights = torch.zeros(len(samples.classes), dtype=torch.double)
+    weights[torch.tensor(samples.labels)] = balanced(samples)
+    return weights

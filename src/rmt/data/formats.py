@@ -16,6 +16,10 @@ from rmt.recipes.schema import DataConfig
 D = TypeVar("D", bound=DataConfig)
 
 
+class NoRoot(ValueError):  # noqa: N818 - says what is missing
+    """The recipe does not say where the data are."""
+
+
 @dataclass(frozen=True)
 class Source(Generic[D]):
     """A data set to be read.
@@ -72,6 +76,7 @@ def open_parts(
         The images of each split; the format, what it was recognised by, and what was left out.
 
     Raises:
+        NoRoot: if the format needs a root and none is given.
         ValueError: for an unknown format (the nearest is named), a root that is not there or looks
             like none, or what the format's reader refuses.
     """
@@ -82,10 +87,11 @@ def open_parts(
     named = formats.get(data.format)
     if named is None or named.needs_root:
         if not data.root:
-            raise ValueError("data.root is empty; name the folder of the data set")
+            raise NoRoot("data.root is empty; name the folder of the data set (--data.root DIR)")
         if not root.exists():
             raise ValueError(
-                f"data.root {data.root!r} does not exist; name the folder of the data set"
+                f"data.root {data.root!r} does not exist; name the folder of the data set "
+                "(--data.root DIR)"
             )
     chosen, sign = (named, "") if named else recognise(root, formats)
     findings = Findings(data.max_bad_samples, data.root)
@@ -103,7 +109,7 @@ def open_splits(
     """Open the data set that a recipe's ``data`` describes.
 
     A split that the data bring is kept; where there is no validation split, ``data.val_fraction``
-    of the training images is held out, the same images each time.
+    of the training images is held out, or one of ``data.folds`` parts, the same images each time.
 
     Args:
         formats: of the task.
@@ -116,7 +122,8 @@ def open_splits(
     """
     parts, chosen, sign, findings = open_parts(formats, data, classes)
     where = data.root or chosen.title
-    splits = divide(parts, data.val_fraction, where=where, labels=labels)
+    part = (data.fold, data.folds) if data.folds else None
+    splits = divide(parts, data.val_fraction, where=where, labels=labels, part=part)
     return replace(splits, format=chosen.title, sign=sign, findings=findings)
 
 

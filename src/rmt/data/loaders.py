@@ -102,7 +102,9 @@ class DataModule(ABC, Generic[R, S]):
         """Return the order of the training samples; each image ``data.repeats`` times per epoch."""
         data = self.recipe.data
         size = len(samples) * data.repeats
-        return TrainBatches(size, data.batch_size, seed=self.recipe.seed, rank=rank, world=world)
+        return TrainBatches(
+            size, data.images_per_batch, seed=self.recipe.seed, rank=rank, world=world
+        )
 
     def train_collate(self, examples: list) -> Any:
         """Join the examples of a training batch."""
@@ -125,13 +127,18 @@ class DataModule(ABC, Generic[R, S]):
         """Return the training loader of one process; its batch sampler is a ``TrainBatches``.
 
         Raises:
-            ValueError: if there is nothing to train on.
+            ValueError: if there is nothing to train on, or a validation split besides the folds.
         """
         samples, data = self.splits.train, self.recipe.data
         if samples is None:
             raise ValueError(
                 f"data.root {data.root!r} has no training images, only images to evaluate "
                 f"(data.val_fraction is {data.val_fraction})"
+            )
+        if data.folds and not self.splits.held_out:
+            raise ValueError(
+                f"data.folds is {data.folds}, but data.root {data.root!r} has a validation split: "
+                "put its images with the training images, or set data.folds to 0"
             )
         return make_loader(
             SeededSamples(samples, self.train_reader(samples), seed=self.recipe.seed),
@@ -144,7 +151,7 @@ class DataModule(ABC, Generic[R, S]):
     def eval_loader(self, samples: S, *, rank: int = 0, world: int = 1) -> ResumableLoader:
         """Return a loader of one process that yields each sample once over all, in order."""
         data = self.recipe.data
-        size = self.eval_batch_size or data.batch_size
+        size = self.eval_batch_size or data.images_per_batch
         return make_loader(
             SeededSamples(samples, self.eval_reader(samples), seed=0),
             EvalBatches(len(samples), size, rank=rank, world=world),

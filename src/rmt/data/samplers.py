@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from rmt.data.seeding import derive_seed
 
@@ -23,6 +24,8 @@ class TrainBatches:
         world: number of processes.
         repeats: copies of each sample in an epoch, spread over the processes (repeated
             augmentation, arXiv 1901.09335, as timm samples it: the epoch keeps its length).
+        weights: (size,) how often each sample comes, relative to others: then each place of an
+            epoch is drawn anew, with replacement. None for each sample once.
     """
 
     def __init__(
@@ -34,9 +37,11 @@ class TrainBatches:
         rank: int = 0,
         world: int = 1,
         repeats: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         if size < 1:
             raise ValueError("the training split is empty")
+        self.weights = weights
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world, self.repeats = rank, world, repeats
         self.epoch = 0
@@ -72,13 +77,29 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).repeat_interleave(self.repeats)
-        copies = torch.arange(self.repeats).repeat(self.size)
+        if self.weights is None:
+            order = torch.randperm(self.size, generator=generator)
+            copies = torch.zeros_like(order)
+        else:
+            order = torch.multinomial(self.weights, self.size, True, generator=generator)
+            copies = times_before(order)
+        order = order.repeat_interleave(self.repeats)
+        copies = copies.repeat_interleave(self.repeats) * self.repeats
+        copies += torch.arange(self.repeats).repeat(self.size)
         mine = slice(self.rank, None, self.world)
         order, copies = order[mine][: self.share].tolist(), copies[mine][: self.share].tolist()
         keys = [(self.epoch, i, c) for i, c in zip(order, copies, strict=True)]
         for step in range(self.start, self.length):
             yield keys[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+def times_before(order: Tensor) -> Tensor:
+    """Return for each entry of a list of indices how often it has come before."""
+    ranked = order.argsort(stable=True)
+    first = torch.searchsorted(order[ranked], order[ranked])  # where the run of equal ones begins
+    before = torch.empty_like(order)
+    before[ranked] = torch.arange(len(order)) - first
+    return before
 
 
 class GroupedBatches(TrainBatches):

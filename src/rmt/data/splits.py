@@ -101,6 +101,11 @@ class Splits(Generic[S]):
         """Images of the final evaluation: the test split, or the validation split."""
         return self.val if self.test is None else self.test
 
+    @property
+    def evaluated_name(self) -> Split:
+        """Name of the split of :attr:`evaluated`."""
+        return "val" if self.test is None else "test"
+
     def describe(self) -> str:
         """Return one sentence: format, classes, images of each split, what was left out and why."""
         counts = [] if self.train is None else [f"{len(self.train)} train"]
@@ -177,6 +182,7 @@ def divide(
     *,
     where: str,
     labels: Callable[[S], Sequence[int]] | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Splits[S]:
     """Return the splits that a data set brings; a missing ``val`` is held out of ``train``.
 
@@ -187,6 +193,7 @@ def divide(
         val_fraction: share that is held out; 1 makes all of them ``val`` and trains on none.
         where: the data set, for messages.
         labels: class of each image, to hold out a share of each class.
+        part: hold out one part of several equal ones instead: which one, of how many.
 
     Raises:
         ValueError: if there are no images, or nothing is held out where nothing else would choose
@@ -200,6 +207,10 @@ def divide(
         if evaluated is None:
             raise ValueError(f"{where} holds no images")
         return Splits(None, evaluated, test)
+    if part:
+        known = labels(train) if labels else None
+        train, val = hold_out_part(train, part, where=where, labels=known)
+        return Splits(train, val, test, held_out=True)
     if not 0 < val_fraction < 1:
         raise ValueError(
             f"data.val_fraction is {val_fraction:g} and {where} has no validation split: then "
@@ -235,6 +246,31 @@ def hold_out(
             raise ValueError(f"{where} has {count} images; too few to hold {held} out")
         train, val = order[held:], order[:held]
     return samples.take(sorted(train)), samples.take(sorted(val))
+
+
+def hold_out_part(
+    samples: S, part: tuple[int, int], *, where: str, labels: Sequence[int] | None = None
+) -> tuple[S, S]:
+    """Return the images without one of several parts, and that part: the same images each time.
+
+    Args:
+        samples: of the data set.
+        part: which one, of how many: each image is in exactly one.
+        where: the data set, for messages.
+        labels: class of each image: then the parts have equally many of each class, to one image.
+
+    Raises:
+        ValueError: if there are fewer images than parts.
+    """
+    fold, folds = part
+    if len(samples) < folds:
+        raise ValueError(f"{where} has {len(samples)} images; too few for data.folds {folds}")
+    order = list(range(len(samples)))
+    random.Random(0).shuffle(order)
+    if labels is not None:
+        order.sort(key=labels.__getitem__)
+    held = order[fold::folds]
+    return samples.take(sorted({*order}.difference(held))), samples.take(sorted(held))
 
 
 def _stratified(

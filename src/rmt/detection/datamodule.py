@@ -38,7 +38,7 @@ class DetectionData(DataModule[DetectionRecipe, Samples]):
             return super().train_batches(samples, rank=rank, world=world)
         shapes = portrait(samples) * data.repeats
         return GroupedBatches(
-            shapes, data.batch_size, seed=self.recipe.seed, rank=rank, world=world
+            shapes, data.images_per_batch, seed=self.recipe.seed, rank=rank, world=world
         )
 
     def train_reader(self, samples: Samples) -> TrainReader:

@@ -25,13 +25,14 @@ _MOST_ROWS, _MOST_CLASSES, _MOST_IMAGES = 4, 10, 500
 
 def draw(model: Detector, recipe: DetectionRecipe, folder: Path) -> dict[str, str]:
     """Write ``predictions.png`` and ``precision_recall.png``; return file name -> what it shows."""
-    samples = open_splits(recipe.data).evaluated
+    splits = open_splits(recipe.data)
+    samples, split = splits.evaluated, splits.evaluated_name
     _sheet(model, samples).savefig(folder / "predictions.png", dpi=110)
     found, read = _detect(model, samples.take(range(len(samples))[:_MOST_IMAGES]))
     curves(model, found, read).savefig(folder / "precision_recall.png", dpi=110)
     return {
-        "predictions.png": "test images: annotated and predicted objects",
-        "precision_recall.png": "precision over recall of each class at IoU 0.5",
+        "predictions.png": f"images of the {split} split: annotated and predicted objects",
+        "precision_recall.png": f"precision over recall of classes at IoU 0.5, {split} split",
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rmt.recipes.schema import DataConfig, ModelConfig, Recipe, Section, number
 
@@ -35,6 +35,13 @@ class Model(ModelConfig):
                 "max_size must be at least min_size"
             )
 
+    def size_of(self, short: int) -> tuple[int, int]:
+        """Return the size (h, w) of a landscape image with this short side.
+
+        Its aspect ratio is that of the paper's 800 × 1280, within ``max_size``.
+        """
+        return short, max(short, min(self.max_size, round(1.6 * short)))
+
 
 @dataclass(kw_only=True, frozen=True)
 class Data(DataConfig):
@@ -47,7 +54,7 @@ class Data(DataConfig):
             padding.
     """
 
-    batch_size: int = number(2, 1)
+    batch_size: int | Literal["auto"] = number(2, 1)
     keep_empty: bool | None = None
     aspect_ratio_grouping: bool = True
 

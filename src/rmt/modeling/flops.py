@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rmt.files import write_json
 from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.registry import create_model
 from rmt.variants import OWN_VARIANTS, VARIANTS, Published
@@ -151,6 +153,13 @@ def format_table(table: dict[str, Row]) -> str:
     )
 
 
+def write_table(folder: Path) -> None:
+    """Write ``models.json`` and ``models.txt``, which ``rmt models`` shows without counting."""
+    table = model_table()
+    write_json(folder / "models.json", table)
+    (folder / "models.txt").write_text(f"{format_table(table)}\n", encoding="utf-8")
+
+
 def _row(name: str, published: Published | None, *, token_labels: bool = False) -> Row:
     flops = count(create_model(name, token_labels=token_labels, device="meta"))
     return {
@@ -163,3 +172,7 @@ def _row(name: str, published: Published | None, *, token_labels: bool = False) 
         "top1_published": None if published is None else published.top1,
         "own": name in OWN_VARIANTS,
     }
+
+
+if __name__ == "__main__":
+    write_table(Path(__file__).parent)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from torch import Tensor, nn, zeros
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -55,6 +58,26 @@ def training_memory(
     }
     parts["total"] = sum(parts.values())
     return {name: round(value / _GIB, 3) for name, value in parts.items()}
+
+
+def available_memory() -> int:
+    """Return the bytes of main memory that this process can still take.
+
+    On Linux, what is free or can be freed, within the limit of its control group (a container, a
+    job of SLURM); elsewhere half of the machine's memory.
+    """
+    limits = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = next(line for line in file if line.startswith("MemAvailable"))
+        limits.append(1024 * int(found.split()[1]))
+        group = Path("/sys/fs/cgroup")
+        most, now = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        if most.strip() != "max":
+            limits.append(int(most) - int(now))
+    except (OSError, StopIteration, ValueError):
+        pass  # another system, or no limit
+    return min(limits, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 
 
 def _activations(model: nn.Module, size: tuple[int, int], *, inputs_of_blocks: bool) -> int:

@@ -71,6 +71,14 @@ class Pretrained(nn.Module):
         return self.backbone.body
 
     @property
+    def layers_by_depth(self) -> nn.Module | None:
+        """Return the module whose ``group_matcher`` orders all of the parameters by depth.
+
+        None for a model that has none, such as a dense one.
+        """
+        return None
+
+    @property
     def config(self) -> dict[str, Any]:
         """Return what ``from_config`` needs to build this model again."""
         raise NotImplementedError

@@ -139,6 +139,11 @@ class RMT(Pretrained):
         return self
 
     @property
+    def layers_by_depth(self) -> RMT:
+        """Return this network, see :meth:`group_matcher`."""
+        return self
+
+    @property
     def config(self) -> dict[str, Any]:
         """Return what :meth:`from_config` and timm's ``local-dir:`` need to build this model."""
         return {

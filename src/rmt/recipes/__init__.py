@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt.messages import did_you_mean
-from rmt.recipes.schema import Recipe
+from rmt.recipes.schema import Published, Recipe
 from rmt.untrusted import read_yaml
 
 FOLDER = Path(__file__).parent
@@ -20,6 +20,13 @@ R = TypeVar("R", bound=Recipe)
 def list_recipes() -> list[str]:
     """Return the names of the shipped recipes, such as ``imagenet/rmt_s``."""
     return sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml"))
+
+
+def summaries() -> list[str]:
+    """Return a line for each shipped recipe: its name and title."""
+    names = list_recipes()
+    width = max(map(len, names))
+    return [f"{name:<{width}}  {read(name)['title']}" for name in names]
 
 
 def read(name: str | Path) -> dict[str, Any]:
@@ -70,6 +77,31 @@ def resolve(kind: type[R], content: Mapping[str, Any], overrides: Sequence[str] 
         return parser.instantiate(parser.parse_object({"recipe": content})).recipe
     except ArgumentError as error:
         raise ValueError(f"wrong value in the recipe: {error}".replace('"recipe.', '"')) from error
+
+
+def of_another_model(name: str | Path, content: Mapping[str, Any], recipe: R) -> R:
+    """Return a recipe with a title of its own if options have changed the model of its file.
+
+    The published numbers do not belong to the changed model and are dropped.
+
+    Args:
+        name: of the recipe.
+        content: of its file.
+        recipe: resolved, with the options.
+    """
+    now = as_dict(recipe)["model"]
+    before = dataclasses.asdict(type(recipe.model)()) | dict(content.get("model", {}))
+    changed = [
+        f"model.{key} {now[key]}"
+        for key in ("name", "backbone", "head", "token_labels")
+        if key in now and now[key] != before[key]
+    ]
+    if not changed:
+        return recipe
+    title = recipe.title
+    if title == content.get("title", ""):
+        title = f"{name} with {', '.join(changed)}"
+    return dataclasses.replace(recipe, title=title, published=Published())
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from rmt.messages import did_you_mean
 
-#: Key of a field's range in its metadata.
-_RANGE = "range"
+#: Key of a field's ``Range`` in its metadata.
+RANGE = "range"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def number(
         above: exclude ``low`` itself.
         below: exclude ``high`` itself.
     """
-    return field(default=default, metadata={_RANGE: Range(low, high, above, below)})
+    return field(default=default, metadata={RANGE: Range(low, high, above, below)})
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -79,7 +79,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            allowed: Range | None = each.metadata.get(_RANGE)
+            allowed: Range | None = each.metadata.get(RANGE)
             for value in _numbers(getattr(self, each.name)):
                 if allowed is not None and value not in allowed:
                     raise ValueError(f"{self.key}.{each.name} is {value}; it must be {allowed}")
@@ -151,7 +151,13 @@ class DataConfig(Section):
         root: folder (or file) of the data set.
         val_fraction: fraction of the training images that is held out for validation if the data
             set has no validation split; 1 evaluates all of them and trains on none.
-        batch_size: training images per device and batch.
+        folds: divide the training images into this many parts of equal size (of each class, where
+            images have one), to train as many runs, each validated on another part; 0 for
+            ``val_fraction`` instead.
+        fold: the part that this run is validated on, from 0.
+        batch_size: training images per device and batch; ``auto`` takes the largest power of two
+            that fits into the memory of the one device, leaves ten steps per epoch and is not above
+            ``trainer.global_batch_size``. The run records the number.
         num_workers: loading processes per device; -1 uses the spare cores, at most 16.
         repeats: show each training image this many times per epoch, augmented anew.
         max_bad_samples: unreadable samples tolerated per device; each one is named in the log.
@@ -166,12 +172,36 @@ class DataConfig(Section):
     format: str = "auto"
     root: str = ""
     val_fraction: float = number(0.1, 0, 1)
-    batch_size: int = number(1, 1)
+    folds: int = number(0, 0, 1000)
+    fold: int = number(0, 0)
+    batch_size: int | Literal["auto"] = number(1, 1)
     num_workers: int = number(-1, -1, 256)
     repeats: int = number(1, 1)
     max_bad_samples: int = number(100, 0)
     allow_changed: bool = False
     loader_timeout: int = number(600, 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise ValueError(
+                f"data.fold is {self.fold} and data.folds is {self.folds}: give the number of "
+                "parts, 2 or more, and which of them, from 0, is validated on; data.folds 0 is "
+                "without parts"
+            )
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size as a number.
+
+        Raises:
+            ValueError: if it is still to be found.
+        """
+        if isinstance(self.batch_size, str):
+            raise ValueError(
+                "data.batch_size is 'auto', which a training replaces by a number; here, give one"
+            )
+        return self.batch_size
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -287,6 +317,10 @@ class TrainerConfig(Section):
         grad_checkpointing: recompute blocks in the backward pass to save memory.
         sync_batchnorm: share batch norm statistics over all devices.
         early_stopping_patience: stop after this many evaluations without a better one; 0 never.
+        early_stopping_max_lr: fraction of the peak that the learning rate must have come down to
+            before evaluations count for ``early_stopping_patience``: while it is high, the best
+            weights are still to come. A rate that never gets so low counts where it is lowest; 1
+            counts from the end of the warm-up.
         save_every: also save the state after every so many steps; 0 only after each evaluation.
         evaluate_every: epochs between evaluations, or optimizer steps if the run's length is given
             in steps; 0 evaluates after each epoch, or ten times in a run of steps. The last step
@@ -310,6 +344,7 @@ class TrainerConfig(Section):
     grad_checkpointing: bool = False
     sync_batchnorm: bool = True
     early_stopping_patience: int = number(0, 0)
+    early_stopping_max_lr: float = number(0.1, 0, 1)
     save_every: int = number(0, 0)
     evaluate_every: int = number(0, 0)
     log_every: int = number(20, 1)

@@ -24,10 +24,12 @@ MOST_ROWS = 6
 
 def draw(model: Segmenter, recipe: SegmentationRecipe, folder: Path) -> dict[str, str]:
     """Write ``predictions.png``; return file name -> what it shows."""
-    samples = open_splits(recipe.data).evaluated
+    splits = open_splits(recipe.data)
+    samples = splits.evaluated
     chosen = [index for index, _ in spread_readable(samples.read, len(samples), MOST_ROWS)]
     sheet(model, recipe, samples, chosen).savefig(folder / "predictions.png", dpi=110)
-    return {"predictions.png": "test images: true and predicted classes"}
+    split = splits.evaluated_name
+    return {"predictions.png": f"images of the {split} split: true and predicted classes"}
 
 
 def sheet(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rmt.recipes.schema import DataConfig, ModelConfig, Recipe, Section, number
 
@@ -36,7 +36,7 @@ class Data(DataConfig):
         std: likewise.
     """
 
-    batch_size: int = number(16, 1)
+    batch_size: int | Literal["auto"] = number(16, 1)
     reduce_zero_label: bool = False
     ignore_index: int = number(255, 0, 65535)
     crop: int = number(512, 1, 16384)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -45,10 +48,11 @@ def write(run: str | Path) -> dict[str, str]:
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     write_json(folder / "metrics.json", metrics)
-    _curve(metrics["history"]).savefig(folder / "learning_curve.png", dpi=110)
+    curve = _curve(metrics["history"], logged_losses(run), task.charted)
+    curve.savefig(folder / "learning_curve.png", dpi=110)
     shown = {
         "metrics.json": "all numbers, one record per evaluation",
-        "learning_curve.png": "loss and metrics over the run",
+        "learning_curve.png": "training loss, and metrics on the validation split, over the run",
     }
     body = model.body
     if isinstance(body, RMT) and body.variant.decay:
@@ -57,7 +61,7 @@ def write(run: str | Path) -> dict[str, str]:
         maps = model_attention(model, pixels, _CENTRE)
         draw_attention(image, maps, _CENTRE, folder / "attention.png")
         shown["decay.png"] = "how far each head of each stage sees"
-        shown["attention.png"] = "what the centre of one test image attends to, in each stage"
+        shown["attention.png"] = "what the centre of one image attends to, in each stage"
     return shown | prediction.draw_report(model, recipe, folder)
 
 
@@ -68,18 +72,43 @@ def _example(task: Task[Any, Any, Any], recipe: Recipe) -> Image.Image:
     return image
 
 
-def _curve(history: list[dict[str, Any]]) -> Figure:
-    names = [key for key in history[-1] if key not in ("epoch", "step")]
-    losses = [name for name in names if name.startswith("loss")]
-    rest = [name for name in names if name not in losses and not name.endswith("/images")]
-    rest = [name for name in rest if name.count("/") == 1]  # not one curve per class
+def logged_losses(run: Path) -> dict[int, float]:
+    """Return the training loss of every logged step of a run; a resumed run has several logs."""
+    found: dict[int, float] = {}
+    logs = (run / "logs").glob("version_*/metrics.csv")
+    for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            found |= {int(row["step"]): float(row["loss"]) for row in rows if row.get("loss")}
+    return dict(sorted(found.items()))
+
+
+def _curve(
+    history: list[dict[str, Any]], losses: dict[int, float], charted: Sequence[str]
+) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, group in zip(figure.subplots(1, 2), (losses, rest), strict=True):
-        for name in group:
+    left, right = figure.subplots(1, 2)
+    losses = losses or {each["step"]: each["loss"] for each in history if "loss" in each}
+    if losses:
+        steps, values = (np.array(each) for each in (list(losses), list(losses.values())))
+        window = max(1, len(values) // 25)
+        left.plot(steps, values, color="tab:blue", alpha=0.3 if window > 1 else 1, label="logged")
+        if window > 1:
+            smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+            left.plot(steps[window - 1 :], smooth, color="tab:blue", label=f"mean of {window}")
+            left.legend(fontsize="small")
+        low, high = np.quantile(values, (0, 0.99))
+        left.set_ylim(low - 0.05 * (high - low + 1e-9), high + 0.05 * (high - low + 1e-9))
+    left.set(xlabel="step", title="training loss")
+    for number, metric in enumerate(charted):
+        for weights, line in (("raw", "-"), ("ema", "--")):
+            name = f"{weights}/{metric}"
             points = [(record["step"], record[name]) for record in history if name in record]
-            axis.plot(*zip(*points, strict=True), marker=".", label=name)
-        axis.set_xlabel("step")
+            if points:
+                style = {"color": f"C{number}", "linestyle": line, "marker": "."}
+                right.plot(*zip(*points, strict=True), label=f"{metric} ({weights})", **style)
+    right.set(xlabel="step", title="validation split")
+    right.legend(fontsize="small").set_in_layout(False)
+    for axis in (left, right):
         axis.grid(alpha=0.3)
-        if group:
-            axis.legend(fontsize="small").set_in_layout(False)
     return figure

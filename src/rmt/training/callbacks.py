@@ -1,4 +1,4 @@
-"""What the training loop does besides training: checkpoints, signals, throughput, progress."""
+"""What the training loop does besides training: checkpoints, signals, throughput."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from rmt.data.loaders import kill_workers
 from rmt.training.lightning import (
@@ -20,6 +20,7 @@ from rmt.training.lightning import (
     evaluation_follows,
 )
 from rmt.training.module import TrainingModule
+from rmt.training.progress import steps_of
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
@@ -51,20 +52,36 @@ class KeepBest(Checkpoint):
 
 
 class StopEarly(Callback):
-    """Stop after ``patience`` evaluations without a better one."""
+    """Stop after some evaluations without a better one, once the learning rate has come down.
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    Args:
+        patience: number of these evaluations.
+        max_lr: see :attr:`rmt.recipes.schema.TrainerConfig.early_stopping_max_lr`.
+    """
+
+    def __init__(self, patience: int, max_lr: float) -> None:
+        self.patience, self.max_lr = patience, max_lr
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop again if the resumed run had already stopped early."""
         self.on_validation_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the evaluations since the best one."""
+        """Count the evaluations since the best one; say so when they are enough."""
         assert isinstance(pl_module, TrainingModule)
-        if len(pl_module.history) - 1 - pl_module.best.at >= self.patience:
-            trainer.should_stop = True
+        best, history = pl_module.best, pl_module.history
+        if best.at < 0 or trainer.global_step >= steps_of(trainer, pl_module):
+            return
+        since = [int(record["step"]) for record in history[best.at + 1 :]]
+        if sum(pl_module.has_come_down(step, self.max_lr) for step in since) < self.patience:
+            return
+        trainer.should_stop = True
+        step, epoch = (int(history[best.at][key]) for key in ("step", "epoch"))
+        pl_module.print(
+            f"stopped early after {len(history)} evaluations: the last {len(since)} were not "
+            f"better than val/{pl_module.task.monitor} {best.score:.2f} at step {step:,} "
+            f"(epoch {epoch + 1}); the {best.weights} weights of that step are kept"
+        )
 
 
 class KeepLast(Checkpoint):
@@ -162,7 +179,7 @@ class Throughput(Callback):
         """Log images over the time since the last batch's end, loading included."""
         assert isinstance(pl_module, TrainingModule)
         now = time.monotonic()
-        images = pl_module.recipe.data.batch_size * trainer.world_size
+        images = pl_module.recipe.data.images_per_batch * trainer.world_size
         rate = torch.tensor(images / max(now - self._since, 1e-9))
         pl_module.log("images/s", rate, prog_bar=True, on_step=True)
         self._since = now
@@ -170,13 +187,3 @@ class Throughput(Callback):
     def on_train_epoch_end(self, *_: Any, **__: Any) -> None:
         """Do not count the evaluation between epochs."""
         self._since = 0.0
-
-
-class Progress(RichProgressBar):
-    """Lightning's bar with loss, accuracy, images/s and the time left, and no version number."""
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return what is shown after the bar."""
-        shown = super().get_metrics(trainer, pl_module)
-        shown.pop("v_num", None)
-        return shown

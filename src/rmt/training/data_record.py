@@ -27,11 +27,13 @@ class DataRecord:
         classes: class names.
         held_out: whether the validation images were taken from the training images.
         splits: names of each split.
+        root: absolute path of the data; empty if they have none.
     """
 
     classes: tuple[str, ...]
     held_out: bool
     splits: Mapping[str, Names]
+    root: str = ""
 
     @classmethod
     def of(cls, splits: Splits[Any], root: str) -> Self:
@@ -41,7 +43,8 @@ class DataRecord:
             for name in ("train", "val", "test", "unused")
             if (samples := getattr(splits, name)) is not None
         }
-        return cls(tuple(splits.classes), splits.held_out, named)
+        where = os.path.abspath(root) if root else ""
+        return cls(tuple(splits.classes), splits.held_out, named, where)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -52,7 +55,8 @@ class DataRecord:
         """
         try:
             content = json.loads(gzip.decompress(path.read_bytes()))
-            return cls(tuple(content["classes"]), content["held_out"], content["splits"])
+            classes, root = tuple(content["classes"]), content.get("root", "")
+            return cls(classes, content["held_out"], content["splits"], root)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is damaged ({type(error).__name__}), so it cannot be checked whether "
@@ -61,7 +65,7 @@ class DataRecord:
 
     def write(self, path: Path) -> None:
         """Write the record as compressed JSON."""
-        content = {"classes": self.classes, "held_out": self.held_out, "splits": self.splits}
+        content = vars(self)
         packed = gzip.compress(json.dumps(content).encode(), mtime=0)
         write_atomically(path, lambda temporary: temporary.write_bytes(packed))
 

@@ -10,19 +10,25 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.strategies import StrategyRegistry
-from torch import nn
 
-from rmt.messages import did_you_mean
+from rmt.data.classes import few
+from rmt.data.formats import NoRoot
+from rmt.data.loaders import DataModule
+from rmt.messages import did_you_mean, duration
 from rmt.modeling.flops import count
-from rmt.modeling.memory import training_memory
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.saved import find_weights
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
 from rmt.training import fsdp
+from rmt.training.batch_size import memory_of, resolved, with_batch_size
 from rmt.training.fit import load_recipe
 from rmt.training.optim import BatchSize, freeze, learning_rate, parameter_groups, peak_lr
+from rmt.training.trial import measure
+
+#: Class names in a description.
+MOST_NAMES = 100
 
 
 def dry_run(
@@ -33,18 +39,21 @@ def dry_run(
     Args:
         name: a shipped recipe or a YAML file.
         overrides: ``--key.sub value`` options.
-        try_data: if ``data.root`` exists, open it and load the first sample of each split.
+        try_data: if ``data.root`` is given, or not needed, open the data, load the first sample of
+            each split, and measure the time of a step.
 
     Returns:
         ``params``; ``macs`` of one image of size ``input``, as :mod:`rmt.modeling.flops` counts
         (``macs_of`` says of which part: the cost of a detector's heads depends on the image, so
         only backbone and neck are counted); ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its
         first step) or ``steps`` and ``lr_per_step``; ``batch``, the global batch size, with
-        ``devices`` and ``accumulation``; ``peak_lr``; ``memory_gib`` per device (see
-        :func:`rmt.modeling.memory.training_memory`); ``data``, if it was opened: ``description`` in
-        one sentence, ``classes``, the number of images in ``train`` and ``val``, and ``per_epoch``,
-        images shown per epoch; ``assumed``, what was assumed because only the data or the machine
-        could tell; ``recipe``, every field.
+        ``devices`` and ``accumulation``; ``peak_lr``; ``memory_gib`` per device with images of size
+        ``train_size`` (see :func:`rmt.modeling.memory.training_memory`); ``data``, if it was
+        opened: ``description`` in one sentence, ``classes``, the number of images in ``train``,
+        ``val`` and ``test``, whether ``val`` is ``held_out`` of ``train``, and ``per_epoch``,
+        images shown per epoch; ``time``, if the data were opened (see
+        :class:`rmt.training.trial.Times`); ``assumed``, what was assumed because only the data or
+        the machine could tell; ``recipe``, every field.
 
     Raises:
         ValueError: for a mistake in the recipe or in the data.
@@ -52,16 +61,23 @@ def dry_run(
     recipe = load_recipe(name, overrides)
     recipe.schedule.check_length()
     task, config = get_task(recipe.task), recipe.trainer
+    given = recipe
     devices = (1 if config.devices == "auto" else config.devices) * config.num_nodes
+    opened = _open_data(task, recipe) if try_data else None
+    if opened:
+        recipe = opened.recipe = resolved(task, recipe, opened)
+    elif recipe.data.batch_size == "auto":
+        recipe = with_batch_size(recipe, type(recipe.data)().images_per_batch)
     batch = BatchSize.of(recipe, devices)
     peak = peak_lr(recipe, batch.total)
-    data = _try_data(task, recipe) if try_data else None
+    data = _try_data(opened) if opened else None
     classes = data["classes"] if data else _unknown_classes(task, recipe)
     images = data["per_epoch"] if data else task.reference_images
     with torch.device("meta"):
         model = task.new_model(recipe, classes)
     _check(task, recipe, model)
     measured, size = task.countable(model, recipe)
+    train_size = task.train_size(recipe)
     return {
         "title": recipe.title,
         "params": sum(p.numel() for p in model.parameters()),
@@ -73,14 +89,16 @@ def dry_run(
         "accumulation": batch.accumulation,
         "peak_lr": peak,
         **_schedule(recipe, peak, max(1, images // batch.total)),
-        "memory_gib": _memory(recipe, model, measured, size),
+        "train_size": list(train_size),
+        "memory_gib": memory_of(recipe, model, measured, train_size),
         "data": data,
-        "assumed": _assumptions(task, recipe, known=data is not None),
+        "time": measure(task, recipe, opened, devices).as_dict() if opened else None,
+        "assumed": _assumptions(task, given, known=data is not None),
         "published": {
             "source": recipe.published.source,
             "numbers": dict(recipe.published.numbers),
         },
-        "recipe": as_dict(recipe),
+        "recipe": as_dict(given),
     }
 
 
@@ -92,14 +110,15 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
     length = "epochs" if "epochs" in described else "steps"
     rates = described["lr_per_epoch" if length == "epochs" else "lr_per_step"]
     height, width = described["input"]
-    each = described["recipe"]["data"]["batch_size"]
-    batch = BatchSize(each, described["devices"], described["accumulation"])
+    devices, accumulation = described["devices"], described["accumulation"]
+    batch = BatchSize(described["batch"] // (devices * accumulation), devices, accumulation)
     kept = described["memory_gib"]
     parts = ", ".join(f"{key} {value:.2f}" for key, value in kept.items() if key != "total")
+    train_height, train_width = described["train_size"]
     return "\n".join(
         [
             described["title"],
-            f"data        {_tried(described)}",
+            *_data_lines(described),
             f"parameters  {described['params']:,}",
             f"MACs        {described['macs'] / 1e9:.3f} G for one image of {height}x{width} "
             f"({described['macs_of']})",
@@ -107,7 +126,9 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
             f"{length:<11} {described[length]}",
             f"peak lr     {described['peak_lr']:.6g}",
             f"memory      {kept['total']:.1f} GiB per device: {parts}",
-            "            (an estimate, without the workspace of kernels and fragmentation)",
+            f"            (an estimate for images of {train_height}x{train_width}, without the "
+            "workspace of kernels and fragmentation)",
+            f"time        {_time(described)}",
             f"assumed     {'; '.join(described['assumed']) or 'nothing'}",
             f"published   {_published(described['published'])}",
             "",
@@ -131,21 +152,28 @@ def text_curve(values: Sequence[float], title: str, *, width: int = 60, height: 
     return "\n".join([title, *rows, " " * 11 + "+" + "-" * width])
 
 
-def _try_data(task: Task[Any, Any, Any], recipe: Recipe) -> dict[str, Any] | None:
-    """Load the first samples if there are data; return the classes and the number of images."""
-    if not (recipe.data.root and Path(recipe.data.root).exists()):
-        return None
+def _open_data(task: Task[Any, Any, Any], recipe: Recipe) -> DataModule[Any, Any] | None:
+    """Return the opened data; None if the recipe does not say where they are."""
     if getattr(recipe.data, "download", False):  # a dry run downloads nothing
         return None
-    data = task.training().open_data(recipe)
-    per_epoch = data.check_first_samples() * recipe.data.batch_size
-    train, val = data.splits.train, data.splits.val
+    try:
+        return task.training().open_data(recipe)
+    except NoRoot:
+        return None
+
+
+def _try_data(data: DataModule[Any, Any]) -> dict[str, Any]:
+    """Load the first samples; return the classes and the number of images."""
+    per_epoch = data.check_first_samples() * data.recipe.data.images_per_batch
+    splits = data.splits
     return {
-        "description": data.splits.describe(),
+        "description": splits.describe(),
         "classes": list(data.classes),
-        "train": 0 if train is None else len(train),
+        "train": 0 if splits.train is None else len(splits.train),
         "per_epoch": per_epoch,
-        "val": len(val),
+        "val": len(splits.val),
+        "test": 0 if splits.test is None else len(splits.test),
+        "held_out": splits.held_out,
     }
 
 
@@ -166,21 +194,6 @@ def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None
     task.training().check(recipe)
 
 
-def _memory(
-    recipe: Recipe, model: Pretrained, measured: nn.Module, size: tuple[int, int]
-) -> dict[str, float]:
-    precision = recipe.trainer.precision
-    return training_memory(
-        model,
-        measured,
-        size,
-        batch_size=recipe.data.batch_size,
-        ema=bool(recipe.ema.decay),
-        grad_checkpointing=recipe.trainer.grad_checkpointing,
-        bytes_per_activation=2 if "16" in precision else 8 if "64" in precision else 4,
-    )
-
-
 def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:
     schedule = recipe.schedule
     if schedule.epochs:
@@ -199,6 +212,8 @@ def _assumptions(task: Task[Any, Any, Any], recipe: Recipe, *, known: bool) -> l
     assumed = []
     if not known and not recipe.model.num_classes:
         assumed.append(f"{task.reference_classes} classes")
+    if not known and recipe.data.batch_size == "auto":
+        assumed.append("the task's usual data.batch_size, because the data decide on auto")
     if recipe.trainer.devices == "auto":
         assumed.append("one device per machine for trainer.devices auto")
     if not known and recipe.schedule.epochs and recipe.schedule.warmup_steps:
@@ -206,11 +221,32 @@ def _assumptions(task: Task[Any, Any, Any], recipe: Recipe, *, known: bool) -> l
     return assumed
 
 
-def _tried(described: dict[str, Any]) -> str:
+def _data_lines(described: dict[str, Any]) -> list[str]:
     found = described["data"]
     if found is None:
-        return f"not opened; data.root is {described['recipe']['data']['root']!r}"
-    return f"{found['description']}; the first of each split can be loaded"
+        return [f"data        not opened; data.root is {described['recipe']['data']['root']!r}"]
+    origin = " (held out of train)" if found["held_out"] else ""
+    test = f"{found['test']:,} test" if found["test"] else "no test: val is evaluated at the end"
+    return [
+        f"data        {found['description']}; the first of each split can be loaded",
+        f"splits      {found['train']:,} train, {found['val']:,} val{origin}, {test}",
+        f"classes     {len(found['classes'])}: {few(found['classes'], MOST_NAMES)}",
+    ]
+
+
+def _time(described: dict[str, Any]) -> str:
+    times = described["time"]
+    if times is None:
+        return "not measured: that needs the data (--data.root DIR)"
+    peak = times["peak_gib"]
+    taken = "" if peak is None else f"; {peak:.1f} GiB were taken"
+    several = described["devices"] > 1
+    scaled = f", assumed to be as fast on {described['devices']} devices" if several else ""
+    return (
+        f"{duration(times['run'])} for the run: {duration(times['step'])} a step, "
+        f"{duration(times['evaluation'])} an evaluation (measured on {times['machine']}"
+        f"{scaled}{taken})"
+    )
 
 
 def _published(row: dict[str, Any]) -> str:

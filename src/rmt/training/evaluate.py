@@ -17,17 +17,17 @@ from rmt import recipes
 from rmt.data.classes import check_classes
 from rmt.data.loaders import DataModule, loading_faults_named
 from rmt.data.splits import Samples
-from rmt.files import digest_of_file
+from rmt.files import digest_of_file, for_people
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.saved import find_weights
 from rmt.recipes.schema import Ema, Recipe
 from rmt.task import get_task
-from rmt.training.callbacks import Progress
 from rmt.training.data_record import DataRecord
 from rmt.training.evaluation_report import write_report
 from rmt.training.lightning import LoopData, new_trainer, quiet
 from rmt.training.module import TrainingModule
-from rmt.training.run_folder import DATA, RECIPE
+from rmt.training.progress import progress
+from rmt.training.run_folder import DATA, RECIPE, read_recipe
 from rmt.version import __version__
 from rmt.weights.identify import Weights
 from rmt.weights.load import load
@@ -82,10 +82,10 @@ def record_evaluation(
         report: folder for plots, a table of the images and a page with both; None writes nothing.
 
     Returns:
-        ``checkpoint`` and ``data`` with their SHA-256, ``metrics``, ``date`` (UTC), ``machine``,
-        the arguments (``knn``, ``overrides``), the resulting ``recipe``, and ``versions``; an empty
-        dict in all processes but the first. The digest of the checkpoint is that of its file; that
-        of the data covers each image's name, size in bytes and labels.
+        ``checkpoint`` and ``data`` with their SHA-256, ``metrics`` of six digits, ``date`` (UTC),
+        ``machine``, the arguments (``knn``, ``overrides``), the resulting ``recipe``, and
+        ``versions``; an empty dict in all processes but the first. The digest of the checkpoint is
+        that of its file; that of the data covers each image's name, size in bytes and labels.
     """
     if report is not None and knn:
         raise ValueError("--report shows the model's predictions, which --knn does not use")
@@ -106,7 +106,7 @@ def record_evaluation(
             "unreadable": len(samples) - int(metrics.get("images", len(samples))),
             "sha256": samples.digest(),
         },
-        "metrics": metrics,
+        "metrics": for_people(metrics),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(recipe),
         "knn": knn,
@@ -146,7 +146,7 @@ def evaluate_on(data: DataModule[Any, Any], model: Pretrained) -> dict[str, floa
     was_training = model.training
     with quiet(), loading_faults_named():
         trainer = new_trainer(
-            recipe.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False
+            recipe.trainer, callbacks=[progress()], logger=False, enable_checkpointing=False
         )
         trainer.test(module, LoopData(data), verbose=False)
     model.train(was_training)
@@ -198,7 +198,7 @@ def _load(source: str | Path, weights: Weights | None) -> Pretrained:
     model = load(source, weights=weights)
     own = Path(source) / RECIPE
     if own.is_file() and "recipe" in model.info:
-        model.info["recipe"] = recipes.read(own)
+        model.info["recipe"] = read_recipe(own)
     return model
 
 

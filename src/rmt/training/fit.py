@@ -16,27 +16,32 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rmt import recipes
 from rmt.data.classes import few
 from rmt.data.loaders import loading_faults_named
-from rmt.files import write_json
+from rmt.files import for_people, write_json
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
 from rmt.training import fsdp
-from rmt.training.callbacks import KeepBest, KeepLast, Progress, StopEarly, Throughput
+from rmt.training.batch_size import resolved, with_batch_size
+from rmt.training.callbacks import KeepBest, KeepLast, StopEarly, Throughput
 from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
 from rmt.training.optim import BatchSize
-from rmt.training.run_folder import RunFolder, check_unchanged
-from rmt.weights.load import load, load_body
+from rmt.training.progress import Pace, progress
+from rmt.training.run_folder import RunFolder, check_unchanged, read_recipe
+from rmt.weights.load import load
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe or a YAML file and apply ``--key.sub value`` options to it.
 
+    If they change the model, the title says so.
+
     Raises:
         ValueError: for an unknown recipe, key or task (the nearest is named), or a wrong value.
     """
-    content = recipes.read(name)
-    return recipes.resolve(get_task(content["task"]).recipe, content, overrides)
+    content = read_recipe(name)
+    recipe = recipes.resolve(get_task(content["task"]).recipe, content, overrides)
+    return recipes.of_another_model(name, content, recipe) if overrides else recipe
 
 
 def fit(
@@ -55,7 +60,8 @@ def fit(
             it if there is none yet, for jobs that are queued again and again.
 
     Returns:
-        The content of ``metrics.json``; an empty dict in all processes but the first.
+        The content of ``metrics.json``, with numbers of six digits: ``test`` has the metrics of the
+        best weights on ``split``; an empty dict in all processes but the first.
 
     Raises:
         ValueError: if ``out`` holds a run and ``resume`` is off, or holds none and it is on; if
@@ -73,10 +79,14 @@ def fit(
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
     state, kept = _state(folder, resume)
     if kept is not None:
-        check_unchanged(recipe, kept["description"]["info"]["recipe"])
+        before = kept["description"]["info"]["recipe"]
+        if recipe.data.batch_size == "auto":
+            recipe = with_batch_size(recipe, before["data"]["batch_size"])
+        check_unchanged(recipe, before)
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
+    recipe = data.recipe = resolved(task, recipe, data)
     record = folder.same_data(data, resumed=kept is not None)
     rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)
@@ -85,7 +95,11 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
         torch.set_num_threads(recipe.trainer.threads)
     module = TrainingModule(task, recipe, task.new_model(recipe, data.classes), data, train=True)
     if recipe.model.checkpoint and state is None:
-        _start_from(module, recipe.model.checkpoint)
+        new = module.start_from(recipe.model.checkpoint)
+        print(
+            f"started from {recipe.model.checkpoint}; randomly initialised: "
+            f"{', '.join(new) or 'nothing'}"
+        )
     if kept is not None and kept["best"]["at"] >= 0 and not folder.holds_best(kept):
         print(f"{folder.best} is missing or damaged, so the best weights so far are lost: only "
               "evaluations from here on are compared")  # fmt: skip
@@ -104,14 +118,17 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     if not trainer.is_global_zero:
         return {}
     model.save_pretrained(folder.path)
-    metrics = {
-        "task": recipe.task,
-        "best": module.best.weights,
-        f"val_{task.monitor}": module.best.score if module.best.at >= 0 else None,
-        "seconds": round(seconds, 1),
-        "history": module.history,
-        "test": test,
-    }
+    metrics = for_people(
+        {
+            "task": recipe.task,
+            "split": data.splits.evaluated_name,
+            "best": module.best.weights,
+            f"val_{task.monitor}": module.best.score if module.best.at >= 0 else None,
+            "seconds": round(seconds, 1),
+            "history": module.history,
+            "test": test,
+        }
+    )
     write_json(folder.path / "metrics.json", metrics)
     return metrics
 
@@ -131,14 +148,6 @@ def _state(
     return folder.state_to_resume()
 
 
-def _start_from(module: TrainingModule, checkpoint: str) -> None:
-    """Copy trained weights into the network and its EMA as far as they fit; print what does not."""
-    new = load_body(module.model, checkpoint)
-    print(f"started from {checkpoint}; randomly initialised: {', '.join(new) or 'nothing'}")
-    if module.ema:
-        module.ema.set(module.model)
-
-
 def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
     wanted = recipe.model.num_classes
     if wanted not in (None, len(classes)):
@@ -150,9 +159,10 @@ def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
 
 def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
     config, schedule = recipe.trainer, recipe.schedule
-    callbacks: list[Callback] = [Throughput(), Progress()]
+    pace = Pace()
+    callbacks: list[Callback] = [Throughput(), pace, progress(pace)]
     if config.early_stopping_patience:
-        callbacks.append(StopEarly(config.early_stopping_patience))
+        callbacks.append(StopEarly(config.early_stopping_patience, config.early_stopping_max_lr))
     # Last, because the files must include what the other callbacks decided.
     callbacks += [
         KeepBest(folder.best),

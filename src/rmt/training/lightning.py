@@ -172,7 +172,7 @@ def any_process(trainer: L.Trainer, flag: bool) -> bool:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's advice on workers, intervals and products: the recipe decides."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:

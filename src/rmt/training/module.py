@@ -25,7 +25,15 @@ from rmt.recipes.schema import Recipe
 from rmt.task import Metrics, Task
 from rmt.training import fsdp
 from rmt.training.lightning import batches_per_epoch, batches_started
-from rmt.training.optim import BatchSize, freeze, learning_rate, parameter_groups, peak_lr
+from rmt.training.optim import (
+    BatchSize,
+    freeze,
+    has_come_down,
+    learning_rate,
+    parameter_groups,
+    peak_lr,
+)
+from rmt.weights.load import load_body
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +92,7 @@ class TrainingModule(L.LightningModule):
         self._noted: set[str] = set()
         if not train:
             return
-        self.criterion = task.training().criterion(recipe, model)
+        self.criterion = task.training().criterion(recipe, model, data.splits.train)
         self._frozen = freeze(model, recipe.model.freeze)
         if recipe.ema.decay:
             # One tensor at a time: the fused operations do not take sharded weights together with
@@ -114,6 +122,22 @@ class TrainingModule(L.LightningModule):
         """Return images per step over all devices and machines."""
         return BatchSize.of(self.recipe, self.trainer.world_size)
 
+    def start_from(self, checkpoint: str) -> list[str]:
+        """Copy trained weights into the network and its EMA as far as they fit.
+
+        Returns:
+            The names of what stays randomly initialised.
+        """
+        new = load_body(self.model, checkpoint)
+        if self.ema:
+            self.ema.set(self.model)
+        return new
+
+    def has_come_down(self, step: int, fraction: float) -> bool:
+        """Return whether the learning rate stays low after a step, once the optimizer is made."""
+        peak, steps = peak_lr(self.recipe, self.batch_size().total), self._steps_per_epoch
+        return has_come_down(self.recipe.schedule, peak, step, steps, fraction)
+
     # The loop's hooks.
 
     def setup(self, stage: str) -> None:
@@ -142,10 +166,12 @@ class TrainingModule(L.LightningModule):
         for group in groups:
             group["lr"] = peak * group.get("lr_scale", 1.0)
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=recipe.betas, eps=recipe.eps)
-        steps = math.ceil(batches_per_epoch(self.trainer) / self.batch_size().accumulation)
+        self._steps_per_epoch = math.ceil(
+            batches_per_epoch(self.trainer) / self.batch_size().accumulation
+        )
 
         def relative(step: int) -> float:
-            return learning_rate(self.recipe.schedule, peak, step, steps) / peak
+            return learning_rate(self.recipe.schedule, peak, step, self._steps_per_epoch) / peak
 
         rule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rule, "interval": "step"}}

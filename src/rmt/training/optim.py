@@ -10,6 +10,7 @@ from typing import Any, Self
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from rmt.modeling.pretrained import Pretrained
 from rmt.recipes.schema import Optimizer, Recipe, Schedule
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
@@ -32,7 +33,7 @@ class BatchSize:
     @classmethod
     def of(cls, recipe: Recipe, devices: int) -> Self:
         """Return the recipe's batch size on ``devices``, as near as possible to the global one."""
-        each, config = recipe.data.batch_size, recipe.trainer
+        each, config = recipe.data.images_per_batch, recipe.trainer
         if not config.global_batch_size:
             return cls(each, devices, config.accumulate_grad_batches)
         return cls(each, devices, max(1, round(config.global_batch_size / (each * devices))))
@@ -91,6 +92,25 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps_per_epoch: i
     return aim
 
 
+def has_come_down(
+    schedule: Schedule, peak: float, step: int, steps_per_epoch: int, fraction: float
+) -> bool:
+    """Return whether the learning rate stays low from an optimizer step to the end of the run.
+
+    Args:
+        schedule: of the recipe.
+        peak: the rate after the warm-up.
+        step: optimizer steps done.
+        steps_per_epoch: optimizer steps per epoch.
+        fraction: of the peak that counts as low; if the rate does not get there, its lowest value.
+    """
+    steps = schedule.steps or schedule.epochs * steps_per_epoch
+    ends = learning_rate(schedule, peak, max(0, steps - 1), steps_per_epoch)
+    warm = max(schedule.warmup_epochs * steps_per_epoch, schedule.warmup_steps)
+    now = learning_rate(schedule, peak, step, steps_per_epoch)
+    return step >= min(warm, steps) and now <= max(fraction * peak, ends)
+
+
 def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     """Stop training the named modules (or single parameters), and return the modules.
 
@@ -103,7 +123,9 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     for part in parts:
         frozen = [p for name, p in model.named_parameters() if _is_within(name, part)]
         if not frozen:
-            raise ValueError(f"model.freeze names {part!r}; the model has no parameter there")
+            ends = (name for name, _ in model.named_modules() if name.endswith(f".{part}"))
+            hint = f"; did you mean {named!r}?" if (named := next(ends, "")) else ""
+            raise ValueError(f"model.freeze names {part!r}; the model has no parameter there{hint}")
         for parameter in frozen:
             parameter.requires_grad_(False)
     return [
@@ -113,7 +135,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
     ]
 
 
-def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+def parameter_groups(model: Pretrained, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Split parameters by weight decay, and by depth where ``layer_decay`` is below 1.
 
     Raises:
@@ -122,20 +144,22 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, A
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model.freeze leaves nothing to train; do not freeze the last layer")
-    exempt = _exempt(model, optimizer.no_decay)
     if optimizer.layer_decay < 1:
-        if not hasattr(model, "group_matcher"):  # timm would treat all alike
+        ordered = model.layers_by_depth
+        if ordered is None:  # timm would treat all alike
             raise ValueError(
-                f"optimizer.layer_decay is {optimizer.layer_decay}, but only "
-                f"classifiers support it, not a {type(model).__name__}; set it to 1"
+                f"optimizer.layer_decay is {optimizer.layer_decay}, but only classifiers that "
+                "order their layers by depth (timm's group_matcher) support it, not a "
+                f"{type(model.body).__name__} in a {type(model).__name__}; set it to 1"
             )
         return param_groups_layer_decay(
-            model,
+            ordered,
             optimizer.weight_decay,
-            no_weight_decay_list=exempt,
+            no_weight_decay_list=_exempt(ordered, optimizer.no_decay),
             weight_decay_exclude_1d=False,
             layer_decay=optimizer.layer_decay,
         )
+    exempt = _exempt(model, optimizer.no_decay)
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -13,6 +13,7 @@ from typing import IO, Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from rmt import recipes
 from rmt.data.loaders import DataModule
 from rmt.files import write_atomically
 from rmt.recipes import as_dict
@@ -40,10 +41,32 @@ MAY_CHANGE = (
     "trainer.threads",
     "trainer.grad_checkpointing",
     "trainer.early_stopping_patience",
+    "trainer.early_stopping_max_lr",
     "trainer.save_every",
     "trainer.evaluate_every",
     "trainer.log_every",
 )
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """Read a recipe as :func:`rmt.recipes.read` does; that of a run finds its data from anywhere.
+
+    A run stores ``data.root`` as it was given. If that is relative and the command runs in another
+    folder, it is replaced by where the data were.
+
+    Raises:
+        ValueError: if there is no such recipe.
+    """
+    content = recipes.read(name)
+    record = Path(name).with_name(DATA)
+    if Path(name).name != RECIPE or not record.is_file():
+        return content
+    given = content["data"]["root"]  # a run writes every key
+    if given and not os.path.isabs(given):
+        there = DataRecord.read(record).root
+        if there != os.path.abspath(given) and os.path.exists(there):
+            content["data"]["root"] = there
+    return content
 
 
 class RunFolder:
@@ -217,6 +240,8 @@ def check_unchanged(recipe: Recipe, kept: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming each key with both values.
     """
+    if kept.get("task") == recipe.task:  # a key that is newer than the run has its default there
+        kept = as_dict(recipes.resolve(type(recipe), kept))
     now, before = _flat(as_dict(recipe)), _flat(kept)
     differing = [
         f"{key} is {now.get(key)!r}, the run has {before.get(key)!r}"

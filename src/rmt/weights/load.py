@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.bounded import build_on_meta
@@ -40,7 +41,8 @@ def load(
         **overrides: arguments of the model to change, such as ``min_size`` of a detector.
 
     Returns:
-        An :class:`rmt.RMT`, a detector or a segmenter.
+        An :class:`rmt.RMT` or another classifier of timm that a run trained, a detector or a
+        segmenter.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -114,14 +116,15 @@ def load_body(
     """
     donor, target = load(source, weights=weights), model.state_dict()
     tensors = donor.state_dict()
-    if isinstance(donor, RMT) and not isinstance(model, RMT):
-        tensors = {f"backbone.body.{key}": value for key, value in tensors.items()}
+    if not hasattr(donor, "backbone") and hasattr(model, "backbone"):  # a classifier's, to a dense
+        tensors = {_in_backbone(key, target): value for key, value in tensors.items()}
     fitting = {
         key: value
         for key, value in target.items()
         if key in tensors and tensors[key].shape == value.shape
     }
-    body = [key for key in target if key.startswith(_body_names(model))]
+    per_class = _per_class(model)
+    body = [key for key in target if key.startswith(_body_names(model)) and key not in per_class]
     wrong = [key for key in body if key not in fitting]
     if wrong or not body:
         raise ValueError(
@@ -129,15 +132,25 @@ def load_body(
             f"missing or of another shape, first {wrong[:1]}. Choose the variant it was made for"
         )
     ours, theirs = (list(network.info.get("label_names") or ()) for network in (model, donor))
-    other_classes = _per_class(model) if ours and theirs and ours != theirs else set()
+    other_classes = per_class if ours and theirs and ours != theirs else set()
     copied = {key: tensors[key] for key in fitting if key not in other_classes}
     model.load_state_dict(target | copied, strict=True)
     return [key for key in target if key not in copied]
 
 
+def _in_backbone(key: str, target: Mapping[str, Tensor]) -> str:
+    """Return what a dense model calls a tensor of a classifier."""
+    name = key.removeprefix("network.")
+    # timm's extractor of feature maps writes the first level of some networks as ``stages_0``.
+    flat = f"backbone.body.{name.replace('.', '_', 1)}"
+    return flat if flat in target else f"backbone.body.{name}"
+
+
 def _body_names(model: Pretrained) -> tuple[str, ...]:
     """Return how the names of the tensors of a model's body begin."""
-    return ("stem.", "stages.") if isinstance(model, RMT) else ("backbone.body.",)
+    if isinstance(model, RMT):
+        return ("stem.", "stages.")
+    return ("backbone.body.",) if hasattr(model, "backbone") else ("network.",)
 
 
 def _per_class(model: Pretrained) -> set[str]:
