@@ -153,6 +153,8 @@ class DataConfig(Section):
             set has no validation split; 1 evaluates all of them and trains on none.
         batch_size: training images per device and batch.
         num_workers: loading processes per device; -1 uses the spare cores, at most 16.
+        cache_gb: keep decoded training images in memory, up to so many GiB per device; 0 keeps
+            none. Each loading process keeps a share, so one process reads the fewest again.
         repeats: show each training image this many times per epoch, augmented anew.
         max_bad_samples: unreadable samples tolerated per device; each one is named in the log.
         allow_changed: resume a run even if images were added, removed or relabelled since it began;
@@ -168,6 +170,7 @@ class DataConfig(Section):
     val_fraction: float = number(0.1, 0, 1)
     batch_size: int = number(1, 1)
     num_workers: int = number(-1, -1, 256)
+    cache_gb: float = number(0.0, 0)
     repeats: int = number(1, 1)
     max_bad_samples: int = number(100, 0)
     allow_changed: bool = False
