@@ -24,6 +24,8 @@ from rmt.weights.load import load
 
 log = logging.getLogger(__name__)
 
+#: The weights in this package that predict where no others are named.
+DEFAULT_WEIGHTS = "rmt_nano.tiny_imagenet"
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -133,7 +135,7 @@ def as_picture(image: Picture) -> Image.Image:
 
 def predict_files(
     sources: Iterable[str | Path],
-    checkpoint: str | Path,
+    checkpoint: str | Path | None = None,
     *,
     out: str | Path | None = None,
     device: str = "auto",
@@ -143,7 +145,7 @@ def predict_files(
 
     Args:
         sources: what :func:`rmt.data.folders.find_images` takes.
-        checkpoint: what :func:`rmt.load` reads.
+        checkpoint: what :func:`rmt.load` reads; None takes :data:`DEFAULT_WEIGHTS`, and says so.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
         device: where to run.
@@ -164,6 +166,9 @@ def predict_files(
     if folder is not None:
         _refuse_own_folder(folder, paths)
         folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint is None:
+        checkpoint = DEFAULT_WEIGHTS
+        log.warning("no --checkpoint is given: using %s, which comes with this package", checkpoint)
     model = load(checkpoint)
     save = get_task(model.task).prediction().save
     predictor = Predictor(model, device=device, **options)
