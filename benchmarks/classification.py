@@ -1,4 +1,4 @@
-"""Train a small classification recipe from scratch and record its test accuracy.
+"""Train a small classification recipe and record its test accuracy.
 
     python benchmarks/classification.py small/fashion_mnist [--run FOLDER] [--note TEXT] [--key ...]
 
@@ -37,10 +37,12 @@ def main() -> int:
         return status
     metrics = json.loads((run / "metrics.json").read_text())
     description = json.loads((run / "config.json").read_text())
+    recipe = description["info"]["recipe"]
+    start = "fine-tuned" if recipe["model"]["checkpoint"] else "from scratch"
     model = rmt.load(run)
-    name = args.recipe.split("/")[-1]
+    name = args.recipe.removeprefix("small/").replace("/", "_")
     result = {
-        "what": f"{description['info']['recipe']['title']}, from scratch",
+        "what": f"{recipe['title']}, {start}",
         "command": " ".join(["rmt train", args.recipe, *overrides]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()} CPU with {os.cpu_count()} cores, "
@@ -56,7 +58,7 @@ def main() -> int:
             {
                 "model": description["config"]["architecture"],
                 "params": sum(p.numel() for p in model.parameters()),
-                "epochs": len(metrics["history"]),
+                "epochs": recipe["schedule"]["epochs"],
                 "minutes": round(metrics["seconds"] / 60, 1),
                 "weights": metrics["best"],
                 "val_top1": metrics["val_top1"],

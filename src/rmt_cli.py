@@ -258,7 +258,7 @@ def _predict(verbs: Any) -> None:
         metavar="FILE",
         help="also predict the files listed in FILE, one path per line; - is standard input",
     )
-    _checkpoint_option(parser)
+    _checkpoint_option(parser, required=False)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ... or auto (default): a GPU if there is one"
     )
@@ -470,14 +470,11 @@ def _numbers(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="the weights: folder of a run, .ckpt, .safetensors, .pth of the release, or "
-        "hf-hub:user/name",
-    )
+def _checkpoint_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    text = "the weights: folder of a run, .ckpt, .safetensors, .pth of the release, "
+    text += "hf-hub:user/name, or rmt_nano.tiny_imagenet, which come with this package"
+    text += "" if required else " (default: the last)"
+    parser.add_argument("--checkpoint", required=required, metavar="PATH", help=text)
 
 
 def _weights_option(parser: argparse.ArgumentParser) -> None:

@@ -256,6 +256,22 @@ def test_resuming_is_exact(
         assert_same(state(tmp_path / "parts", file), state(tmp_path / "whole", file))
 
 
+def test_samples_in_memory_are_the_same_and_are_not_read_again(case: Case, tmp_path: Path) -> None:
+    data = case.data(tmp_path / "data")
+    loaders = [
+        get_task(case.task)
+        .training()
+        .open_data(case.recipe_for(data, data__num_workers=0, data__cache_gb=limit))
+        .train_loader()
+        for limit in (0.0, 1.0)
+    ]
+    expected, found = map(list, loaders)
+    assert_same(found, expected)
+    for path in case.images(data, "train"):
+        path.unlink()
+    assert_same(list(loaders[1]), expected)
+
+
 def test_frozen_parts_stay(case: Case, root: Path, tmp_path: Path) -> None:
     """Weights and batch-norm statistics alike, also where the whole backbone is in training."""
     recipe = case.recipe_for(root, model__freeze=[case.stem])

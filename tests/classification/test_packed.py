@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rmt.classification.datasets import open_splits, parquet
@@ -535,17 +536,39 @@ class TestParquet:
         write_table(pyarrow.table(columns), path)
         return path
 
-    def test_a_group_is_read_once_in_order(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.fixture
+    def opened_groups(self, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        """The file of each row group that is read."""
+        found: list[Path] = []
+        open_ = parquet._open
+        monkeypatch.setattr(parquet, "_open", lambda file: found.append(file) or open_(file))
+        parquet._groups.cache_clear()
+        return found
+
+    def test_a_group_is_read_once_in_any_order(
+        self, tmp_path: Path, opened_groups: list[Path]
     ) -> None:
         train = opened(parquets(tmp_path)).train
-        count = []
-        open_ = parquet._open
-        monkeypatch.setattr(parquet, "_open", lambda file: count.append(file) or open_(file))
-        parquet._group.cache_clear()
-        for index in range(len(train)):
+        opened_groups.clear()
+        for index in [*range(len(train)), *torch.randperm(len(train)).tolist()]:
             train.image(index)
-        assert len(count) == 6  # two files of nine rows in groups of four
+        assert len(opened_groups) == 6  # two files of nine rows in groups of four
+
+    def test_groups_beyond_the_limit_are_read_again(
+        self, tmp_path: Path, opened_groups: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        train = opened(parquets(tmp_path)).train
+        expected = content(train)
+        sizes = [group.nbytes for group in parquet._groups(os.getpid()).kept.values()]
+        monkeypatch.setattr(parquet, "KEPT", max(sizes) * 2)
+        opened_groups.clear()
+        parquet._groups.cache_clear()
+        assert content(train) == expected
+        assert len(opened_groups) == 6  # in order, each is still read once
+        groups = parquet._groups(os.getpid())
+        assert groups.size == sum(g.nbytes for g in groups.kept.values()) <= parquet.KEPT
+        assert content(train) == expected
+        assert len(opened_groups) > 6
 
     def test_names_without_a_description(self, tmp_path: Path) -> None:
         image = [{"bytes": jpeg("train", "cat", i)} for i in range(4)]

@@ -7,6 +7,7 @@ import torch
 
 import rmt
 from rmt.modeling import flops
+from rmt.modeling.registry import SHIPPED_DIGESTS
 from rmt.variants import OWN_VARIANTS, VARIANTS
 
 PAPER = {"rmt_t": 2.469, "rmt_s": 4.470, "rmt_b": 9.699, "rmt_l": 18.203}
@@ -87,9 +88,13 @@ def test_rows(table: dict[str, dict]) -> None:
     assert table["rmt_s_tl"]["top1_published"] == 84.8
     assert table["rmt_s"]["published_gmacs_fvcore_1024"] == 4.5
     assert table["rmt_nano"]["top1_published"] is None
+    shipped = {name: row["weights"] for name, row in table.items() if row["weights"]}
+    assert shipped == {"rmt_nano": SHIPPED_DIGESTS}
 
 
 def test_text(table: dict[str, dict]) -> None:
     text = flops.format_table(table)
     for words in ("rmt_s_tl", "27,480,240", "4.470", "4.800", "84.8", "not in the paper", "1024^3"):
         assert words in text
+    for name, digest in SHIPPED_DIGESTS.items():
+        assert f"weights in this package: {name}, SHA-256 {digest}" in text

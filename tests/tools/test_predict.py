@@ -86,3 +86,16 @@ def test_records_are_whole_after_each_of_them(name: str, tmp_path: Path) -> None
             assert read() == written[: i + 1]
     with RecordWriter(None) as writer:
         writer.write(written[0])
+
+
+def test_without_a_checkpoint_the_weights_of_this_package_predict(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "found.json"
+    assert rmt_cli.main(["predict", str(photos / "1.png"), "--json", str(file)]) == 0
+    assert caplog.messages == [
+        "no --checkpoint is given: using rmt_nano.tiny_imagenet, which comes with this package"
+    ]
+    expected = rmt.Predictor.from_checkpoint("rmt_nano.tiny_imagenet")(photos / "1.png")
+    (record,) = json.loads(file.read_text())
+    assert record["top"] == expected["top"]

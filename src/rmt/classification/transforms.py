@@ -47,13 +47,15 @@ def random_crop_transform(
         hflip: probability of a horizontal flip.
         separate: return its three parts (crop and flip, colours, tensors) as a tuple.
     """
+    # None adds no operation, where 0 would add one that takes time and does nothing.
+    color_jitter: Any = (0.0 if augment.rand_augment else augment.color_jitter) or None
     return create_transform(
         data.input_size,
         is_training=True,
         scale=augment.scale,
         ratio=augment.ratio,
         hflip=hflip,
-        color_jitter=0.0 if augment.rand_augment else augment.color_jitter,
+        color_jitter=color_jitter,
         auto_augment=augment.rand_augment or None,
         interpolation=data.interpolation,
         mean=data.mean,

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rmt.data.bad_samples import EvalReader, TrainReader, readable
+from rmt.data.cache import Cached
 from rmt.data.samplers import EvalBatches, SampleKey, TrainBatches
 from rmt.data.seeding import seeded
 from rmt.data.splits import S, Splits
@@ -140,8 +141,11 @@ class DataModule(ABC, Generic[R, S]):
                 f"data.folds is {data.folds}, but data.root {data.root!r} has a validation split: "
                 "put its images with the training images, or set data.folds to 0"
             )
+        reader = self.train_reader(samples)
+        if data.cache_gb:
+            reader.read = Cached(reader.read, data.cache_gb * 2**30)
         return make_loader(
-            SeededSamples(samples, self.train_reader(samples), seed=self.recipe.seed),
+            SeededSamples(samples, reader, seed=self.recipe.seed),
             self.train_batches(samples, rank=rank, world=world),
             num_workers=data.num_workers,
             collate=self.train_collate,

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rmt.files import write_json
 from rmt.modeling.layers import ManhattanAttention
-from rmt.modeling.registry import create_model
+from rmt.modeling.registry import SHIPPED_DIGESTS, create_model
 from rmt.variants import OWN_VARIANTS, VARIANTS, Published
 
 _PER_ELEMENT: dict[type[nn.Module], int] = {nn.LayerNorm: 5, nn.BatchNorm1d: 2, nn.BatchNorm2d: 2}
@@ -74,6 +74,7 @@ class Row(TypedDict):
         published_gmacs_fvcore_1024: the paper's "G".
         top1_published: ImageNet-1K top-1 accuracy in the paper, in percent.
         own: whether the model is one of this project, not of the paper.
+        weights: names of the weights in this package, with the SHA-256 of each file.
     """
 
     params: int
@@ -84,6 +85,7 @@ class Row(TypedDict):
     published_gmacs_fvcore_1024: float | None
     top1_published: float | None
     own: bool
+    weights: dict[str, str]
 
 
 def count(model: nn.Module, size: int | tuple[int, int] = 224) -> Flops:
@@ -144,9 +146,11 @@ def format_table(table: dict[str, Row]) -> str:
             line += f"{row['published_params_m']:>4g} M{row['published_gmacs_fvcore_1024']:>6}"
             line += f"{row['top1_published']:>7}"
         lines.append(line)
+    shipped = [pair for row in table.values() for pair in row["weights"].items()]
     return "\n".join(
         [
             *lines,
+            *(f"weights in this package: {name}, SHA-256 {digest}" for name, digest in shipped),
             "_tl: with token labelling (the starred rows). The paper's G is fvcore's count of",
             "multiply-accumulates divided by 1024^3; MACs / 1e9 is the same count in units of 1e9.",
         ]
@@ -171,6 +175,7 @@ def _row(name: str, published: Published | None, *, token_labels: bool = False) 
         "published_gmacs_fvcore_1024": None if published is None else published.gflops,
         "top1_published": None if published is None else published.top1,
         "own": name in OWN_VARIANTS,
+        "weights": {k: v for k, v in SHIPPED_DIGESTS.items() if k.partition(".")[0] == name},
     }
 
 

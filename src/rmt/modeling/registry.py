@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 import timm
@@ -12,12 +13,17 @@ from timm.models._features import FeatureGetterNet
 
 from rmt.messages import did_you_mean
 from rmt.modeling.rmt import OPTION_NAMES, RMT, RMTOptions
-from rmt.variants import VARIANTS, Variant, get_variant
+from rmt.modeling.saved import SHIPPED, read_safetensors
+from rmt.variants import OWN_VARIANTS, VARIANTS, Variant, get_variant
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PLAIN_TAG = "in1k"
 STARRED_TAG = "token_label_in1k"
+#: Weights in this package -> SHA-256 of the file.
+SHIPPED_DIGESTS = {
+    "rmt_nano.tiny_imagenet": "97b1e1de90ac01d53bc9210db231cba6b2f8b4e7c6f14e9879476cb46151ae57",
+}
 _STARRED_CLASSIFIERS = ("head.fc", "aux_head")
 # Options of timm's factory, which are passed on to it.
 _TIMM_OPTIONS = (
@@ -34,17 +40,17 @@ _TIMM_OPTIONS = (
 
 @overload
 def create_model(
-    name: str, num_classes: int = ..., *, features_only: Literal[True], **options: Any
+    name: str, num_classes: int | None = ..., *, features_only: Literal[True], **options: Any
 ) -> FeatureGetterNet: ...
 
 
 @overload
-def create_model(name: str, num_classes: int = ..., **options: Any) -> RMT: ...
+def create_model(name: str, num_classes: int | None = ..., **options: Any) -> RMT: ...
 
 
 def create_model(
     name: str,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     *,
     in_chans: int = 3,
     drop_path_rate: float | None = None,
@@ -58,23 +64,26 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`, optionally with a weight tag: ``rmt_s.token_label_in1k``.
-        num_classes: 0 gives pooled features.
+        num_classes: None takes 1,000, or those of the weights; 0 gives pooled features.
         in_chans: image channels.
         drop_path_rate: stochastic depth at the last block; None takes the variant's.
         drop_rate: dropout before the classifier.
         global_pool: ``"avg"``, or ``""`` for an unpooled map.
         token_labels: with the auxiliary head of token labelling (the starred models).
-        pretrained: no weights are hosted, so True raises an error that says how to load the
-            release's.
+        pretrained: with the weights that come with this package: ``rmt_nano.tiny_imagenet``. The
+            classifier is randomly initialised for another number of classes. There are none of
+            the paper's models; the error says how to load the release's.
         **options: fields of :class:`rmt.variants.Variant` to change, such as ``lce=False``;
             ``aux_width``; ``device`` and ``dtype``; and options of timm's factory, such as
             ``features_only``.
 
     Returns:
-        The network, randomly initialised: (B, in_chans, H, W) -> (B, num_classes).
+        The network, randomly initialised unless ``pretrained``: (B, in_chans, H, W) ->
+        (B, num_classes).
 
     Raises:
-        ValueError: for an unknown name or option (the nearest is named), or ``pretrained=True``.
+        ValueError: for an unknown name or option (the nearest is named), or for ``pretrained=True``
+            where there are no weights.
     """
     base, _, tag = name.partition(".")
     if base not in VARIANTS:
@@ -126,7 +135,8 @@ def _first_conv(variant: Variant) -> str:
 
 
 def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | FeatureGetterNet:
-    if pretrained and not _names_weights(kwargs):
+    shipped = pretrained and not _names_weights(kwargs)
+    if shipped and not _is_shipped(name, kwargs.get("pretrained_cfg")):
         raise ValueError(
             f"no weights of {name} are hosted: download the release's file and call "
             "rmt.load(PATH), or `rmt convert PATH OUT.safetensors`"
@@ -143,6 +153,9 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
         options.setdefault("token_labels", True)
     elif options.get("token_labels") and starred and options.get("pretrained_cfg") is None:
         options["pretrained_cfg"] = STARRED_TAG  # timm passes None if the name has no tag
+    if not shipped and name in OWN_VARIANTS and options.get("pretrained_cfg") is None:
+        # timm would take the configuration of the weights: their classes and their transforms.
+        options["pretrained_cfg"] = replace(default_cfgs[name].cfgs[""], architecture=name)
     # With a patch stem or an auxiliary head, layer names differ from the registered configuration.
     overlay: dict[str, Any] = {"first_conv": _first_conv(variant), "classifier": "head.fc"}
     if options.get("token_labels"):
@@ -160,7 +173,20 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
             feature_cfg={"out_indices": tuple(range(len(variant.depths))), "feature_cls": "getter"},
             **options,
         )
+    if shipped and isinstance(model, RMT):
+        _, description = read_safetensors(model.pretrained_cfg["file"])
+        assert description is not None
+        model.info = dict(description.info)
+        if model.num_classes != description.config["num_classes"]:
+            model.info.pop("label_names")
     return model.to(dtype)
+
+
+def _is_shipped(name: str, tag: Any) -> bool:
+    """Return whether this package has weights of a model, with this tag if it is not None."""
+    if tag is None:
+        return any(shipped.partition(".")[0] == name for shipped in SHIPPED_DIGESTS)
+    return f"{name}.{tag}" in SHIPPED_DIGESTS
 
 
 def _names_weights(kwargs: dict[str, Any]) -> bool:
@@ -186,6 +212,16 @@ def _default_cfgs() -> dict[str, Any]:
         cfgs[f"{name}.{PLAIN_TAG}" if variant.published else name] = _default_cfg(variant)
         if variant.published and variant.published.top1_token_labels:
             cfgs[f"{name}.{STARRED_TAG}"] = _default_cfg(variant, starred=True)
+    cfgs["rmt_nano.tiny_imagenet"] = _default_cfg(VARIANTS["rmt_nano"]) | {
+        "file": str(SHIPPED / "rmt_nano.tiny_imagenet.safetensors"),
+        "num_classes": 200,
+        "input_size": (3, 64, 64),
+        "pool_size": (2, 2),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "license": "other",
+        "description": "trained on Tiny-ImageNet, whose terms are research and education",
+    }
     return cfgs
 
 

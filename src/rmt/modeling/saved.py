@@ -25,6 +25,8 @@ from rmt.version import __version__
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+#: Folder of the weights in this package: NAME.safetensors, and a model card NAME.md.
+SHIPPED = Path(__file__).parent / "shipped"
 #: Names of files of weights in a folder, in the order in which they are looked for.
 WEIGHTS_NAMES = (WEIGHTS_NAME, "pytorch_model.bin")
 _METADATA_KEY = "rmt"
@@ -143,10 +145,14 @@ def _check_transforms(cfg: Field) -> None:
 
 
 def find_weights(source: str | Path) -> Path:
-    """Return the file of weights of a local folder, or of a hub repository ``hf-hub:user/name``.
+    """Return the file of weights that a user names.
+
+    Args:
+        source: a file or folder, the name of weights in this package, or a hub repository,
+            ``hf-hub:user/name``.
 
     Raises:
-        FileNotFoundError: if it is neither, or has none.
+        FileNotFoundError: if it is none of them, or a folder without weights.
         ValueError: if it is something else than a file or folder, such as a pipe.
     """
     path = Path(source)
@@ -164,8 +170,12 @@ def find_weights(source: str | Path) -> Path:
         return _download(str(source).removeprefix("hf-hub:"))
     if path.exists():
         raise ValueError(f"{shown} is neither a regular file nor a folder")
+    shipped = {each.stem: each for each in SHIPPED.glob("*.safetensors")}
+    if str(source) in shipped:
+        return shipped[str(source)]
     raise FileNotFoundError(
-        f"no file or folder {printable(source)!r} (a hub repository is written hf-hub:user/name)"
+        f"no file or folder {printable(source)!r} (a hub repository is written hf-hub:user/name; "
+        f"weights in this package: {', '.join(sorted(shipped))})"
     )
 
 

@@ -159,6 +159,8 @@ class DataConfig(Section):
             that fits into the memory of the one device, leaves ten steps per epoch and is not above
             ``trainer.global_batch_size``. The run records the number.
         num_workers: loading processes per device; -1 uses the spare cores, at most 16.
+        cache_gb: keep decoded training images in memory, up to so many GiB per device; 0 keeps
+            none. Each loading process keeps a share, so one process reads the fewest again.
         repeats: show each training image this many times per epoch, augmented anew.
         max_bad_samples: unreadable samples tolerated per device; each one is named in the log.
         allow_changed: resume a run even if images were added, removed or relabelled since it began;
@@ -176,6 +178,7 @@ class DataConfig(Section):
     fold: int = number(0, 0)
     batch_size: int | Literal["auto"] = number(1, 1)
     num_workers: int = number(-1, -1, 256)
+    cache_gb: float = number(0.0, 0)
     repeats: int = number(1, 1)
     max_bad_samples: int = number(100, 0)
     allow_changed: bool = False

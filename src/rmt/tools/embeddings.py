@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rmt.tools.predict import Embedder, fault
+from rmt.tools.predict import Embedder, fault, named_weights
 from rmt.tools.sources import find_files, open_sources
 
 #: Rows that are written together.
@@ -16,7 +16,7 @@ _ROWS = 1024
 
 def embed_files(
     sources: Iterable[str | Path],
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
     file: str | Path,
     *,
     device: str = "auto",
@@ -31,7 +31,7 @@ def embed_files(
 
     Args:
         sources: as :func:`rmt.tools.predict.predict_files` takes them.
-        checkpoint: what :func:`rmt.load` reads.
+        checkpoint: what :func:`rmt.load` reads; None takes the weights of this package.
         file: ``.parquet`` file to write.
         device: where to run.
         batch_size: most images at once; None takes the task's.
@@ -45,7 +45,7 @@ def embed_files(
     """
     arrow, parquet = _library()
     paths = find_files([*sources])
-    embedder = Embedder.from_checkpoint(checkpoint, device=device, **options)
+    embedder = Embedder.from_checkpoint(named_weights(checkpoint), device=device, **options)
     schema = arrow.schema(
         [
             ("image", arrow.string()),

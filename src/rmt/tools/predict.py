@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -22,6 +23,10 @@ from rmt.tools.sources import find_files, open_sources
 from rmt.tools.stream import FAULTS, Outcome, predict_in_order
 from rmt.weights.load import load
 
+log = logging.getLogger(__name__)
+
+#: The weights in this package that predict where no others are named.
+DEFAULT_WEIGHTS = "rmt_nano.tiny_imagenet"
 T = TypeVar("T")
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -187,7 +192,7 @@ def as_picture(image: Picture) -> Image.Image:
 
 def predict_files(
     sources: Iterable[str | Path],
-    checkpoint: str | Path,
+    checkpoint: str | Path | None = None,
     *,
     out: str | Path | None = None,
     annotations: str | Path | None = None,
@@ -201,7 +206,7 @@ def predict_files(
     Args:
         sources: files of images and videos, folders and glob patterns of images, ``-`` for an image
             on standard input.
-        checkpoint: what :func:`rmt.load` reads.
+        checkpoint: what :func:`rmt.load` reads; None takes :data:`DEFAULT_WEIGHTS`, and says so.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
         annotations: folder for a data set of the images and a detector's objects, to be corrected
@@ -223,7 +228,7 @@ def predict_files(
     paths = find_files([*sources])
     folder, data_set = (None if own is None else Path(own) for own in (out, annotations))
     check_folders(paths, drawings=folder, annotations=data_set)
-    predictor = Predictor.from_checkpoint(checkpoint, device=device, **options)
+    predictor = Predictor.from_checkpoint(named_weights(checkpoint), device=device, **options)
     outcomes = predictor.run(
         open_sources(paths),
         lambda source: source.read(),
@@ -242,6 +247,16 @@ def predict_files(
                 except FAULTS as caught:
                     error = caught
             yield record if error is None else record | {"error": fault(source.path, error)}
+
+
+def named_weights(checkpoint: str | Path | None) -> str | Path:
+    """Return the checkpoint that was named, or that of this package, and say so."""
+    if checkpoint is None:
+        log.warning(
+            "no --checkpoint is given: using %s, which comes with this package", DEFAULT_WEIGHTS
+        )
+        return DEFAULT_WEIGHTS
+    return checkpoint
 
 
 def fault(name: object, error: Exception | None) -> str:

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "published",
     "data.root",
     "data.num_workers",
+    "data.cache_gb",
     "data.max_bad_samples",
     "data.allow_changed",
     "data.loader_timeout",

@@ -31,7 +31,8 @@ def load(
     Args:
         source: a file of the release (classification, detection or segmentation), a
             ``.safetensors`` or training ``.ckpt`` of ours, a folder of ``save_pretrained`` or of a
-            training run, ``hf-hub:user/name``, a classifier as timm, transformers or Lightning
+            training run, ``hf-hub:user/name``, the name of weights in this package
+            (``rmt_nano.tiny_imagenet``), a classifier as timm, transformers or Lightning
             write it, or a state dict already in memory: the release's, or that of a classifier of
             ours in a shape that a variant has. Names may lie behind ``module.``, ``model.`` and
             the like.

@@ -1,14 +1,16 @@
 """Images in Parquet files as Hugging Face writes them: rows of an image file and a class.
 
 A row is reached through its row group, which is read whole: Hugging Face writes images in groups
-of 100. Rows in their order, as in an evaluation, read a group once; a shuffled epoch reads one for
-each image.
+of 100. Each process keeps the groups it used last, up to :data:`KEPT` bytes. Rows in their order,
+as in an evaluation, read each group once, and so does a shuffled run over files that fit there;
+over larger files a shuffled epoch reads a group for most images.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,7 +56,8 @@ class Row(Packed):
     def read(self) -> bytes:
         """Return the content of the image file; raises ``ValueError`` naming file and row."""
         try:
-            content = _group(os.getpid(), self.file, self.column, self.group)[self.row].as_py()
+            groups = _groups(os.getpid())
+            content = groups.get(self.file, self.column, self.group)[self.row].as_py()
         except (ValueError, OSError) as error:  # all that Arrow raises is one of these
             raise ValueError(f"{self} cannot be read: {error}") from error
         if content is None:
@@ -62,6 +65,8 @@ class Row(Packed):
         return content
 
 
+#: Bytes of row groups that each process keeps.
+KEPT = 2**28
 #: What stands in the column of labels where there is none.
 _UNLABELLED = ("-1", "None", "nan")
 
@@ -173,15 +178,33 @@ def _is_of_classes(kind: Field) -> bool:
     return isinstance(kind.value, Mapping) and kind.value.get("_type") == "ClassLabel"
 
 
-@lru_cache(maxsize=1)
-def _group(process: int, file: Path, column: str, group: int) -> Any:
-    """Return the image files of a row group, kept until the next one is asked for.
+class _Groups:
+    """The image files of the row groups used last, the latest at the end."""
 
-    ``process`` keeps a child from using what its parent opened.
-    """
-    with _open(file) as source:
-        table = source.read_row_group(group, columns=[f"{column}.bytes"], use_threads=False)
-    return table.flatten().column(f"{column}.bytes")
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple[Path, str, int], Any] = OrderedDict()
+        self.size = 0
+
+    def get(self, file: Path, column: str, group: int) -> Any:
+        """Return the image files of a row group; raises what Arrow raises if it cannot be read."""
+        key = file, column, group
+        if key not in self.kept:
+            with _open(file) as source:
+                fields = [f"{column}.bytes"]
+                table = source.read_row_group(group, columns=fields, use_threads=False)
+            found = table.flatten().column(f"{column}.bytes")
+            self.size += found.nbytes
+            while self.kept and self.size > KEPT:
+                self.size -= self.kept.popitem(last=False)[1].nbytes
+            self.kept[key] = found
+        self.kept.move_to_end(key)
+        return self.kept[key]
+
+
+@lru_cache(maxsize=1)
+def _groups(process: int) -> _Groups:
+    """Return the row groups that ``process`` keeps: a child does not use what its parent opened."""
+    return _Groups()
 
 
 def _open(file: Path) -> Any:
