@@ -60,6 +60,8 @@ def test_training_leaves_a_whole_folder(run: Path) -> None:
     assert report == {
         "metrics.json",
         "learning_curve.png",
+        "classes.json",
+        "recall.png",
         "confusion.png",
         "predictions.png",
         "decay.png",

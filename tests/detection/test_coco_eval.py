@@ -121,7 +121,8 @@ def test_the_commands_agree(head: str, tmp_path: Path) -> None:
         assert expected["AP50"] > 0
         for key, value in expected.items():
             if value > -1:
-                assert abs(found[f"{kind}_{key}"] / 100 - value) < 1e-12, (kind, key)
+                # The command writes six digits.
+                assert found[f"{kind}_{key}"] == pytest.approx(100 * value, rel=1e-5), (kind, key)
 
 
 def test_perfect_predictions() -> None:

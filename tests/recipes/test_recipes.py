@@ -105,7 +105,7 @@ class TestResolving:
 class TestReading:
     def test_not_a_yaml_file(self, tmp_path: Path) -> None:
         (tmp_path / "x.yaml").write_text("a: [")
-        with pytest.raises(ValueError, match=r"x\.yaml is not a YAML file"):
+        with pytest.raises(ValueError, match=r"x\.yaml is not YAML"):
             read(tmp_path / "x.yaml")
 
     @pytest.mark.parametrize("text", ["", "- a", "model: {}"])

@@ -45,7 +45,8 @@ def from_config(config: dict[str, Any]) -> Classifier:
     Raises:
         ValueError: if neither this package nor timm knows its architecture.
     """
-    kind = RMT if _is_ours(config["architecture"]) else TimmClassifier
+    name = config["architecture"]
+    kind = TimmClassifier if timm.is_model(name) and not _is_ours(name) else RMT
     return kind.from_config(config)
 
 

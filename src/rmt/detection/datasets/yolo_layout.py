@@ -252,8 +252,8 @@ def _of_yaml(path: Path) -> Described:
         names = [names[key] for key in sorted(names, key=int)]
     if not isinstance(names, list):
         raise ValueError(
-            f"{path} has names {printable(names)}; expected a list, or a mapping from the numbers "
-            "0, 1, ..."
+            f"{path} has names {printable(repr(names))}; expected a list, or a mapping from the "
+            "numbers 0, 1, ..."
         )
     return Described(
         path.name,
