@@ -104,41 +104,42 @@ def _models(verbs: Any) -> None:
     _json_option(parser)
 
 
+def _run_train(args: argparse.Namespace) -> int:
+    if args.json and not (args.dry_run or args.print_config):
+        raise ValueError("--json goes with --dry-run; a run writes metrics.json")
+    asked = args.dry_run or args.print_config or args.help_keys or args.find_lr
+    if args.recipe is None and (args.overrides or asked):
+        raise ValueError(
+            "name a recipe or a YAML file; `rmt train --list` prints the names of the recipes"
+        )
+    if args.list or args.recipe is None:
+        from rmt.recipes import summaries
+
+        print("\n".join(summaries()))
+    elif args.help_keys:
+        from rmt.tools.reference import help_keys
+
+        print(help_keys(args.recipe, args.overrides))
+    elif args.print_config or args.dry_run:
+        from rmt.training.dry_run import dry_run, show
+
+        described = dry_run(args.recipe, args.overrides, try_data=not args.print_config)
+        print(show(described, only_recipe=args.print_config))
+        _write(args.json, described)
+    elif args.find_lr:
+        from rmt.tools.train import find
+
+        find(args.recipe, overrides=args.overrides, out=args.out, steps=args.find_lr)
+    else:
+        from rmt.tools.train import train
+
+        return train(args.recipe, overrides=args.overrides, out=args.out, resume=args.resume)
+    return 0
+
+
 def _train(verbs: Any) -> None:
-    def run(args: argparse.Namespace) -> int:
-        if args.json and not (args.dry_run or args.print_config):
-            raise ValueError("--json goes with --dry-run; a run writes metrics.json")
-        asked = args.dry_run or args.print_config or args.help_keys or args.find_lr
-        if args.recipe is None and (args.overrides or asked):
-            raise ValueError(
-                "name a recipe or a YAML file; `rmt train --list` prints the names of the recipes"
-            )
-        if args.list or args.recipe is None:
-            from rmt.recipes import summaries
-
-            print("\n".join(summaries()))
-        elif args.help_keys:
-            from rmt.tools.reference import help_keys
-
-            print(help_keys(args.recipe, args.overrides))
-        elif args.print_config or args.dry_run:
-            from rmt.training.dry_run import dry_run, show
-
-            described = dry_run(args.recipe, args.overrides, try_data=not args.print_config)
-            print(show(described, only_recipe=args.print_config))
-            _write(args.json, described)
-        elif args.find_lr:
-            from rmt.tools.train import find
-
-            find(args.recipe, overrides=args.overrides, out=args.out, steps=args.find_lr)
-        else:
-            from rmt.tools.train import train
-
-            return train(args.recipe, overrides=args.overrides, out=args.out, resume=args.resume)
-        return 0
-
     parser = _verb(
-        verbs, "train", run, "Train the model that a recipe describes.", epilog=_TRAIN_HELP
+        verbs, "train", _run_train, "Train the model that a recipe describes.", epilog=_TRAIN_HELP
     )
     parser.set_defaults(takes_overrides=True)
     parser.add_argument(
@@ -219,33 +220,37 @@ def _eval(verbs: Any) -> None:
     _json_option(parser)
 
 
+def _run_predict(args: argparse.Namespace) -> int:
+    from rmt.tools.embeddings import embed_files
+    from rmt.tools.predict import describe, predict_files
+    from rmt.tools.records import RecordWriter
+    from rmt.tools.sources import listed
+
+    sources = [*args.images, *(listed(args.from_file) if args.from_file else ())]
+    options = {name: getattr(args, name) for name in args.task_options if name in args}
+    options |= {"device": args.device, "batch_size": args.batch_size}
+    if args.embeddings and (args.json or args.out or args.annotations):
+        raise ValueError("--embeddings writes features instead of predictions; name it alone")
+    if args.embeddings:
+        records = embed_files(sources, args.checkpoint, args.embeddings, **options)
+    else:
+        written = {"annotations": args.annotations, "annotations_format": args.to}
+        records = predict_files(sources, args.checkpoint, out=args.out, **written, **options)
+    failed = False
+    with RecordWriter(args.json) as writer:
+        for record in records:
+            writer.write(record)
+            print(describe(record), flush=True)
+            failed = failed or "error" in record
+    return int(failed)
+
+
 def _predict(verbs: Any) -> None:
-    def run(args: argparse.Namespace) -> int:
-        from rmt.tools.embeddings import embed_files
-        from rmt.tools.predict import describe, predict_files
-        from rmt.tools.records import RecordWriter
-        from rmt.tools.sources import listed
-
-        sources = [*args.images, *(listed(args.from_file) if args.from_file else ())]
-        options = {name: getattr(args, name) for name in own if name in args}
-        options |= {"device": args.device, "batch_size": args.batch_size}
-        if args.embeddings and (args.json or args.out or args.annotations):
-            raise ValueError("--embeddings writes features instead of predictions; name it alone")
-        if args.embeddings:
-            records = embed_files(sources, args.checkpoint, args.embeddings, **options)
-        else:
-            written = {"annotations": args.annotations, "annotations_format": args.to}
-            records = predict_files(sources, args.checkpoint, out=args.out, **written, **options)
-        failed = False
-        with RecordWriter(args.json) as writer:
-            for record in records:
-                writer.write(record)
-                print(describe(record), flush=True)
-                failed = failed or "error" in record
-        return int(failed)
-
     parser = _verb(
-        verbs, "predict", run, "Predict images and videos: files, folders and glob patterns."
+        verbs,
+        "predict",
+        _run_predict,
+        "Predict images and videos: files, folders, glob patterns.",
     )
     parser.add_argument(
         "images",
@@ -282,7 +287,7 @@ def _predict(verbs: Any) -> None:
         metavar="FILE",
         help="write a vector of features for each image to FILE (.parquet), instead of predictions",
     )
-    own = _options_of_tasks(parser)
+    parser.set_defaults(task_options=_options_of_tasks(parser))
 
 
 def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:

@@ -23,7 +23,6 @@ from rmt.detection.detector import Detector
 from rmt.detection.recipe import DetectionRecipe
 from rmt.messages import did_you_mean
 from rmt.modeling.pretrained import Pretrained
-from rmt.modeling.rmt import RMT
 from rmt.recipes.schema import Recipe
 from rmt.segmentation.recipe import SegmentationRecipe
 from rmt.segmentation.segmenter import Segmenter
@@ -77,8 +76,7 @@ class Criterion(Protocol):
 class Metrics(Protocol):
     """The metrics of one set of weights over a split; also an ``nn.Module``.
 
-    Attributes:
-        notes: warnings about the numbers, after :meth:`compute`.
+    After :meth:`compute`, ``notes`` has warnings about the numbers.
     """
 
     notes: list[str]
@@ -337,7 +335,7 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
     task.name: task
     for task in (
         Task(
-            name=RMT.task,
+            name=classification.TASK,
             recipe=ClassificationRecipe,
             from_config=classification.from_config,
             new_model=classification.new_model,

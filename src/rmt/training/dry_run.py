@@ -63,11 +63,7 @@ def dry_run(
     task, config = get_task(recipe.task), recipe.trainer
     given = recipe
     devices = (1 if config.devices == "auto" else config.devices) * config.num_nodes
-    opened = _open_data(task, recipe) if try_data else None
-    if opened:
-        recipe = opened.recipe = resolved(task, recipe, opened)
-    elif recipe.data.batch_size == "auto":
-        recipe = with_batch_size(recipe, type(recipe.data)().images_per_batch)
+    recipe, opened = _with_data(task, recipe, try_data=try_data)
     batch = BatchSize.of(recipe, devices)
     peak = peak_lr(recipe, batch.total)
     data = _try_data(opened) if opened else None
@@ -77,7 +73,7 @@ def dry_run(
         model = task.new_model(recipe, classes)
     _check(task, recipe, model)
     measured, size = task.countable(model, recipe)
-    train_size = task.train_size(recipe)
+    train_size, published = task.train_size(recipe), recipe.published
     return {
         "title": recipe.title,
         "params": sum(p.numel() for p in model.parameters()),
@@ -94,12 +90,22 @@ def dry_run(
         "data": data,
         "time": measure(task, recipe, opened, devices).as_dict() if opened else None,
         "assumed": _assumptions(task, given, known=data is not None),
-        "published": {
-            "source": recipe.published.source,
-            "numbers": dict(recipe.published.numbers),
-        },
+        "published": {"source": published.source, "numbers": dict(published.numbers)},
         "recipe": as_dict(given),
     }
+
+
+def _with_data(
+    task: Task[Any, Any, Any], recipe: Recipe, *, try_data: bool
+) -> tuple[Recipe, DataModule[Any, Any] | None]:
+    """Return the recipe with its batch size as a number, and its data if they can be opened."""
+    opened = _open_data(task, recipe) if try_data else None
+    if opened:
+        opened.recipe = resolved(task, recipe, opened)
+        return opened.recipe, opened
+    if recipe.data.batch_size == "auto":
+        recipe = with_batch_size(recipe, type(recipe.data)().images_per_batch)
+    return recipe, None
 
 
 def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
