@@ -478,7 +478,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _checkpoint_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     text = "the weights: folder of a run, .ckpt, .safetensors, .pth of the release, "
     text += "hf-hub:user/name, or rmt_nano.tiny_imagenet, which come with this package"
-    text += "" if required else " (default: the last)"
+    text += "" if required else " (the default)"
     parser.add_argument("--checkpoint", required=required, metavar="PATH", help=text)
 
 
