@@ -351,7 +351,7 @@ def test_mistakes(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("words", ["", "fly", "predict", "predict x.jpg", "convert a b --lr 1"])
+@pytest.mark.parametrize("words", ["", "fly", "explain x.jpg", "convert a b --lr 1"])
 def test_invalid_calls(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         call(*words.split())
