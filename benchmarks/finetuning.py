@@ -9,9 +9,6 @@ and the weights of the last one are evaluated: nothing is selected on the evalua
 """
 
 import argparse
-import datetime
-import importlib
-import json
 import platform
 import statistics
 from collections import Counter
@@ -19,13 +16,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from record import write_record
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
 from rmt.training.evaluate import evaluate
 from rmt.training.fit import fit, load_recipe
 
-RESULTS = Path(__file__).parent / "results"
 OLD = 5  # classes
 FEW, MANY = 10, 1000  # images of a new class for training, and at most for evaluation
 #: Recipe, side of the images in pixels, epochs on the old classes.
@@ -85,21 +82,16 @@ def main() -> None:
     rows.append({"method": "10 nearest neighbours, no training", "top1": neighbours["knn_top1"]})
     print(rows[-1])
     options = f"{args.data} --epochs {args.epochs} --seeds {args.seeds}"
-    record = {
-        "what": f"rmt_nano, pre-trained on the first five classes of {args.data}, fine-tuned on "
+    write_record(
+        f"finetuning_{args.data.replace('-', '_')}",
+        what=f"rmt_nano, pre-trained on the first five classes of {args.data}, fine-tuned on "
         f"ten images of each other class and evaluated on {count} images",
-        "command": f"python benchmarks/finetuning.py {options}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
-        "note": "; ".join(filter(None, [f"minimum and maximum of {args.seeds} seeds", args.note])),
-        "versions": {
-            module: importlib.import_module(module).__version__
-            for module in ("rmt", "torch", "timm", "lightning")
-        },
-        "rows": rows,
-    }
-    name = f"finetuning_{args.data.replace('-', '_')}.json"
-    (RESULTS / name).write_text(json.dumps(record, indent=1) + "\n")
+        command=f"python benchmarks/finetuning.py {options}",
+        machine=f"{platform.machine()}, {torch.get_num_threads()} thread(s), CPU",
+        notes=[f"minimum and maximum of {args.seeds} seeds", args.note],
+        packages=("rmt", "torch", "timm", "lightning"),
+        rows=rows,
+    )
 
 
 def write(name: str, root: Path) -> int:

@@ -10,9 +10,7 @@ process is what counts.
 """
 
 import argparse
-import datetime
 import io
-import json
 import platform
 import statistics
 import tarfile
@@ -22,24 +20,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import PIL
 import pyarrow
-import timm
 import torch
 from PIL import Image
 from pyarrow.parquet import write_table
+from record import write_record
 from skimage import data as photos
 from sklearn.datasets import load_sample_image
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
-import rmt
 from rmt.classification.datamodule import ClassificationData
 from rmt.classification.transforms import with_posterize
 from rmt.data.loaders import ResumableLoader
 from rmt.training.fit import load_recipe
 
-RESULTS = Path(__file__).parent / "results"
 SOURCES = {
     "china": lambda: load_sample_image("china.jpg"),
     "flower": lambda: load_sample_image("flower.jpg"),
@@ -190,33 +185,19 @@ def main() -> int:
         row["relative_to_timm_folders"] = round(row["images_per_cpu_second"] / base, 3)
         print({key: value for key, value in row.items() if key != "rounds"})
     size = statistics.mean(len(content) for _, _, content in images) / 1000
-    result = {
-        "what": "training images loaded per second by one core: medians, alternating in one "
-        "process",
-        "command": f"python benchmarks/loading.py --images {args.images} --rounds {args.rounds}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, one thread of a CPU with two cores",
-        "note": "; ".join(
-            filter(
-                None,
-                [
-                    f"{len(images)} JPEGs of {SIZE[0]}x{SIZE[1]}, {size:.0f} kB on average, in "
-                    "the page cache; rand-m9-mstd0.5-inc1, bicubic crop to 224, erasing 0.25",
-                    args.note,
-                ],
-            )
-        ),
-        "versions": {
-            "rmt": rmt.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "pillow": PIL.__version__,
-            "pyarrow": pyarrow.__version__,
-        },
-        "rows": rows,
-    }
-    path = RESULTS / "loading.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = write_record(
+        "loading",
+        what="training images loaded per second by one core: medians, alternating in one process",
+        command=f"python benchmarks/loading.py --images {args.images} --rounds {args.rounds}",
+        machine=f"{platform.machine()}, one thread of a CPU with two cores",
+        notes=[
+            f"{len(images)} JPEGs of {SIZE[0]}x{SIZE[1]}, {size:.0f} kB on average, in "
+            "the page cache; rand-m9-mstd0.5-inc1, bicubic crop to 224, erasing 0.25",
+            args.note,
+        ],
+        packages=("rmt", "torch", "timm", "pillow", "pyarrow"),
+        rows=rows,
+    )
     print(path)
     return 0
 

@@ -10,7 +10,6 @@ the process up to then, so the largest batches come last.
 """
 
 import argparse
-import datetime
 import json
 import platform
 import resource
@@ -19,16 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import PIL
 import torch
 from PIL import Image
+from record import write_record
 from sklearn.datasets import load_digits
 
 import rmt
 from rmt.tools.predict import predict_files
 from rmt.tools.records import RecordWriter
 
-RESULTS = Path(__file__).parent / "results"
 BATCH_SIZES = (1, 4, 16, 64, 256)
 SIDE = 40
 
@@ -102,31 +100,20 @@ def main() -> int:
     for row in rows:
         row["relative"] = round(row["images_per_second"] / rows[0]["images_per_second"], 2)
         print({key: value for key, value in row.items() if key != "rounds"})
-    result = {
-        "what": "small images predicted per second by `rmt predict`'s own function, model loading "
+    path = write_record(
+        "prediction",
+        what="small images predicted per second by `rmt predict`'s own function, model loading "
         "and records included: medians, alternating in one process",
-        "command": f"python benchmarks/prediction.py --images {args.images} --rounds {args.rounds}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, one thread of a CPU with two cores",
-        "note": "; ".join(
-            filter(
-                None,
-                [
-                    f"rmt_nano, ten classes, {args.images} PNGs of {SIDE} x {SIDE}; "
-                    "largest_difference is that of a score to the one of batch size 1",
-                    args.note,
-                ],
-            )
-        ),
-        "versions": {
-            "rmt": rmt.__version__,
-            "torch": torch.__version__,
-            "pillow": PIL.__version__,
-        },
-        "rows": rows,
-    }
-    path = RESULTS / "prediction.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        command=f"python benchmarks/prediction.py --images {args.images} --rounds {args.rounds}",
+        machine=f"{platform.machine()}, one thread of a CPU with two cores",
+        notes=[
+            f"rmt_nano, ten classes, {args.images} PNGs of {SIDE} x {SIDE}; "
+            "largest_difference is that of a score to the one of batch size 1",
+            args.note,
+        ],
+        packages=("rmt", "torch", "pillow"),
+        rows=rows,
+    )
     print(path)
     return 0
 

@@ -9,18 +9,16 @@ of the training images is held out to choose the best epoch.
 """
 
 import argparse
-import datetime
-import importlib
-import json
 import platform
 import shutil
 import statistics
 from pathlib import Path
 
+from record import write_record
+
 from rmt.training.evaluate import evaluate
 from rmt.training.fit import fit, load_recipe
 
-RESULTS = Path(__file__).parent / "results"
 NAME = "rmt_nano.tiny_imagenet"
 TESTED = 200  # images of a class
 STARTS = {"random weights": [], NAME: ["--model.checkpoint", NAME]}
@@ -67,19 +65,15 @@ def main() -> None:
     rows.append({"start": f"{NAME}, 20 neighbours, no training", "top1": neighbours["knn_top1"]})
     print(rows[-1])
     options = f"--per-class {args.per_class} --epochs {args.epochs} --seeds {args.seeds}"
-    record = {
-        "what": f"rmt_nano on {args.per_class} images of each class of {name}, by its start",
-        "command": f"python benchmarks/start.py {name} {options}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, one thread, CPU",
-        "note": "; ".join(filter(None, [f"minimum and maximum of {args.seeds} seeds", args.note])),
-        "versions": {
-            module: importlib.import_module(module).__version__
-            for module in ("rmt", "torch", "timm", "lightning")
-        },
-        "rows": rows,
-    }
-    (RESULTS / f"start_{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(
+        f"start_{name}",
+        what=f"rmt_nano on {args.per_class} images of each class of {name}, by its start",
+        command=f"python benchmarks/start.py {name} {options}",
+        machine=f"{platform.machine()}, one thread, CPU",
+        notes=[f"minimum and maximum of {args.seeds} seeds", args.note],
+        packages=("rmt", "torch", "timm", "lightning"),
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":
