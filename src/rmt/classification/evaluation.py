@@ -46,6 +46,18 @@ class Evaluated:
         """The probability of each image's label, (N,)."""
         return self.probabilities.gather(1, self.labels[:, None])[:, 0]
 
+    @property
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The highest probability of each image, (N,), and its class, (N,)."""
+        return self.probabilities.max(1)
+
+    @property
+    def table(self) -> np.ndarray:
+        """The number of images by true class (row) and predicted class, (K, K)."""
+        count = self.probabilities.shape[1]
+        pairs = self.labels * count + self.best[1]
+        return torch.bincount(pairs, minlength=count**2).view(count, count).numpy()
+
 
 def draw(model: Classifier, data: ClassificationData, folder: Path) -> dict[str, str]:
     """Write the plots and ``images.csv``; return file name -> what it shows.
@@ -55,7 +67,7 @@ def draw(model: Classifier, data: ClassificationData, folder: Path) -> dict[str,
         data: whose test images are predicted.
         folder: to write into.
     """
-    found = _evaluate(model, data)
+    found = evaluated(model, data, data.splits.evaluated)
     classes = data.classes
     error = multiclass_calibration_error(
         found.probabilities, found.labels, len(classes), n_bins=BINS
@@ -74,16 +86,20 @@ def draw(model: Classifier, data: ClassificationData, folder: Path) -> dict[str,
         "images.csv": "every image with label, prediction and loss, the most doubted label first",
     }
     if len(classes) <= MOST_CLASSES:
-        pairs = found.labels * len(classes) + found.probabilities.argmax(1)
-        table = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
-        confusion(table.numpy(), classes).savefig(folder / "confusion.png", dpi=110)
+        confusion(found.table, classes).savefig(folder / "confusion.png", dpi=110)
         shown["confusion.png"] = "number of images by true class (row) and predicted class (column)"
     return shown
 
 
 @torch.inference_mode()
-def _evaluate(model: Classifier, data: ClassificationData) -> Evaluated:
-    samples = data.splits.evaluated
+def evaluated(model: Classifier, data: ClassificationData, samples: Samples) -> Evaluated:
+    """Return the predictions for some images of a data set.
+
+    Args:
+        model: in eval mode, of the data's classes.
+        data: that reads and transforms the images.
+        samples: the images.
+    """
     device = next(model.parameters()).device
     parts = []
     for images, labels, indices in data.eval_loader(samples):
@@ -96,7 +112,7 @@ def _evaluate(model: Classifier, data: ClassificationData) -> Evaluated:
 
 
 def _reliability(found: Evaluated, error: float) -> Figure:
-    confidence, predicted = found.probabilities.max(1)
+    confidence, predicted = found.best
     right = (predicted == found.labels).float()
     edges = torch.linspace(0, 1, BINS + 1)
     at = torch.bucketize(confidence, edges[1:-1])
@@ -142,15 +158,15 @@ def _curves(found: Evaluated) -> Figure:
 
 def _sheet(found: Evaluated, chosen: list[int]) -> Figure:
     classes, own = found.samples.classes, found.own
-    best = found.probabilities.max(1)
+    scores, best = found.best
     rows = -(-len(chosen) // _SIDE)
     figure = Figure(figsize=(1.9 * _SIDE, 2.2 * rows), layout="constrained")
     axes = figure.subplots(rows, _SIDE, squeeze=False).ravel()
-    for axis, at in zip(axes, chosen, strict=False):
-        label, predicted = int(found.labels[at]), int(best.indices[at])
+    for axis, at in zip(axes[: len(chosen)], chosen, strict=True):
+        label, predicted = int(found.labels[at]), int(best[at])
         axis.imshow(found.samples.image(int(found.indices[at])))
         text = f"label: {classes[label][:24]} ({100 * own[at]:.0f} %)\n"
-        text += f"predicted: {classes[predicted][:20]} ({100 * best.values[at]:.0f} %)"
+        text += f"predicted: {classes[predicted][:20]} ({100 * scores[at]:.0f} %)"
         colour = "green" if label == predicted else "red"
         axis.set_title(text, fontsize=7, color=colour, parse_math=False)
     for axis in axes:
@@ -160,8 +176,7 @@ def _sheet(found: Evaluated, chosen: list[int]) -> Figure:
 
 def _write_images(found: Evaluated, order: list[int], path: Path) -> None:
     classes, own = found.samples.classes, found.own.tolist()
-    best = found.probabilities.max(1)
-    scores, predicted = best.values.tolist(), best.indices.tolist()
+    scores, predicted = (each.tolist() for each in found.best)
     rows = [
         {
             "image": found.samples.name(int(found.indices[i])),

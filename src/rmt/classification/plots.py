@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from rmt.classification.datamodule import ClassificationData
+from rmt.classification.evaluation import Evaluated, evaluated
 from rmt.classification.models import Classifier
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.samples import Samples
-from rmt.data.plots import MOST_CLASSES, confusion
+from rmt.data.plots import MOST_CLASSES, class_bars, confusion
 from rmt.files import for_people, write_json
 from rmt.messages import printable
 
@@ -29,10 +28,11 @@ def draw(model: Classifier, recipe: ClassificationRecipe, folder: Path) -> dict[
     samples, split = data.splits.evaluated, data.splits.evaluated_name
     if len(samples) > MOST_IMAGES:
         samples = samples.take(np.linspace(0, len(samples) - 1, MOST_IMAGES).astype(int).tolist())
-    labels, predicted, scores, indices = predict_all(model, data, samples)
+    found = evaluated(model.eval(), data, samples)
+    labels, predicted = found.labels.numpy(), found.best[1].numpy()
     classes = accuracy_of_classes(labels, predicted, samples.classes)
     write_json(folder / "classes.json", for_people(classes))
-    _sheet(samples, labels, predicted, scores, indices).savefig(folder / "predictions.png", dpi=110)
+    _sheet(found).savefig(folder / "predictions.png", dpi=110)
     _recall(classes, split).savefig(folder / "recall.png", dpi=110)
     shown = {
         "predictions.png": f"images of the {split} split, of all classes; the wrong ones first",
@@ -40,8 +40,7 @@ def draw(model: Classifier, recipe: ClassificationRecipe, folder: Path) -> dict[
         "recall.png": f"share of each class's images that are recognised, on the {split} split",
     }
     if len(samples.classes) <= MOST_CLASSES:
-        table = _counts(labels, predicted, len(samples.classes))
-        confusion(table, samples.classes).savefig(folder / "confusion.png", dpi=110)
+        confusion(found.table, samples.classes).savefig(folder / "confusion.png", dpi=110)
         shown["confusion.png"] = (
             f"number of images by true class (row) and predicted class, on the {split} split"
         )
@@ -79,50 +78,22 @@ def accuracy_of_classes(
     }
 
 
-@torch.inference_mode()
-def predict_all(
-    model: Classifier, data: ClassificationData, samples: Samples
-) -> tuple[np.ndarray, ...]:
-    """Return true class, predicted class, score and index of each readable image."""
-    found = []
-    for images, labels, indices in data.eval_loader(samples):
-        if len(labels):
-            score, best = model.eval()(images).softmax(-1).max(-1)
-            found.append((labels, best, score, indices))
-    return tuple(torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-
-
-def _counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
-    """Return the number of images by true (row) and predicted class, (K, K)."""
-    return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
-
-
 def _recall(classes: dict[str, dict[str, Any]], split: str) -> Figure:
     rows = [(own["recall"], name, own["images"]) for name, own in classes.items() if own["images"]]
     rows.sort(key=lambda row: row[0])
     shown = rows[:MOST_CLASSES]
-    figure = Figure(figsize=(7, 1.2 + 0.25 * len(shown)), layout="constrained")
-    axis = figure.subplots()
     names = [f"{printable(name, limit=40)} ({images})" for _, name, images in shown]
-    bars = axis.barh(range(len(shown)), [recall for recall, _, _ in shown], color="tab:blue")
-    axis.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
-    axis.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)
-    axis.set_xlim(0, 108)
-    axis.invert_yaxis()
+    figure = class_bars([recall for recall, _, _ in shown], names, decimals=0)
+    (axis,) = figure.axes
     lowest = f", the lowest {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
     axis.set_title(f"recall on the {split} split{lowest} (number of images)", fontsize=10)
     axis.set_xlabel("images that are recognised, in percent")
     return figure
 
 
-def _sheet(
-    samples: Samples,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    scores: np.ndarray,
-    indices: np.ndarray,
-    side: int = 6,
-) -> Figure:
+def _sheet(found: Evaluated, side: int = 6) -> Figure:
+    samples, labels, indices = found.samples, found.labels.numpy(), found.indices.numpy()
+    scores, predicted = (each.numpy() for each in found.best)
     wrong = np.flatnonzero(labels != predicted)
     wrong = by_class_in_turn(wrong[np.argsort(-scores[wrong], kind="stable")], labels)
     right = by_class_in_turn(np.flatnonzero(labels == predicted), labels)

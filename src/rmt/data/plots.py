@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rmt.files import write_atomically
+from rmt.messages import printable
 
 #: More classes than this do not fit into a plot of all pairs.
 MOST_CLASSES = 40
@@ -39,6 +40,28 @@ def confusion(table: np.ndarray, classes: Sequence[str], *, numbers: bool = True
     axis.set_yticks(range(count), classes, parse_math=False)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
+    return figure
+
+
+def class_bars(values: Sequence[float], names: Sequence[str], *, decimals: int) -> Figure:
+    """Draw a value of each class, in percent, as horizontal bars from top to bottom.
+
+    The caller labels the only axis, ``figure.axes[0]``.
+
+    Args:
+        values: one per class.
+        names: of the classes.
+        decimals: of the printed values.
+    """
+    figure = Figure(figsize=(7, 1.2 + 0.25 * len(values)), layout="constrained")
+    axis = figure.subplots()
+    bars = axis.barh(range(len(values)), values, color="tab:blue")
+    axis.bar_label(bars, fmt=f"%.{decimals}f", padding=3, fontsize=8)
+    shown = [printable(name, limit=60) for name in names]
+    axis.set_yticks(range(len(values)), shown, fontsize=8, parse_math=False)
+    axis.set_xlim(0, 108)
+    axis.margins(y=0.02)
+    axis.invert_yaxis()
     return figure
 
 

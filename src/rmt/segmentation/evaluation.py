@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from rmt.data.plots import MOST_CLASSES, confusion, write_table
+from rmt.data.plots import MOST_CLASSES, class_bars, confusion, write_table
 from rmt.segmentation.datamodule import SegmentationData
 from rmt.segmentation.inference import label_map
 from rmt.segmentation.metrics import summarise
@@ -77,15 +76,9 @@ def draw(model: Segmenter, data: SegmentationData, folder: Path) -> dict[str, st
 def _bars(table: torch.Tensor, classes: tuple[str, ...]) -> Figure:
     overall, by_class = summarise(table, classes)
     found = [(name, by_class[f"IoU/{name}"]) for name in classes if f"IoU/{name}" in by_class]
-    found.sort(key=lambda item: item[1])
-    figure = Figure(figsize=(7, 1.2 + 0.22 * len(found)), layout="constrained")
-    axis = figure.subplots()
-    bars = axis.barh(np.arange(len(found)), [value for _, value in found])
-    axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
-    axis.set_yticks(np.arange(len(found)), [name for name, _ in found], fontsize=8)
-    for text in axis.get_yticklabels():
-        text.set_parse_math(False)
+    found.sort(key=lambda item: -item[1])
+    figure = class_bars([iou for _, iou in found], [name for name, _ in found], decimals=1)
+    (axis,) = figure.axes
     axis.axvline(overall["mIoU"], color="0.4", linestyle="--")
-    axis.set(xlabel=f"IoU in percent (mean {overall['mIoU']:.1f}, dashed)", xlim=(0, 108))
-    axis.margins(y=0.02)
+    axis.set_xlabel(f"IoU in percent (mean {overall['mIoU']:.1f}, dashed)")
     return figure
