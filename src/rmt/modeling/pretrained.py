@@ -36,6 +36,11 @@ _PIPELINES = {
 }
 
 
+def uses_gpu(accelerator: str) -> bool:
+    """Return whether ``trainer.accelerator`` means an NVIDIA or AMD GPU on this machine."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
 @contextmanager
 def in_use(model: nn.Module, *, accelerator: str) -> Iterator[None]:
     """Move a model to a GPU, if there is one and ``accelerator`` is not ``cpu``, and to eval mode.
@@ -43,9 +48,8 @@ def in_use(model: nn.Module, *, accelerator: str) -> Iterator[None]:
     Afterwards its device and mode are as before.
     """
     home, was_training = next(model.parameters()).device, model.training
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     try:
-        model.to("cuda" if on_gpu else "cpu").eval()
+        model.to("cuda" if uses_gpu(accelerator) else "cpu").eval()
         yield
     finally:
         model.to(home).train(was_training)

@@ -12,10 +12,10 @@ from torch import nn
 
 from rmt.data.loaders import DataModule
 from rmt.modeling.memory import available_memory, training_memory
-from rmt.modeling.pretrained import Pretrained
+from rmt.modeling.pretrained import Pretrained, uses_gpu
 from rmt.recipes.schema import Recipe
 from rmt.task import Task
-from rmt.training.trial import train_briefly, uses_gpu
+from rmt.training.trial import train_briefly
 
 R = TypeVar("R", bound=Recipe)
 
@@ -48,7 +48,8 @@ def resolved(task: Task[Any, Any, Any], recipe: R, data: DataModule[Any, Any]) -
     if recipe.data.batch_size != "auto":
         return recipe
     config, train = recipe.trainer, data.splits.train
-    several = config.devices == "auto" and uses_gpu(recipe) and torch.cuda.device_count() > 1
+    on_gpu = uses_gpu(config.accelerator)
+    several = config.devices == "auto" and on_gpu and torch.cuda.device_count() > 1
     if several or config.devices not in (1, "auto") or config.num_nodes > 1:
         raise ValueError(
             "data.batch_size is 'auto', which is for one device: find it with --dry-run and "
@@ -59,7 +60,7 @@ def resolved(task: Task[Any, Any, Any], recipe: R, data: DataModule[Any, Any]) -
     most = config.global_batch_size or max(1, images // STEPS_PER_EPOCH)
     # Batch norm needs two images, where the data have them.
     sizes = [2**power for power in range(1, most.bit_length()) if 2**power <= most] or [1]
-    fits = _fits_gpu if uses_gpu(recipe) else _fits_ram
+    fits = _fits_gpu if on_gpu else _fits_ram
     found = 0
     for size in sizes:
         if not fits(task, with_batch_size(recipe, size), data):

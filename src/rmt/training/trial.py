@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from rmt.data.loaders import DataModule, loading_faults_named
+from rmt.modeling.pretrained import uses_gpu
 from rmt.recipes.schema import Recipe
 from rmt.task import Task
 from rmt.training.lightning import LoopData, new_trainer, quiet
@@ -120,7 +121,7 @@ def train_briefly(
     here = replace(recipe.trainer, devices=1, num_nodes=1, strategy="auto")
     recipe = replace(recipe, trainer=here)
     module = Trial(task, recipe, task.new_model(recipe, data.classes), data, train=True)
-    on_gpu, threads = uses_gpu(recipe), torch.get_num_threads()
+    on_gpu, threads = uses_gpu(recipe.trainer.accelerator), torch.get_num_threads()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -145,11 +146,6 @@ def train_briefly(
     finally:
         torch.set_num_threads(threads)
     return torch.cuda.max_memory_allocated() if on_gpu else None
-
-
-def uses_gpu(recipe: Recipe) -> bool:
-    """Return whether a run of the recipe would train on an NVIDIA or AMD GPU here."""
-    return recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
 
 
 class Trial(TrainingModule):
