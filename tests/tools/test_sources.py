@@ -1,4 +1,4 @@
-"""Prediction of what is no image file: standard input, lists of files, and videos."""
+"""Prediction of anything but image files: standard input, lists of files, and videos."""
 
 import io
 import json

@@ -19,7 +19,7 @@ _STORES = ("blobs", ".git/annex/objects", ".dvc/cache")
 class Confines:
     """The folders that a data set may lead to.
 
-    A path is judged by its text: what stands in it may not climb above these folders. Links to
+    A path is checked by its text: what stands in it may not climb above these folders. Links to
     folders are followed wherever they lead, as people put their images on another disk. A link to
     a single file may lead to a file of the data set, or of a store that tools keep.
 

@@ -46,7 +46,7 @@ def decode_text(content: bytes, *, name: str) -> str:
 def unescaped(text: str) -> str:
     """Return text with the bytes that an ASCII locale has escaped put back.
 
-    What is no text even then, such as half a character of JSON, becomes a question mark in a box.
+    What still is not text, such as half a character of JSON, becomes a question mark in a box.
     """
     whole = _HALVES.sub("\ufffd", text)
     return whole.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -214,7 +214,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], Description |
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            names = file.keys()  # a file is not a mapping
+            tensors = {key: file.get_tensor(key) for key in names}
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({printable(error)}): fetch or write it again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from PIL import Image
@@ -25,8 +24,8 @@ class Outputs:
         to: format of the data set.
 
     Raises:
-        ValueError: for annotations that the model's task has not, in an unknown format, or in a
-            folder that is not empty.
+        ValueError: for annotations that the model's task does not have, in an unknown format, or in
+            a folder that is not empty.
     """
 
     def __init__(
@@ -73,12 +72,7 @@ class Outputs:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._finish_video()
         if self._annotations is not None:
             self._annotations.close()
@@ -87,7 +81,7 @@ class Outputs:
 def check_folders(
     paths: Sequence[Path], *, drawings: Path | None, annotations: Path | None
 ) -> None:
-    """Refuse a folder of the images for the drawings, and annotations of what is no image file.
+    """Refuse a folder of the images for the drawings, and annotations of anything but image files.
 
     Raises:
         ValueError: naming the folder, or the file.
@@ -100,6 +94,6 @@ def check_folders(
             )
         if annotations is not None and (is_video(path) or str(path) == STDIN):
             raise ValueError(
-                f"--annotations writes a data set of image files, and {path} is none; extract the "
-                "frames of a video, or save the image, first"
+                f"--annotations writes a data set of image files, and {path} is not one; extract "
+                "the frames of a video, or save the image, first"
             )

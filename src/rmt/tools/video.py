@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Self
 
 from PIL import Image
@@ -47,7 +47,7 @@ def frames(path: Path) -> Iterator[Frame]:
     """Yield the frames of the first video stream, one by one.
 
     Raises:
-        ValueError: naming the file, if it is no video or is damaged; the frames before that have
+        ValueError: naming the file, if it is damaged or not a video; the frames before that have
             been yielded.
         FileNotFoundError: if there is none.
     """
@@ -123,12 +123,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

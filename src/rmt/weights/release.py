@@ -226,7 +226,7 @@ def variant_of_release(state: Mapping[str, Tensor]) -> str:
 
 
 def depths_of_release(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the number of blocks of each stage, () for what is no RMT of the release.
+    """Return the number of blocks of each stage, () if it is not an RMT of the release.
 
     Args:
         state: as in :func:`variant_of_release`.

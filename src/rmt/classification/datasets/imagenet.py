@@ -149,6 +149,7 @@ def sign_real(root: Path) -> str | None:
 def write(root: Path, split: Split, drawn: Drawn) -> Path:
     """Write the validation split as folders of ImageNet's first classes."""
     if split == "val":
+        # There are a thousand ids, and a few classes are drawn.
         for wordnet, (name, images) in zip(wordnet_ids(), drawn.items(), strict=False):
             for i, image in enumerate(images):
                 (root / wordnet).mkdir(parents=True, exist_ok=True)

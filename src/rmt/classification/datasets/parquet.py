@@ -174,7 +174,7 @@ def _columns(schema: Any, file: Path) -> tuple[str, str, tuple[str, ...] | None]
 
 
 def _is_of_classes(kind: Field) -> bool:
-    """Return whether a feature is a class; a list of features is none."""
+    """Return whether a feature is a class; a list of features is not."""
     return isinstance(kind.value, Mapping) and kind.value.get("_type") == "ClassLabel"
 
 

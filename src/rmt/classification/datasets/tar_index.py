@@ -154,5 +154,6 @@ def _listed(home: Path) -> tuple[dict[Split, list[Path]], dict[Path, int]]:
             raise named[split]["shard_lengths"].error(
                 f"has {len(lengths)} numbers for {len(files)} files"
             )
-        counts |= zip(splits[split], (each.whole(least=0) for each in lengths), strict=False)
+        if lengths:
+            counts |= zip(splits[split], (own.whole(least=0) for own in lengths), strict=True)
     return splits, counts
