@@ -13,6 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -23,6 +24,9 @@ import torch
 from limits import REFUSED, forbid_network
 
 forbid_network()
+# OpenVINO would send usage data from processes that it forks off this one, by the hundred. Without
+# this package it takes a stub of its own.
+sys.modules["openvino_telemetry"] = None
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
