@@ -156,7 +156,9 @@ def map_tables(
         backend: as for :func:`manhattan_attention`.
     """
     height, width, device = x.shape[1], x.shape[2], x.device
-    autocast = torch.is_autocast_enabled(device.type)
+    # The meta device has no autocast, and says so by an error.
+    known = torch.amp.is_autocast_available(device.type)
+    autocast = known and torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if autocast else x.dtype
     turns = rotation(height, width, angles, device=device, dtype=dtype)
     if log_decay is None:
