@@ -344,8 +344,8 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             charted=("top1",),
             reference_classes=1000,  # ImageNet-1K
             reference_images=1_281_167,
-            countable=lambda model, recipe: (model, (recipe.data.input_size,) * 2),
-            train_size=lambda recipe: (recipe.data.input_size,) * 2,
+            countable=lambda model, recipe: (model, (recipe.data.side,) * 2),
+            train_size=lambda recipe: (recipe.data.side,) * 2,
             training=_classification_training,
             prediction=_classification_prediction,
         ),

@@ -67,7 +67,7 @@ def _of_timm(recipe: ClassificationRecipe, num_classes: int) -> TimmClassifier:
         num_classes,
         drop_rate=wanted.drop_rate,
         drop_path_rate=wanted.drop_path_rate,
-        img_size=recipe.data.input_size if one_size and one_size.fixed_input_size else None,
+        img_size=recipe.data.side if one_size and one_size.fixed_input_size else None,
     )
 
 
@@ -75,7 +75,7 @@ def transforms_of(recipe: ClassificationRecipe) -> dict[str, object]:
     """Return timm's description of the transforms that the weights are trained with."""
     data = recipe.data
     return {
-        "input_size": (3, data.input_size, data.input_size),
+        "input_size": (3, data.side, data.side),
         "crop_pct": data.crop_pct,
         "interpolation": "bicubic" if data.interpolation == "random" else data.interpolation,
         "mean": tuple(data.mean),

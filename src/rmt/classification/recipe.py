@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
-from rmt.recipes.schema import DataConfig, ModelConfig, Recipe, Section, number
+from rmt.recipes.schema import AUTO, DataConfig, ModelConfig, Recipe, Section, number
+
+#: ``data.input_size auto``: of networks with weights of small images (docs/train.md), of others.
+SIZES, SIZE = {"rmt_nano": 128}, 224
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -13,10 +16,14 @@ class Model(ModelConfig):
     """The network.
 
     Attributes:
-        name: an RMT variant, or any model of timm (``resnet18``).
+        name: an RMT variant, or any model of timm (``resnet18``). ``auto`` takes that of
+            ``checkpoint`` or, without one, ``rmt_t`` on a GPU and ``rmt_nano`` on a CPU; the run
+            stores the name.
         drop_rate: dropout before the classifier.
         token_labels: add the auxiliary head of token labelling (the starred models).
     """
+
+    network: ClassVar[str] = "name"
 
     name: str = "rmt_s"
     drop_rate: float = number(0.0, 0, 1, below=True)
@@ -30,7 +37,8 @@ class Data(DataConfig):
     Attributes:
         root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
         download: let torchvision download Fashion-MNIST into ``root``.
-        input_size: side of the square input in pixels.
+        input_size: side of the square input in pixels. ``auto`` takes what suits the network: 128
+            for ``rmt_nano``, 224 for others; the run stores the number.
         crop_pct: in evaluation, side of the centre crop over the short side of the resized image.
         interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
         mean: per channel, of images scaled to 0..1.
@@ -45,11 +53,24 @@ class Data(DataConfig):
     download: bool = False
     batch_size: int | Literal["auto"] = number(64, 1)
     balance: Literal["none", "loss", "sampling"] = "none"
-    input_size: int = number(224, 1, 16384)
+    input_size: int | Literal["auto"] = number(224, 1, 16384)
     crop_pct: float = number(0.875, 0.01, 1)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = number((0.229, 0.224, 0.225), 0, above=True)
+
+    @property
+    def side(self) -> int:
+        """``input_size`` as a number.
+
+        Raises:
+            ValueError: if it is still to be chosen.
+        """
+        if isinstance(self.input_size, str):
+            raise ValueError(
+                "data.input_size is 'auto', which a training replaces by a number; here, give one"
+            )
+        return self.input_size
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -138,6 +159,14 @@ class ClassificationRecipe(Recipe):
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     token_labels: TokenLabels = field(default_factory=TokenLabels)
+
+    def with_network(self, name: str, start: str | None) -> Self:
+        """Return this recipe with its network, its start, and the size that suits the network."""
+        recipe = super().with_network(name, start)
+        if self.data.input_size != AUTO:
+            return recipe
+        side = SIZES.get(name.partition(".")[0], SIZE)
+        return replace(recipe, data=replace(recipe.data, input_size=side))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 from rmt.messages import did_you_mean
 
@@ -128,6 +128,9 @@ class ModelConfig(Section):
     Attributes:
         checkpoint: start from these weights (anything ``rmt.load`` reads). Layers whose shape
             depends on the classes are randomly initialised if the classes differ.
+        pretrained: start from weights that come with this package: null where ``auto`` chose a
+            network that has them, true always, false never. The run stores their name as
+            ``checkpoint``.
         num_classes: needed only for ``--dry-run`` without the data; null takes the data's.
         drop_path_rate: stochastic depth at the last block; null takes the variant's.
         freeze: names of modules, such as ``stages.0``, that are not trained. They run in evaluation
@@ -135,11 +138,22 @@ class ModelConfig(Section):
     """
 
     key: ClassVar[str] = "model"
+    #: The key that names the network.
+    network: ClassVar[str] = "backbone"
 
     checkpoint: str | None = None
+    pretrained: bool | None = None
     num_classes: int | None = number(None, 1)
     drop_path_rate: float | None = number(None, 0, 1, below=True)
     freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained and self.checkpoint:
+            raise ValueError(
+                f"model.pretrained is true and model.checkpoint is {self.checkpoint!r}: a run "
+                "starts from one of them; set model.pretrained to false"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -389,6 +403,20 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     ema: Ema = field(default_factory=Ema)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def with_network(self, name: str, start: str | None) -> Self:
+        """Return this recipe with the name of its network and its start: nothing is left to choose.
+
+        Args:
+            name: of the network.
+            start: the checkpoint that the run starts from, or None.
+        """
+        changes: dict[str, Any] = {
+            self.model.network: name,
+            "checkpoint": start,
+            "pretrained": None,
+        }
+        return replace(self, model=replace(self.model, **changes))
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

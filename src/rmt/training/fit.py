@@ -22,6 +22,7 @@ from rmt.task import get_task
 from rmt.training import fsdp
 from rmt.training.batch_size import resolved, with_batch_size
 from rmt.training.callbacks import KeepBest, KeepLast, StopEarly, Throughput
+from rmt.training.chosen_model import as_begun, with_model
 from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
@@ -78,11 +79,7 @@ def fit(
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
     state, kept = _state(folder, resume)
-    if kept is not None:
-        before = kept["description"]["info"]["recipe"]
-        if recipe.data.batch_size == "auto":
-            recipe = with_batch_size(recipe, before["data"]["batch_size"])
-        check_unchanged(recipe, before)
+    recipe = _chosen(recipe, kept and kept["description"]["info"]["recipe"])
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
@@ -146,6 +143,23 @@ def _state(
     if not resume or (resume == "auto" and not has_state):
         return None, None
     return folder.state_to_resume()
+
+
+def _chosen(recipe: Recipe, before: dict[str, Any] | None) -> Recipe:
+    """Return a recipe with the network that ``auto`` stands for, and say which.
+
+    Args:
+        recipe: of the run.
+        before: the recipe in the state of a resumed run, which stays what it was.
+    """
+    if before is not None:
+        recipe = as_begun(recipe, before)
+    recipe, chosen = with_model(recipe)
+    if chosen:
+        rank_zero_only(print)(f"model: {chosen}")
+    if before is not None:
+        check_unchanged(recipe, before)
+    return recipe
 
 
 def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
