@@ -15,6 +15,10 @@ from rmt.messages import did_you_mean
 
 #: Key of a field's ``Range`` in its metadata.
 RANGE = "range"
+#: Name of a network that the machine chooses.
+AUTO = "auto"
+#: What ``trainer.logger`` may name.
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -343,6 +347,8 @@ class TrainerConfig(Section):
             in steps; 0 evaluates after each epoch, or ten times in a run of steps. The last step
             is always evaluated.
         log_every: steps between two logged values.
+        logger: where the run is logged: ``csv``, ``tensorboard``, ``wandb`` (Weights & Biases) or
+            ``mlflow``, or a list of several. The CSV file is always written: the report reads it.
     """
 
     key: ClassVar[str] = "trainer"
@@ -365,9 +371,18 @@ class TrainerConfig(Section):
     save_every: int = number(0, 0)
     evaluate_every: int = number(0, 0)
     log_every: int = number(20, 1)
+    logger: tuple[str, ...] | str = "csv"
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The names in ``logger``."""
+        return (self.logger,) if isinstance(self.logger, str) else tuple(self.logger)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise ValueError(f"trainer.logger is {name!r}{did_you_mean(name, LOGGERS)}")
         if self.global_batch_size and self.accumulate_grad_batches != 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.accumulate_grad_batches} and "

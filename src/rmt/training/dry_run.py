@@ -20,7 +20,7 @@ from rmt.modeling.saved import find_weights
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
-from rmt.training import fsdp
+from rmt.training import fsdp, loggers
 from rmt.training.batch_size import memory_of, resolved, with_batch_size
 from rmt.training.chosen_model import with_model
 from rmt.training.fit import load_recipe
@@ -202,6 +202,7 @@ def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None
     if recipe.model.checkpoint and not str(recipe.model.checkpoint).startswith("hf-hub:"):
         find_weights(recipe.model.checkpoint)
     task.training().check(recipe)
+    loggers.check(recipe.trainer)
 
 
 def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
@@ -19,8 +18,8 @@ from rmt.data.loaders import loading_faults_named
 from rmt.files import for_people, write_json
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
-from rmt.training import fsdp
-from rmt.training.batch_size import resolved, with_batch_size
+from rmt.training import fsdp, loggers
+from rmt.training.batch_size import resolved
 from rmt.training.callbacks import KeepBest, KeepLast, StopEarly, Throughput
 from rmt.training.chosen_model import as_begun, with_model
 from rmt.training.evaluate import evaluate_on
@@ -51,8 +50,9 @@ def fit(
     """Train the model that a recipe describes, keep the best weights and evaluate them.
 
     ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,previous,best}.ckpt``, the
-    logs (CSV and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
-    ``metrics.json``. Nothing is written there before recipe, data and state are checked.
+    logs (CSV, and what ``trainer.logger`` names), ``config.json`` and ``model.safetensors`` of the
+    best weights, and ``metrics.json``. Nothing is written there before recipe, data and state are
+    checked.
 
     Args:
         recipe: from :func:`load_recipe`.
@@ -82,6 +82,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     recipe = _chosen(recipe, kept and kept["description"]["info"]["recipe"])
     task = get_task(recipe.task)
     task.training().check(recipe)
+    loggers.check(recipe.trainer)
     data = task.training().open_data(recipe)
     recipe = data.recipe = resolved(task, recipe, data)
     record = folder.same_data(data, resumed=kept is not None)
@@ -105,6 +106,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     with quiet(), loading_faults_named():
         trainer = _trainer(recipe, folder)
         folder.commit(recipe, record)
+        loggers.begin(trainer.loggers, recipe, folder.path)
         trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
         if module.best.at < 0:  # they were lost, and no evaluation followed
             trainer.save_checkpoint(folder.best, weights_only=False)
@@ -199,10 +201,7 @@ def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
         sync_batchnorm=config.sync_batchnorm and on_accelerator,
         num_sanity_val_steps=0,
         log_every_n_steps=config.log_every,
-        logger=[
-            CSVLogger(str(folder.path), name="logs"),
-            TensorBoardLogger(str(folder.path), name="logs", version="tensorboard"),
-        ],
+        logger=loggers.make(config, folder.path),
         callbacks=callbacks,
         plugins=[WholeFiles()],
         **evaluation,

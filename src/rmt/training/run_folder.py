@@ -46,6 +46,7 @@ MAY_CHANGE = (
     "trainer.save_every",
     "trainer.evaluate_every",
     "trainer.log_every",
+    "trainer.logger",
 )
 
 
