@@ -35,6 +35,8 @@ def new_model(recipe: ClassificationRecipe, classes: Sequence[str]) -> Classifie
     else:
         model = _of_timm(recipe, len(classes))
     model.info["label_names"] = list(classes)
+    if recipe.data.multi_label:
+        model.info["multi_label"] = True
     model.pretrained_cfg |= transforms_of(recipe)
     return model
 

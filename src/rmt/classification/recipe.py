@@ -36,6 +36,8 @@ class Data(DataConfig):
 
     Attributes:
         root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
+        multi_label: images have any number of labels: null where a CSV file has a column
+            ``labels``, true also where its column ``label`` holds several. The run stores it.
         download: let torchvision download Fashion-MNIST into ``root``.
         input_size: side of the square input in pixels. ``auto`` takes what suits the network: 128
             for ``rmt_nano``, 224 for others; the run stores the number.
@@ -44,12 +46,15 @@ class Data(DataConfig):
         mean: per channel, of images scaled to 0..1.
         std: likewise.
         balance: for classes of unequal size: ``loss`` weights the loss of an image by the inverse
-            frequency of its class, ``sampling`` draws images so that all classes come equally often
-            (with replacement; an epoch keeps its length), ``none`` does neither.
+            frequency of its class (of several labels, the loss of each class where an image has it
+            by the number of images without it over those with it), ``sampling`` draws images so
+            that all classes come equally often (with replacement; an epoch keeps its length),
+            ``none`` does neither.
         repeats: repeated augmentation (arXiv 1901.09335): each image is shown this many times,
             spread over the devices; the length of an epoch does not change.
     """
 
+    multi_label: bool | None = None
     download: bool = False
     batch_size: int | Literal["auto"] = number(64, 1)
     balance: Literal["none", "loss", "sampling"] = "none"
@@ -150,8 +155,8 @@ class ClassificationRecipe(Recipe):
     """A classification run.
 
     Raises:
-        ValueError: for Mixup or CutMix with a batch size of 1, or a weighted loss with token
-            labels.
+        ValueError: for Mixup or CutMix with a batch size of 1, or a weighted loss or several labels
+            with token labels.
     """
 
     task: str = "classification"
@@ -174,6 +179,14 @@ class ClassificationRecipe(Recipe):
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but Mixup and CutMix mix pairs of "
                 "images; use at least 2, or set augment.mixup and augment.cutmix to 0"
+            )
+        if self.data.multi_label and (
+            self.model.token_labels or self.token_labels.root or self.token_labels.teacher
+        ):
+            raise ValueError(
+                "the images have several labels each (data.multi_label), and token labelling is "
+                "for one label each: set model.token_labels to false, and token_labels.root and "
+                "token_labels.teacher to nothing"
             )
         if self.data.balance == "loss" and self.model.token_labels:
             raise ValueError(

@@ -373,14 +373,9 @@ class TrainerConfig(Section):
     log_every: int = number(20, 1)
     logger: tuple[str, ...] | str = "csv"
 
-    @property
-    def loggers(self) -> tuple[str, ...]:
-        """The names in ``logger``."""
-        return (self.logger,) if isinstance(self.logger, str) else tuple(self.logger)
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.loggers:
+        for name in (self.logger,) if isinstance(self.logger, str) else self.logger:
             if name not in LOGGERS:
                 raise ValueError(f"trainer.logger is {name!r}{did_you_mean(name, LOGGERS)}")
         if self.global_batch_size and self.accumulate_grad_batches != 1:

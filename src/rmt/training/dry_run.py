@@ -104,7 +104,7 @@ def _with_data(
     """Return the recipe with its batch size as a number, and its data if they can be opened."""
     opened = _open_data(task, recipe) if try_data else None
     if opened:
-        opened.recipe = resolved(task, recipe, opened)
+        opened.recipe = resolved(task, opened.recipe, opened)
         return opened.recipe, opened
     if recipe.data.batch_size == "auto":
         recipe = with_batch_size(recipe, type(recipe.data)().images_per_batch)

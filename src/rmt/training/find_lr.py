@@ -62,7 +62,7 @@ def find_lr(recipe: Recipe, *, steps: int = 100) -> Found:
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
-    recipe = data.recipe = resolved(task, recipe, data)
+    recipe = data.recipe = resolved(task, data.recipe, data)
     L.seed_everything(recipe.seed, verbose=False)
     endless = replace(recipe.schedule, steps=0, epochs=10**6, name="constant")
     here = replace(recipe.trainer, devices=1, num_nodes=1, strategy="auto")

@@ -84,7 +84,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     task.training().check(recipe)
     loggers.check(recipe.trainer)
     data = task.training().open_data(recipe)
-    recipe = data.recipe = resolved(task, recipe, data)
+    recipe = data.recipe = resolved(task, data.recipe, data)
     record = folder.same_data(data, resumed=kept is not None)
     rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)
@@ -122,7 +122,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
             "task": recipe.task,
             "split": data.splits.evaluated_name,
             "best": module.best.weights,
-            f"val_{task.monitor}": module.best.score if module.best.at >= 0 else None,
+            f"val_{module.monitor}": module.best.score if module.best.at >= 0 else None,
             "seconds": round(seconds, 1),
             "history": module.history,
             "test": test,

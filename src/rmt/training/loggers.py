@@ -60,8 +60,8 @@ class MLFlowRun(MLFlowLogger):
 
 def check(config: TrainerConfig) -> None:
     """Raise ``ValueError`` with the line that installs the library of a logger if it is missing."""
-    for name in config.loggers:
-        if name != "csv" and find_spec(name) is None:
+    for name in _besides_csv(config):
+        if find_spec(name) is None:
             raise ValueError(
                 f"trainer.logger {name} needs {name}: pip install 'rmt-vision[{name}]'"
             )
@@ -76,9 +76,8 @@ def make(config: TrainerConfig, run: Path) -> list[Logger]:
         config: of the recipe.
         run: folder of the run.
     """
-    names = ["csv", *(name for name in dict.fromkeys(config.loggers) if name != "csv")]
     known = _ids(run)
-    return [_MAKERS[name](run, known.get(name)) for name in names]
+    return [_MAKERS[name](run, known.get(name)) for name in ("csv", *_besides_csv(config))]
 
 
 @rank_zero_only
@@ -100,6 +99,11 @@ def begin(used: Iterable[Logger], recipe: Recipe, run: Path) -> None:
             about = without_paths({"config": {}, "info": {"recipe": as_dict(recipe)}})
             logger.log_hyperparams(about["info"]["recipe"])
             write_json(run / LOGS / IDS, known := known | {name: logger.version})
+
+
+def _besides_csv(config: TrainerConfig) -> list[str]:
+    given = (config.logger,) if isinstance(config.logger, str) else config.logger
+    return [name for name in dict.fromkeys(given) if name != "csv"]
 
 
 def _ids(run: Path) -> dict[str, str]:
