@@ -2,7 +2,8 @@
 
 Everything above this module (weights, training, tools) works through a :class:`Task` and does not
 name any. What training and prediction need is imported when it is first asked for, so that loading
-weights imports neither data sets nor plotting libraries.
+weights imports neither data sets nor plotting libraries. The file is a little long because the
+contract and its three entries are read together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The sections of a recipe that all tasks share: model, data, optimizer, schedule, EMA, trainer.
 
 Plain records without torch. A recipe file states only what differs from these defaults. Each number
-is checked against the range that is given with its default.
+is checked against the range that is given with its default. The file is long because each key is
+explained where it is declared.
 """
 
 from __future__ import annotations
