@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
@@ -109,9 +110,9 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.cpe = nn.Identity() if block.cpe is None else _with_identity(block.cpe)
         self.norm1 = block.norm1
-        self.attn = FusedAttention(block.attn, getattr(block.ls1, "gamma", None))
+        self.attn = FusedAttention(block.attn, _gamma(block.ls1))
         self.norm2 = block.norm2
-        self.mlp = FusedFeedForward(block.mlp, getattr(block.ls2, "gamma", None))
+        self.mlp = FusedFeedForward(block.mlp, _gamma(block.ls2))
 
     def forward(self, x: Tensor, tables: MapTables | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); ``tables`` as for :class:`rmt.ManhattanAttention`."""
@@ -171,6 +172,10 @@ def _with_identity(conv: DepthwiseConv) -> DepthwiseConv:
     centre = conv.kernel_size[0] // 2
     conv.weight[:, 0, centre, centre] += 1
     return conv
+
+
+def _gamma(scale: nn.Module) -> Tensor | None:
+    return scale.gamma if isinstance(scale, LayerScale) else None
 
 
 def _scaled(layer: nn.Linear, scale: Tensor | None) -> nn.Linear:
