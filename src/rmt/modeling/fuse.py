@@ -7,9 +7,9 @@ What is folded (relative difference below 1e-6 in float32):
 * LayerScale into the projection before it, and the scale of the keys into their projection;
 * the projections to q, k and v into one.
 
-In a traced graph the channels of q and k are also permuted from interleaved pairs to halves, so that
-the rotation, there in real numbers, does not have to shuffle them. Both are permuted in the same way,
-so their product is unchanged.
+In a traced graph the channels of q and k are also permuted from interleaved pairs to halves, so
+that the rotation, there in real numbers, does not have to shuffle them. Both are permuted in the
+same way, so their product is unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rmt.modeling.layers import (
     Head,
     ManhattanAttention,
 )
-from rmt.ops import MapTables, manhattan_attention, map_tables
+from rmt.ops import MapTables, manhattan_attention
 from rmt.ops.geometry import rotate, rotate_halves
 from rmt.ops.tables import traced
 
