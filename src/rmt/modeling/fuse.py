@@ -32,7 +32,7 @@ from rmt.modeling.layers import (
     Head,
     ManhattanAttention,
 )
-from rmt.ops import MapTables, manhattan_attention
+from rmt.ops import MapTables, manhattan_attention, map_tables
 from rmt.ops.geometry import rotate, rotate_halves
 from rmt.ops.tables import traced
 
@@ -80,7 +80,10 @@ class FusedAttention(nn.Module):
         ).flatten(-2)
         return self.proj(out if self.lce is None else out + self.lce(v))
 
-    tables = ManhattanAttention.tables
+    def tables(self, x: Tensor) -> MapTables:
+        """Do what :meth:`rmt.ManhattanAttention.tables` does."""
+        form = {"decomposed": self.decomposed, "backend": self.backend}
+        return map_tables(x, self.angles, self.log_decay, **form)
 
     def _in_halves(self, parameter: Tensor) -> Tensor:
         """Permute the channels of q and k in each head from pairs (2j, 2j+1) to (j, j + D/2)."""

@@ -16,6 +16,7 @@ is in :mod:`rmt.modeling.rmt`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -312,7 +313,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); the first stage keeps size and channels."""
         x = self.downsample(x)
-        tables = self.blocks[0].attn.tables(x)  # once for all blocks, in traced graphs too
+        first: Any = self.blocks[0]  # a block or its fused form
+        tables = first.attn.tables(x)  # once for all blocks, in traced graphs too
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(block, x, tables)
