@@ -128,8 +128,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside / path.name
-        for own in sorted(aside.iterdir()):
+        made = sorted(aside.iterdir())
+        for own in made:
             _check_free(path.with_name(own.name))
+        for own in made:
             os.replace(own, path.with_name(own.name))
     finally:
         shutil.rmtree(aside, ignore_errors=True)

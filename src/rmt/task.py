@@ -200,6 +200,7 @@ class Deployment(Generic[M]):
         least_agreement: of an export in 8 bits.
         multiple: both sides of the images must be a multiple of it.
         any_size: whether one graph can take images of all sizes, and several at once.
+        sizes_vary: whether the network is given images of many sizes, unless told otherwise.
     """
 
     graphs: Callable[[M, tuple[int, int]], dict[str, Graph]]
@@ -212,6 +213,7 @@ class Deployment(Generic[M]):
     least_agreement: float = 99.0
     multiple: int = 1
     any_size: bool = True
+    sizes_vary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,6 +411,7 @@ def _segmentation_deployment() -> Deployment:
         exported=exported.exported,
         set_size=exported.set_size,
         agreement=graphs.agreement,
+        sizes_vary=True,
     )
 
 

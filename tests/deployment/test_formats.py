@@ -93,7 +93,14 @@ MODELS: dict[str, Any] = {
 SIZES = {"classification": 64, "semantic_fpn": 96, "upernet": 96}
 
 
-@pytest.fixture(scope="module", params=[f"{head} {kind}" for head in MODELS for kind in FORMATS])
+# The other heads have no operators that these have not; compiling all of them takes an hour.
+EVERYWHERE = ("classification", "semantic_fpn", "retinanet", "mask_rcnn")
+MADE = [
+    f"{head} {kind}" for head in MODELS for kind in FORMATS if head in EVERYWHERE or kind == "onnx"
+]
+
+
+@pytest.fixture(scope="module", params=MADE)
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Pretrained, Path, str]:
@@ -202,6 +209,7 @@ def test_the_verbs(
         Image.fromarray(photo).save(folder / f"{i}.png")
     model = rmt.create_model("rmt_nano", num_classes=2)
     model.info["label_names"] = ["cat", "other"]
+    model.pretrained_cfg |= {"input_size": (3, 64, 64)}
     checkpoint = model.save_pretrained(tmp_path / "model")
     out = tmp_path / "m.onnx"
 
@@ -210,12 +218,11 @@ def test_the_verbs(
         assert rmt_cli.main([*map(str, words), "--json", str(file)]) == 0
         return json.loads(file.read_text())
 
-    words = ["--format", "onnx", "--img-size", 64, "--batch", batch, "--check", root]
+    words = ["--format", "onnx", "--batch", batch, "--check", root]
     assert call("export", checkpoint, out, *words)["batch"] == batch
     found = call("predict", root, "--checkpoint", out)
     assert len(found) == 5
     keys = ["--data.root", root, "--data.num_workers", 0, "--trainer.accelerator", "cpu"]
-    keys += ["--data.input_size", 64]
     said = call("eval", "--checkpoint", out, *keys)
     assert said["engine"] == "onnx"
     plain = call("eval", "--checkpoint", checkpoint, *keys)

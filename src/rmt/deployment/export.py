@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,11 +117,13 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     _check_int8(format, int8=int8, calibration=calibration)
-    model = source.eval() if isinstance(source, Pretrained) else load(source)
-    fused = model.fuse().cpu()
+    # A copy, because the model may be in training, on a GPU or in half precision.
+    model = copy.deepcopy(source) if isinstance(source, Pretrained) else load(source)
+    model = model.cpu().float().eval()
     deployment: Deployment[Any] = get_task(model.task).deployment()
     size = _size(deployment, model, img_size)
     _check_request(deployment, model, size, batch_size, dynamic=dynamic)
+    fused = model.fuse()
     graphs = deployment.graphs(fused, size)
     path = _path(Path(destination), FILE_ENGINES[format].suffix, len(graphs))
     metadata = Metadata.of(
@@ -132,20 +135,14 @@ def export(
         int8=int8,
         digest=digest_of_tensors(model.state_dict()),
     )
-    seen, held_out = _calibration_images(calibration) if int8 and calibration else ([], [])
+    report = ExportReport(path, metadata)
+    seen, held_out = _calibration_images(calibration) if calibration else ([], [])
     with written_aside(path) as aside:
         engines = _write(graphs, aside, format, metadata, seen)
-        report = ExportReport(path, metadata)
-        exports = Exports(engines={**engines}, size=size, any_size=dynamic)
         if int8:
-            found = deployment.exported(metadata.model, exports)
-            deployment.set_size(fused, size, any_size=dynamic)
-            name, percent = deployment.agreement(fused, found, held_out)
-            report.agreement[name] = percent
-            if percent < deployment.least_agreement and not force:
-                raise ValueError(_too_little(name, percent, deployment.least_agreement, format))
+            report.agreement.update(_agreement(fused, engines, metadata, held_out, force=force))
         else:
-            originals = deployment.graphs(model.cpu(), size)
+            originals = deployment.graphs(model, size)
             report.differences.update(_compare(originals, engines, metadata, photos(check)))
     return report
 
@@ -209,6 +206,33 @@ def _compare(
                         "rounding. Another format may be right; please report this one"
                     )
     return differences
+
+
+def _agreement(
+    fused: Pretrained,
+    engines: dict[str, Engine],
+    metadata: Metadata,
+    images: Sequence[Image.Image],
+    *,
+    force: bool,
+) -> dict[str, float]:
+    """Return how far an export in 8 bits agrees with float32, in percent.
+
+    Raises:
+        ValueError: if it is too little, unless forced.
+    """
+    deployment = get_task(fused.task).deployment()
+    exports = Exports(engines={**engines}, size=metadata.size, any_size=metadata.dynamic)
+    deployment.set_size(fused, metadata.size, any_size=metadata.dynamic)
+    found = deployment.exported(metadata.model, exports)
+    name, percent = deployment.agreement(fused, found, images)
+    if percent < deployment.least_agreement and not force:
+        raise ValueError(
+            f"the export in 8 bits was not kept: {name} with float32 is {percent:.1f} %, below "
+            f"{deployment.least_agreement:g} %. Give more images like those that you will predict, "
+            "or try the other of openvino and onnx; force (--force) keeps it"
+        )
+    return {name: percent}
 
 
 def _shapes(metadata: Metadata) -> list[tuple[tuple[int, int], int]]:
@@ -307,11 +331,3 @@ def _path(destination: Path, suffix: str, parts: int) -> Path:
     if destination.suffix not in ("", suffix):
         raise ValueError(f"{destination} must end in {suffix} in this format")
     return destination.with_suffix(suffix)
-
-
-def _too_little(name: str, percent: float, least: float, format: str) -> str:
-    other = "" if format == "openvino" else ", or try openvino, which calibrates better"
-    return (
-        f"the export in 8 bits was not kept: {name} with float32 is {percent:.1f} %, below "
-        f"{least:g} %. Give more images like those that you will predict{other}; force keeps it"
-    )

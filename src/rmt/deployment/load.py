@@ -125,18 +125,14 @@ def open_exported(file: Path, kind: type[Engine]) -> Pretrained:
         if engines[part].metadata.digest != about.digest:
             raise ValueError(f"{printable(file.parent)} holds parts of different models")
     exports = Exports(engines={**engines}, size=about.size, any_size=about.dynamic)
-    model = get_task(about.model.task).deployment().exported(about.model, exports)
-    if about.dynamic is False and get_task(model.task).deployment().any_size:
-        log.info("%s takes images of %d×%d", printable(file), *about.size)
-    return model.eval()
+    return get_task(about.model.task).deployment().exported(about.model, exports).eval()
 
 
 def _through_file(source: str | Path, engine: str, weights: Weights | None) -> Pretrained:
     """Export a checkpoint to a temporary folder, and open that."""
     model = load(source, weights=weights)
     kind = FILE_ENGINES[engine]
-    # Classes of images of one size; segmenters see images as a whole, whatever their size.
-    dynamic = model.task == "segmentation"
+    dynamic = get_task(model.task).deployment().sizes_vary
     log.warning(
         "exporting %s for the engine %s first; `rmt export` writes a file that is ready at once",
         printable(source),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor, nn
 
 from rmt.modeling.bounded import build_on_meta
@@ -9,6 +11,8 @@ from rmt.modeling.graphs import Absent, Exported, Exports
 from rmt.modeling.saved import Description
 from rmt.segmentation.blocks import resize
 from rmt.segmentation.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 
 class ExportedSegmenter(Exported, Segmenter):
@@ -45,6 +49,9 @@ def exported(described: Description, exports: Exports) -> Segmenter:
     model.head = exports.engines["model"]
     model.info = dict(described.info)
     set_size(model, exports.size, any_size=exports.any_size)
+    if model.window:
+        side = model.window
+        log.warning("images of other sizes than %d×%d are seen through windows of it", side, side)
     return model.eval()
 
 
