@@ -117,34 +117,53 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     _check_int8(format, int8=int8, calibration=calibration)
-    # A copy, because the model may be in training, on a GPU or in half precision.
+    model = _plain(source)
+    metadata = _plan(model, img_size, batch_size, dynamic=dynamic, int8=int8)
+    path = _path(Path(destination), FILE_ENGINES[format].suffix, len(metadata.parts))
+    graphs, fused = get_task(model.task).deployment().graphs, model.fuse()
+    report = ExportReport(path, metadata)
+    seen, held_out = _calibration_images(calibration) if calibration else ([], [])
+    with written_aside(path) as aside:
+        engines = _write(graphs(fused, metadata.size), aside, format, metadata, seen)
+        if int8:
+            report.agreement.update(_agreement(fused, engines, metadata, held_out, force=force))
+        else:
+            originals = graphs(model, metadata.size)
+            report.differences.update(_compare(originals, engines, metadata, photos(check)))
+    return report
+
+
+def _plain(source: Pretrained | str | Path) -> Pretrained:
+    """Return a model on the CPU, in float32 and eval mode; one that is given stays as it is."""
     model = copy.deepcopy(source) if isinstance(source, Pretrained) else load(source)
-    model = model.cpu().float().eval()
+    return model.cpu().float().eval()
+
+
+def _plan(
+    model: Pretrained,
+    img_size: int | Sequence[int] | None,
+    batch_size: int,
+    *,
+    dynamic: bool,
+    int8: bool,
+) -> Metadata:
+    """Return what the export will say of itself.
+
+    Raises:
+        ValueError: for a size or batch that the model's task does not have.
+    """
     deployment: Deployment[Any] = get_task(model.task).deployment()
     size = _size(deployment, model, img_size)
     _check_request(deployment, model, size, batch_size, dynamic=dynamic)
-    fused = model.fuse()
-    graphs = deployment.graphs(fused, size)
-    path = _path(Path(destination), FILE_ENGINES[format].suffix, len(graphs))
-    metadata = Metadata.of(
+    return Metadata.of(
         model,
-        parts=tuple(graphs),
+        parts=tuple(deployment.graphs(model, size)),
         size=size,
         batch=batch_size,
         dynamic=dynamic,
         int8=int8,
         digest=digest_of_tensors(model.state_dict()),
     )
-    report = ExportReport(path, metadata)
-    seen, held_out = _calibration_images(calibration) if calibration else ([], [])
-    with written_aside(path) as aside:
-        engines = _write(graphs, aside, format, metadata, seen)
-        if int8:
-            report.agreement.update(_agreement(fused, engines, metadata, held_out, force=force))
-        else:
-            originals = deployment.graphs(model, size)
-            report.differences.update(_compare(originals, engines, metadata, photos(check)))
-    return report
 
 
 def _write(

@@ -28,8 +28,8 @@ def quantize_openvino(model: Any, names: Sequence[str], calibration: Sequence[Ou
         import nncf
     logging.getLogger("nncf").setLevel(logging.ERROR)
     data = nncf.Dataset([*map(_arrays, calibration)])
-    # On rmt_nano.tiny_imagenet, NNCF's smoothing of the inputs of products took the error from 11 to
-    # 106 % of the logits, and the agreement from 83 to 52 % (60 crops of photos, NNCF 3.4).
+    # On rmt_nano.tiny_imagenet, NNCF's smoothing of the inputs of products took the error from 11
+    # to 106 % of the logits, and the agreement from 83 to 52 % (60 crops of photos, NNCF 3.4).
     smooth = nncf.quantization.advanced_parameters.AdvancedSmoothQuantParameters(matmul=-1)
     with redirect_stdout(sys.stderr):  # it shows its progress
         return nncf.quantize(

@@ -232,14 +232,13 @@ def predict_files(
     Args:
         sources: files of images and videos, folders and glob patterns of images, ``-`` for an image
             on standard input.
-        checkpoint: what :func:`rmt.load` reads, or an exported file; None takes
-            :data:`DEFAULT_WEIGHTS`, and says so.
+        checkpoint: as ``from_checkpoint`` takes it; None takes :data:`DEFAULT_WEIGHTS`.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
         annotations: folder for a data set of the images and a detector's objects, to be corrected
             in an annotation tool.
         annotations_format: of this data set: ``coco``, ``yolo`` or ``voc``.
-        engine: what runs the network, as :meth:`Predictor.from_checkpoint` takes it.
+        engine: what runs the network, likewise.
         device: where to run.
         batch_size: most images to predict at once; None takes the task's.
         **options: of the model's task, as :class:`Predictor` takes them.
