@@ -120,22 +120,23 @@ def test_numbers_for_people() -> None:
 
 def test_what_is_written_aside_arrives_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model.xml"
-    with pytest.raises(RuntimeError, match="half"), written_aside(path) as aside:
-        aside.write_text("half")
-        raise RuntimeError("half")
+
+    def write(weights: str, *, then: Exception | None = None) -> None:
+        with written_aside(path) as aside:
+            aside.write_text("net")
+            aside.with_suffix(".bin").write_text(weights)
+            assert not path.exists()
+            if then:
+                raise then
+
+    with pytest.raises(RuntimeError, match="half"):
+        write("half", then=RuntimeError("half"))
     assert not [*path.parent.iterdir()]
-    with written_aside(path) as aside:
-        aside.write_text("net")
-        aside.with_suffix(".bin").write_text("weights")
-        assert not path.exists()
+    write("weights")
     assert sorted(own.name for own in path.parent.iterdir()) == ["model.bin", "model.xml"]
     path.unlink()
-    with (
-        pytest.raises(ValueError, match=r"model\.bin is there already"),
-        written_aside(path) as aside,
-    ):
-        aside.write_text("net")
-        aside.with_suffix(".bin").write_text("others")
+    with pytest.raises(ValueError, match=r"model\.bin is there already"):
+        write("others")
     assert [own.read_text() for own in path.parent.iterdir()] == ["weights"]
 
 
