@@ -349,7 +349,9 @@ def test_archives_are_opened_on_request(tmp_path: Path) -> None:
     [
         (lambda said: [], "metadata is a list of 0"),
         (lambda said: said | {"task": "x"}, "unknown task 'x'"),
-        (lambda said: said | {"parts": ["../x"]}, "parts has a name that is not one of a graph"),
+        (lambda said: said | {"parts": ["../x"]}, "parts is not a list of names of graphs"),
+        (lambda said: said | {"parts": []}, "parts is not a list of names of graphs"),
+        (lambda said: said | {"parts": ["other"]}, "has no graph 'model', only other"),
         (lambda said: said | {"int8": 1}, "int8 is 1; expected true or false"),
         (
             lambda said: {k: v for k, v in said.items() if k != "transforms"},

@@ -21,6 +21,8 @@ from rmt.deployment.formats import FORMATS
 from rmt.deployment.load import load_with_engine
 from rmt.detection.detector import Detections, Detector
 from rmt.detection.exported import ExportedRetinaNet
+from rmt.detection.rcnn import RCNN
+from rmt.detection.retinanet import RetinaNet
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.saved import SHIPPED
 from rmt.segmentation.exported import set_size
@@ -123,12 +125,16 @@ def test_five_photos(made: tuple[Pretrained, Path, str], photos: list[np.ndarray
     model, path, kind = made
     predictor = rmt.Predictor.from_checkpoint(path, engine=kind)
     expected = rmt.Predictor(model)
+    if isinstance(model, RCNN):
+        # Rounding decides which of two boxes with nearly equal scores suppresses the other; the
+        # suppression runs in torch on both sides, so it is switched off.
+        for each in (model, predictor.model):
+            each.iou_threshold, each.max_detections, each.rpn.limits = 1.0, 50, (100, 100)
     for photo in photos:
         if isinstance(model, Detector):
             image = torch.from_numpy(photo.copy()).permute(2, 0, 1) / 255
             (found,), (wanted,) = predictor.model([image]), model([image])
             assert len(wanted["scores"]) == model.max_detections
-            # Rounding decides which of two boxes with nearly equal scores suppresses the other.
             assert share_found(found, wanted) > 0.9
         elif isinstance(model, Segmenter):
             found, wanted = predictor(photo)["labels"], expected(photo)["labels"]
@@ -153,6 +159,8 @@ def test_the_operators_suit_other_runtimes(made: tuple[Pretrained, Path, str]) -
     """TensorRT overflows in a LayerNorm of several operators, and corrupts grid_sample."""
     model, path, kind = made
     norms = sum(isinstance(own, nn.LayerNorm) for own in model.modules())
+    if isinstance(model, RetinaNet):
+        norms -= 1  # of the map of stride 4, which it does not use
     if kind == "onnx":
         import onnx
 

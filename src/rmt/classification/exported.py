@@ -29,7 +29,7 @@ class ExportedClassifier(Exported, Pretrained):
         self._config = config = described.config | {"pretrained_cfg": {}}
         self.num_classes = config["num_classes"]
         self.info = dict(described.info)
-        self.network = exports.engines["model"]
+        self.network = exports["model"]
         self.absent = Absent()
         cfg = dict(described.config.get("pretrained_cfg") or {})
         args = Field.of(config["model_args"], "config.model_args of the exported file")
@@ -46,8 +46,17 @@ class ExportedClassifier(Exported, Pretrained):
         return self._config | {"pretrained_cfg": dict(self.pretrained_cfg)}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), normalised -> logits (B, ``num_classes``)."""
-        return self.network(images)[0]
+        """Images (B, C, H, W), normalised -> logits (B, ``num_classes``).
+
+        Raises:
+            ValueError: for images of another size than the graph's, or another number of classes.
+        """
+        logits = self.network(images)[0]
+        if logits.shape[1:] != (self.num_classes,):
+            raise ValueError(
+                f"the export returns {tuple(logits.shape)} for its {self.num_classes} classes"
+            )
+        return logits
 
     def forward_features(self, images: Tensor) -> Never:
         """Raise: features are inside the exported graph.

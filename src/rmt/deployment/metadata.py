@@ -101,8 +101,10 @@ class Metadata:
         if len(sides) != 2:
             raise transforms["size"].error("is not a height and a width")
         parts = tuple(each.text() for each in top["parts"].items())
-        if any(not part.replace("_", "").isalnum() for part in parts):  # they are names of files
-            raise top["parts"].error("has a name that is not one of a graph")
+        if not parts or any(
+            not part.replace("_", "").isalnum() for part in parts
+        ):  # they are names of files
+            raise top["parts"].error("is not a list of names of graphs")
         own = ("size", "batch", "dynamic")
         return cls(
             model=model,

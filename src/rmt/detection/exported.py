@@ -35,12 +35,14 @@ class ExportedRetinaNet(Exported, RetinaNet):
             size, threshold = batch.sizes[i].float(), image.new_tensor(score_threshold)
             boxes, scores, labels = self.network(image, size, threshold)
             boxes = boxes / batch.scales[i]
+            if len(labels) and not 0 <= labels.amin() <= labels.amax() < self.num_classes:
+                raise ValueError(f"the export finds more than the {self.num_classes} classes of it")
             found.append({"boxes": boxes, "scores": scores, "labels": labels.long()})
         return found
 
     def put_in(self, exports: Exports) -> None:
         """Put the graph ``model`` in."""
-        self.network = exports.engines["model"]
+        self.network = exports["model"]
         del self.neck, self.head
 
 
@@ -56,14 +58,14 @@ class _ExportedRCNN(Exported, RCNN):
 
     def put_in(self, exports: Exports) -> None:
         """Put the graphs ``dense``, ``box_head_0``, ``mask_head_0`` ... in."""
-        self.dense = exports.engines["dense"]
+        self.dense = exports["dense"]
         del self.neck
         rpn: Any = self.rpn
         del rpn.conv, rpn.cls, rpn.reg
         rpn.forward = lambda maps: (maps.logits, maps.deltas)
         for heads, name in ((self.box_heads, "box_head"), (self.mask_heads, "mask_head")):
             for i in range(len(heads)):
-                heads[i] = _Head(exports.engines[f"{name}_{i}"])
+                heads[i] = _Head(exports[f"{name}_{i}"])
 
 
 class ExportedMaskRCNN(_ExportedRCNN, MaskRCNN):
@@ -91,10 +93,7 @@ def exported(described: Description, exports: Exports) -> Detector:
         raise ValueError(f"unknown detection head {described.config['architecture']!r}")
     model: Any = build_on_meta(kind.from_config, described.config, {}, name="the exported file")
     model.backbone = Absent()
-    try:
-        model.put_in(exports)
-    except KeyError as error:
-        raise ValueError(f"the export has no graph {error} of a {kind.architecture}") from error
+    model.put_in(exports)
     model.info = dict(described.info)
     set_size(model, exports.size, any_size=False)
     return model.eval()

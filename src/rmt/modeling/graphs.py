@@ -69,6 +69,16 @@ class Exports:
     size: tuple[int, int]
     any_size: bool = False
 
+    def __getitem__(self, name: str) -> nn.Module:
+        """Return the engine of a graph.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if name not in self.engines:
+            raise ValueError(f"the export has no graph {name!r}, only {', '.join(self.engines)}")
+        return self.engines[name]
+
 
 class Exported:
     """A model whose networks are exported graphs; they run on the CPU."""

@@ -26,11 +26,16 @@ class ExportedSegmenter(Exported, Segmenter):
         """Images (B, C, H, W), normalised -> logits (B, K, H, W), or at the stride of the head.
 
         Raises:
-            ValueError: if labels are given: an exported network is not trained.
+            ValueError: if labels are given, since an exported network is not trained; for images of
+                another size than the graph's, or another number of classes.
         """
         if labels is not None:
             raise ValueError("an exported segmenter has no losses: train the checkpoint instead")
         logits = self.head(images)[0]
+        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"the export returns {tuple(logits.shape)} for its {self.num_classes} classes"
+            )
         return resize(logits, images.shape[2:]) if full_size else logits
 
 
@@ -46,7 +51,7 @@ def exported(described: Description, exports: Exports) -> Segmenter:
         ExportedSegmenter.from_config, described.config, {}, name="the exported file"
     )
     model.backbone, model.neck, model.aux_head = Absent(), nn.Identity(), None
-    model.head = exports.engines["model"]
+    model.head = exports["model"]
     model.info = dict(described.info)
     set_size(model, exports.size, any_size=exports.any_size)
     if model.window:
