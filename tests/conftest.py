@@ -81,6 +81,15 @@ def no_network() -> Iterator[None]:
     assert not REFUSED, f"connections were attempted: {REFUSED}"
 
 
+@pytest.fixture(autouse=True)
+def signal_stack() -> Iterator[None]:
+    """Undo what OpenVINO does to the handling of signals, which ends other tests."""
+    from rmt.deployment.signal_stack import keep_signal_stack
+
+    with keep_signal_stack():
+        yield
+
+
 @pytest.fixture
 def unchecked_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let arguments of a wrong type reach rmt's own checks, to test what those say."""

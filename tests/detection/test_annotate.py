@@ -102,7 +102,7 @@ def test_annotations_that_cannot_be_written(
     assert f"{photos} is not empty" in said(photos, photo, "--checkpoint", model)
     wrong = said(tmp_path / "set", photo, "--checkpoint", model, "--annotations-format", "cocoa")
     assert "did you mean 'coco'" in wrong
-    assert "- is none" in said(tmp_path / "set", "-", "--checkpoint", model)
+    assert "- is not one; extract the frames" in said(tmp_path / "set", "-", "--checkpoint", model)
     other = rmt.create_model("rmt_nano", 3).save_pretrained(tmp_path / "classifier")
     assert "this is a classification model" in said(tmp_path / "set", photo, "--checkpoint", other)
     assert not (tmp_path / "set").exists()

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from rmt.deployment.libraries import import_openvino, needs
 from rmt.deployment.metadata import KEY, Metadata
+from rmt.deployment.signal_stack import keep_signal_stack
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.graphs import Outputs
 from rmt.untrusted import Field, read_json
@@ -138,7 +139,8 @@ class OpenVinoEngine(Engine):
         }
         try:
             model = openvino.Core().read_model(path)
-            self.compiled = openvino.compile_model(model, "CPU", wanted)
+            with keep_signal_stack():
+                self.compiled = openvino.compile_model(model, "CPU", wanted)
         except RuntimeError as error:
             raise _damaged(path, error) from error
         return str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rmt.deployment.libraries import import_openvino, needs
+from rmt.deployment.signal_stack import keep_signal_stack
 from rmt.modeling.graphs import Outputs
 
 
@@ -31,7 +32,8 @@ def quantize_openvino(model: Any, names: Sequence[str], calibration: Sequence[Ou
     # On rmt_nano.tiny_imagenet, NNCF's smoothing of the inputs of products took the error from 11
     # to 106 % of the logits, and the agreement from 83 to 52 % (60 crops of photos, NNCF 3.4).
     smooth = nncf.quantization.advanced_parameters.AdvancedSmoothQuantParameters(matmul=-1)
-    with redirect_stdout(sys.stderr):  # it shows its progress
+    # It shows its progress, and compiles.
+    with redirect_stdout(sys.stderr), keep_signal_stack():
         return nncf.quantize(
             model,
             data,
