@@ -250,17 +250,26 @@ VARIANTS: dict[str, Variant] = PAPER_VARIANTS | OWN_VARIANTS
 VARIANT_FIELDS = tuple(f.name for f in fields(Variant) if f.name not in ("name", "published"))
 
 
+class UnknownOptionError(ValueError, TypeError):
+    """An option that no variant has.
+
+    A ``TypeError`` too, as Python raises for an unknown argument: libraries that try an option on
+    any model of timm, such as ``img_size``, go on without it after that error only.
+    """
+
+
 def get_variant(name: str, **overrides: Any) -> Variant:
     """Return the variant called ``name`` with some fields replaced.
 
     Raises:
-        ValueError: for an unknown name or field; the message names the nearest one.
+        ValueError: for an unknown name; the message names the nearest one.
+        UnknownOptionError: for an unknown field; likewise.
     """
     if name not in VARIANTS:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, VARIANTS)}")
     for field in overrides:
         if field not in VARIANT_FIELDS:
-            raise ValueError(
+            raise UnknownOptionError(
                 f"unknown option {field!r} of {name}{did_you_mean(field, VARIANT_FIELDS)}"
             )
     # JSON and YAML have lists where the record has tuples.

@@ -8,7 +8,7 @@ from torch import nn
 
 import rmt
 from rmt.modeling.rmt import OPTION_NAMES, RMTOptions
-from rmt.variants import OWN_VARIANTS, PAPER_VARIANTS, variant_overrides
+from rmt.variants import OWN_VARIANTS, PAPER_VARIANTS, VARIANTS, variant_overrides
 
 TAGGED = [f"{name}.in1k" for name in PAPER_VARIANTS] + [
     f"{name}.token_label_in1k" for name in ("rmt_s", "rmt_b", "rmt_l")
@@ -16,8 +16,10 @@ TAGGED = [f"{name}.in1k" for name in PAPER_VARIANTS] + [
 
 
 def meta_model(name: str, **options) -> rmt.RMT:
+    """Make a model of one block a stage: no configuration depends on the depth."""
+    depths = (1,) * len(VARIANTS[name.split(".")[0]].depths)
     with torch.device("meta"):
-        return timm.create_model(name, **options)
+        return timm.create_model(name, depths=depths, **options)
 
 
 def test_lists() -> None:
@@ -58,7 +60,8 @@ def test_transforms_of_the_release() -> None:
 @pytest.mark.parametrize("name", ["rmt_s", "rmt_b", "rmt_l"])
 def test_the_tag_and_the_option_make_the_same_starred_model(name: str) -> None:
     by_tag = meta_model(f"{name}.token_label_in1k")
-    by_option = rmt.create_model(name, token_labels=True, device="meta")
+    depths = by_tag.variant.depths
+    by_option = rmt.create_model(name, token_labels=True, depths=depths, device="meta")
     assert by_tag.aux_head is not None
     assert by_tag.state_dict().keys() == by_option.state_dict().keys()
     assert by_tag.pretrained_cfg == by_option.pretrained_cfg

@@ -80,6 +80,7 @@ class TestResolving:
                 "recipe key 'data' is 3, but it is a section: give its keys, such as data.",
             ),
             ({"data": {"key": "x"}}, "unknown recipe key 'data.key'"),
+            ({"data": {"balance": None}}, "recipe key 'data.balance' is null; give a value"),
             ({"augment": {"crop": "centre"}}, "augment.crop"),
             ({"trainer": {"compile": "perhaps"}}, "trainer.compile"),
         ],

@@ -325,7 +325,7 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.proj = nn.Linear(dim, hidden) if hidden else nn.Identity()
-        self.norm = nn.BatchNorm1d(hidden) if hidden else nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm: nn.Module = nn.BatchNorm1d(hidden) if hidden else nn.LayerNorm(dim, eps=NORM_EPS)
         self.num_features = hidden or dim
         self.drop_rate = drop_rate
         self.reset(num_classes, global_pool)

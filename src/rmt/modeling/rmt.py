@@ -63,14 +63,21 @@ def mix_tokens(x: Tensor, mixed: Tensor | None) -> Tensor:
 OPTION_NAMES = tuple(field.name for field in fields(RMTOptions))
 
 
-class NoHead(nn.Module):
-    """Replaces the head of a network that only returns features."""
+class PrunedHead(Head):
+    """The head of a pruned network: returns the map until :meth:`reset` makes it a classifier.
 
-    global_pool = ""
+    Args:
+        dim: C, the channels of the network's last map.
+        drop_rate: dropout before the linear layer, once there is one.
+    """
 
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, H, W, C) -> (B, C, H, W)."""
-        return x.permute(0, 3, 1, 2)
+    def __init__(self, dim: int, drop_rate: float) -> None:
+        super().__init__(dim, 0, 0, "", drop_rate)
+        self.norm = nn.Identity()
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C), unchanged."""
+        return x
 
 
 class RMT(Pretrained):
@@ -112,7 +119,7 @@ class RMT(Pretrained):
         self.stages = nn.ModuleList(
             Stage(variant, i, list(islice(rates, depth))) for i, depth in enumerate(variant.depths)
         )
-        self.head: Head | NoHead = Head(
+        self.head = Head(
             self.num_features,
             variant.head_hidden,
             num_classes,
@@ -213,7 +220,6 @@ class RMT(Pretrained):
         assert self.aux_head is not None
         if self.aux_width == self.num_features:
             return self.aux_head(x)
-        assert isinstance(self.head, Head)
         return self.aux_head(self.head.tokens(x))
 
     def stem_map(self, x: Tensor) -> Tensor:
@@ -230,19 +236,17 @@ class RMT(Pretrained):
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer, or an ``nn.Identity`` if there are 0 classes."""
-        assert isinstance(self.head, Head), "this network was pruned to features"
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier, and the auxiliary one, for ``num_classes`` classes."""
-        assert isinstance(self.head, Head), "this network was pruned to features"
         self.num_classes = num_classes
         self.info.pop("label_names", None)  # they name the previous classes
         self.head.reset(num_classes, self.head.global_pool if global_pool is None else global_pool)
         self.aux_head = self._new_aux_head()
         for layer in (self.head.fc, self.aux_head):
             if layer is not None:
-                layer.to(next(self.stages.parameters()))
+                layer.to(next(self.stages.parameters())).train(self.training)
                 init_linear(layer)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -308,12 +312,18 @@ class RMT(Pretrained):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the stages after the last of ``indices``, and the head; return the indices."""
+        """Remove the stages after the last of ``indices``, and the head; return the indices.
+
+        The network then returns the last map; :meth:`reset_classifier` gives it a classifier on
+        the pooled map.
+        """
         wanted, last = feature_take_indices(len(self.stages), _listed(indices))
-        self.stages = self.stages[: last + 1]
+        del self.stages[last + 1 :]
         if prune_head:
-            self.head = NoHead()
-            self.aux_head = None
+            self.num_classes = 0
+            self.num_features = self.head_hidden_size = self.variant.dims[last]
+            self.head = PrunedHead(self.num_features, self.head.drop_rate).train(self.training)
+            self.aux_head, self.aux_width = None, 0
         return wanted
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -127,6 +127,9 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
                     f"keys, such as {next(_paths(fields[key], f'{prefix}{key}.'))}"
                 )
             _known_keys(fields[key], value, f"{prefix}{key}.")
+        elif value is None and type(None) not in typing.get_args(fields[key]):
+            # jsonargparse takes it for a field that is one of several words.
+            raise ValueError(f"recipe key {prefix + key!r} is null; give a value or leave it out")
 
 
 def _fields(kind: type) -> dict[str, Any]:
