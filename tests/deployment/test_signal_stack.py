@@ -17,8 +17,13 @@ def test_a_replaced_stack_is_put_back() -> None:
 
     before = current()
     other = ctypes.create_string_buffer(1 << 16)
-    with pytest.raises(KeyError), keep_signal_stack():
-        libc.sigaltstack(ctypes.byref(_SignalStack(ctypes.addressof(other), 0, 1 << 16)), None)
-        assert current()[0] == ctypes.addressof(other)
-        raise KeyError  # also after an error
+
+    def replace_it() -> None:
+        with keep_signal_stack():
+            libc.sigaltstack(ctypes.byref(_SignalStack(ctypes.addressof(other), 0, 1 << 16)), None)
+            assert current()[0] == ctypes.addressof(other)
+            raise KeyError  # also after an error
+
+    with pytest.raises(KeyError):
+        replace_it()
     assert current() == before
