@@ -42,7 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     version = runpy.run_path(str(Path(__file__).with_name("rmt") / "version.py"))["__version__"]
     parser.add_argument("--version", action="version", version=f"rmt {version}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_models, _train, _eval, _predict, _convert, _explain, _label, _annotations, _demo):
+    verbs_ = (
+        _models,
+        _train,
+        _eval,
+        _predict,
+        _convert,
+        _export,
+        _explain,
+        _label,
+        _annotations,
+        _demo,
+    )
+    for add in verbs_:
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):
@@ -186,6 +198,7 @@ def _eval(verbs: Any) -> None:
             args.checkpoint,
             overrides=args.overrides,
             weights=args.weights,
+            engine=args.engine,
             knn=args.knn,
             report=args.report,
         )
@@ -209,6 +222,7 @@ def _eval(verbs: Any) -> None:
     )
     _checkpoint_option(parser)
     _weights_option(parser)
+    _engine_option(parser)
     text = "classify by the K nearest training images, to evaluate a classifier's features"
     parser.add_argument("--knn", type=int, default=0, metavar="K", help=text)
     parser.add_argument(
@@ -229,13 +243,14 @@ def _run_predict(args: argparse.Namespace) -> int:
     sources = [*args.images, *(listed(args.from_file) if args.from_file else ())]
     options = {name: getattr(args, name) for name in args.task_options if name in args}
     options |= {"device": args.device, "batch_size": args.batch_size}
-    if args.embeddings and (args.json or args.out or args.annotations):
+    if args.embeddings and (args.json or args.out or args.annotations or args.engine):
         raise ValueError("--embeddings writes features instead of predictions; name it alone")
     if args.embeddings:
         records = embed_files(sources, args.checkpoint, args.embeddings, **options)
     else:
         written = {"annotations": args.annotations, "annotations_format": args.to}
-        records = predict_files(sources, args.checkpoint, out=args.out, **written, **options)
+        written |= {"out": args.out, "engine": args.engine}
+        records = predict_files(sources, args.checkpoint, **written, **options)
     failed = False
     with RecordWriter(args.json) as writer:
         for record in records:
@@ -264,6 +279,7 @@ def _predict(verbs: Any) -> None:
         help="also predict the files listed in FILE, one path per line; - is standard input",
     )
     _checkpoint_option(parser, required=False)
+    _engine_option(parser)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ... or auto (default): a GPU if there is one"
     )
@@ -362,6 +378,39 @@ def _convert(verbs: Any) -> None:
     parser.add_argument("source", help="checkpoint of the release or of this package")
     parser.add_argument("destination", help=".safetensors file to write")
     _weights_option(parser)
+
+
+def _export(verbs: Any) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from rmt.deployment.export import export
+
+        names = ("format", "dynamic", "int8", "calibration", "check", "force", "img_size")
+        options = {name: getattr(args, name) for name in names}
+        report = export(args.model, args.destination, batch_size=args.batch, **options)
+        print("\n".join(report.lines()))
+        _write(args.json, report.as_dict())
+
+    parser = _verb(verbs, "export", run, "Export a model for another runtime, and compare both.")
+    parser.add_argument("model", help="checkpoint, or name of weights in this package")
+    parser.add_argument("destination", help="new .onnx, .xml or .pt2 file; of Mask R-CNN, a folder")
+    text = "onnx, openvino, torch-export or aoti (compiled for this machine)"
+    parser.add_argument("--format", required=True, metavar="FORMAT", help=text)
+    text = "side, or height and width, of the images (default: those of the weights)"
+    parser.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", help=text)
+    text = "number of images at once (default: 1)"
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help=text)
+    text = "take images of all sizes, and any number of them; not for detectors"
+    parser.add_argument("--dynamic", action="store_true", help=text)
+    text = "weights and activations in 8 bits (openvino or onnx), with --calibration"
+    parser.add_argument("--int8", action="store_true", help=text)
+    text = "images for --int8; every third is held out, to compare on"
+    parser.add_argument("--calibration", metavar="DIR", help=text)
+    parser.add_argument(
+        "--check", metavar="DIR", help="images to compare on (default: three photos)"
+    )
+    text = "keep an --int8 export that agrees too little with float32"
+    parser.add_argument("--force", action="store_true", help=text)
+    _json_option(parser)
 
 
 def _explain(verbs: Any) -> None:
@@ -480,9 +529,16 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _checkpoint_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     text = "the weights: folder of a run, .ckpt, .safetensors, .pth of the release, "
+    text += "an exported file or folder, "
     text += "hf-hub:user/name, or rmt_nano.tiny_imagenet, which come with this package"
     text += "" if required else " (the default)"
     parser.add_argument("--checkpoint", required=required, metavar="PATH", help=text)
+
+
+def _engine_option(parser: argparse.ArgumentParser) -> None:
+    text = "what runs the network: torch, compile, onnx, openvino, torch-export or aoti "
+    text += "(default: torch; the runtime of its format for an exported file)"
+    parser.add_argument("--engine", metavar="NAME", help=text)
 
 
 def _weights_option(parser: argparse.ArgumentParser) -> None:

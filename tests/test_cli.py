@@ -362,7 +362,7 @@ def test_invalid_calls(words: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_is_quick() -> None:
     """The help of no verb imports what only running it needs."""
     verbs = [[], *([verb] for verb in ("models", "train", "eval", "predict", "convert"))]
-    verbs += [["explain"], ["make-token-labels"], ["convert-dataset"], ["demo"]]
+    verbs += [["export"], ["explain"], ["make-token-labels"], ["convert-dataset"], ["demo"]]
     code = (
         "import contextlib, io, json, sys\n"
         "import rmt_cli\n"

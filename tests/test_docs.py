@@ -39,8 +39,6 @@ PAGES = [
 SMALLER = {
     '"rmt_s"': '"rmt_nano"',
     "min_size=800, max_size=1333": "min_size=64, max_size=96",
-    "800, 1280": "64, 96",
-    "800, 1066": "64, 80",
     '"RMT_FPN_s.pth"': '"segmenter"',
 }
 SECTIONS = "model|data|optimizer|schedule|ema|trainer|augment|token_labels|inference|published"
@@ -128,9 +126,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# torch calls its own old name while it exports.
-@pytest.mark.filterwarnings("ignore:.create_unbacked_symint. is deprecated")
-@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, marks=pytest.mark.slow if page.name == "deploy.md" else (), id=name_of(page)
+        )
+        for page in PYTHON
+    ],
+)
 # Of torch.jit.trace, by which OpenVINO converts, and of torchvision where the modes differ.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace(_method)?. is deprecated")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -9,11 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
-from rmt.files import digest_of_file, digest_of_samples, for_people, identity, write_atomically
+from rmt.files import (
+    digest_of_file,
+    digest_of_samples,
+    digest_of_tensors,
+    for_people,
+    identity,
+    write_atomically,
+    written_aside,
+)
 
 
 def test_a_file_has_the_digest_that_everybody_computes(tmp_path: Path) -> None:
@@ -107,3 +116,39 @@ def test_numbers_for_people() -> None:
         "step": 7,
     }
     assert isinstance(for_people(content)["raw/images"], int)
+
+
+def test_what_is_written_aside_arrives_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "model.xml"
+
+    def write(weights: str, *, then: Exception | None = None) -> None:
+        with written_aside(path) as aside:
+            aside.write_text("net")
+            aside.with_suffix(".bin").write_text(weights)
+            assert not path.exists()
+            if then:
+                raise then
+
+    with pytest.raises(RuntimeError, match="half"):
+        write("half", then=RuntimeError("half"))
+    assert not [*path.parent.iterdir()]
+    write("weights")
+    assert sorted(own.name for own in path.parent.iterdir()) == ["model.bin", "model.xml"]
+    path.unlink()
+    with pytest.raises(ValueError, match=r"model\.bin is there already"):
+        write("others")
+    assert [own.read_text() for own in path.parent.iterdir()] == ["weights"]
+
+
+def test_digests_of_tensors_tell_names_shapes_types_and_values() -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 3).T}
+    changed = [
+        {"a": tensors["a"], "c": tensors["b"]},
+        tensors | {"a": tensors["a"].view(2, 3)},
+        tensors | {"a": tensors["a"].long()},
+        tensors | {"a": tensors["a"] + 1e-6},
+    ]
+    digests = {digest_of_tensors(each) for each in (tensors, *changed)}
+    assert len(digests) == 5
+    again = {"b": tensors["b"].clone(), "a": tensors["a"].clone()}
+    assert digest_of_tensors(again) in digests

@@ -25,6 +25,7 @@ VALUES = {"a": {"b": [1, "x", None, True, 0.5]}}
         (lambda f: f["a"]["b"].items()[2].mapping(), r"a\.b\.2 is None; expected a mapping"),
         (lambda f: f["a"]["b"].items()[3].whole(least=0), r"a\.b\.3 is True; expected a whole"),
         (lambda f: f["a"]["b"].items()[3].number(), r"a\.b\.3 is True; expected a number"),
+        (lambda f: f["a"]["b"].items()[0].flag(), r"a\.b\.0 is 1; expected true or false"),
         (lambda f: f["a"]["b"].items()[0].whole(least=2, most=9), r"is 1; .* from 2 to 9"),
         (lambda f: f["a"]["b"].items()[1].one_of("y", "z"), r"is 'x'; expected 'y' or 'z'"),
     ],
@@ -37,7 +38,7 @@ def test_a_wrong_value_is_named(read: Callable[[Field], object], message: str) -
 def test_right_values() -> None:
     field = Field.of(VALUES, "f.json")
     one, text, _, true, half = field["a"]["b"].items()
-    assert (one.whole(least=0), text.text(), true.value, half.number()) == (1, "x", True, 0.5)
+    assert (one.whole(least=0), text.text(), true.flag(), half.number()) == (1, "x", True, 0.5)
     assert field.get("gone", 7).value == 7
     assert Field.of({"a": None}, "f").get("a", 7).value == 7
 

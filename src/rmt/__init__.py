@@ -14,6 +14,7 @@ from rmt.version import __version__
 
 if TYPE_CHECKING:
     from rmt.allocator import keep_memory
+    from rmt.deployment.export import export
     from rmt.detection import create_detector
     from rmt.segmentation import create_segmenter
     from rmt.tools import explain
@@ -31,6 +32,7 @@ __all__ = [
     "create_model",
     "create_segmenter",
     "explain",
+    "export",
     "from_pretrained",
     "keep_memory",
     "list_models",
@@ -53,6 +55,8 @@ def __getattr__(name: str) -> Any:
             from rmt.segmentation import create_segmenter as value
         case "explain":
             from rmt.tools import explain as value
+        case "export":
+            from rmt.deployment.export import export as value
         case "keep_memory":
             from rmt.allocator import keep_memory as value
         case "load" | "from_pretrained":

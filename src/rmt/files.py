@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,16 @@ def digest_of_samples(samples: Iterable[object]) -> str:
     return found.hexdigest()
 
 
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the digest of a state dict: names, dtypes, shapes and values."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def identity(path: Path) -> tuple[str, int]:
     """Return what tells a file from others wherever its folder lies: name and size in bytes.
 
@@ -95,6 +107,39 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield where to write a new file, its companions, or a folder; move them to ``path`` at last.
+
+    All that stands beside the yielded path is moved, in alphabetical order. After an error, nothing
+    of it stays.
+
+    Args:
+        path: of the file or folder, which must not be there; its parent is made if absent.
+
+    Raises:
+        ValueError: if something of the name is there already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_free(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside.mkdir()
+    try:
+        yield aside / path.name
+        made = sorted(aside.iterdir())
+        for own in made:
+            _check_free(path.with_name(own.name))
+        for own in made:
+            os.replace(own, path.with_name(own.name))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):
+        raise ValueError(f"{path} is there already: name another, or remove it first")
 
 
 def for_people(content: Any) -> Any:

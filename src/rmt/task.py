@@ -2,8 +2,8 @@
 
 Everything above this module (weights, training, tools) works through a :class:`Task` and does not
 name any. What training and prediction need is imported when it is first asked for, so that loading
-weights imports neither data sets nor plotting libraries. The file is a little long because the
-contract and its three entries are read together.
+weights imports neither data sets nor plotting libraries. The module is long because it is a list:
+the contract, and the table of those who fulfil it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from rmt.segmentation.segmenter import Segmenter
 if TYPE_CHECKING:
     from rmt.data.loaders import DataModule
     from rmt.data.splits import Samples
+    from rmt.modeling.graphs import Exports, Graph
+    from rmt.modeling.saved import Description
 
 R = TypeVar("R", bound=Recipe)
 R_in = TypeVar("R_in", bound=Recipe, contravariant=True)
@@ -184,6 +186,37 @@ class Prediction(Generic[R, M, O]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deployment(Generic[M]):
+    """What exporting needs of a task.
+
+    Attributes:
+        graphs: a model and the size (h, w) of its images -> name -> part that is exported.
+        size_of: the size (h, w) to export a model for if none is asked for.
+        transforms: what turns an image into the network's input, as plain values.
+        label_names: names of the model's classes.
+        exported: the model whose networks are exported graphs.
+        set_size: lets a model see images as its export for a size does.
+        agreement: of a model and its export, on images -> what it is, and in percent.
+        least_agreement: of an export in 8 bits.
+        multiple: both sides of the images must be a multiple of it.
+        any_size: whether one graph can take images of all sizes, and several at once.
+        sizes_vary: whether the network is given images of many sizes, unless told otherwise.
+    """
+
+    graphs: Callable[[M, tuple[int, int]], dict[str, Graph]]
+    size_of: Callable[[M], tuple[int, int]]
+    transforms: Callable[[M], dict[str, Any]]
+    label_names: Callable[[M], list[str]]
+    exported: Callable[[Description, Exports], M]
+    set_size: Callable[..., None]
+    agreement: Callable[[M, M, Sequence[Image.Image]], tuple[str, float]]
+    least_agreement: float = 99.0
+    multiple: int = 1
+    any_size: bool = True
+    sizes_vary: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task(Generic[R, M, O]):
     """A kind of model with its data, training and prediction.
 
@@ -202,6 +235,7 @@ class Task(Generic[R, M, O]):
         train_size: largest usual size (h, w) of a training image, which decides on the memory.
         training: what training and evaluating need.
         prediction: what predicting needs.
+        deployment: what exporting needs.
     """
 
     name: str
@@ -217,6 +251,7 @@ class Task(Generic[R, M, O]):
     train_size: Callable[[R], tuple[int, int]]
     training: Callable[[], Training[R, M]]
     prediction: Callable[[], Prediction[R, M, O]]
+    deployment: Callable[[], Deployment[M]]
 
 
 @cache
@@ -262,6 +297,22 @@ def _classification_prediction() -> Prediction:
 
 
 @cache
+def _classification_deployment() -> Deployment:
+    from rmt.classification import exported, graphs, predict
+
+    return Deployment(
+        graphs=graphs.graphs,
+        size_of=graphs.size_of,
+        transforms=graphs.transforms,
+        label_names=predict.label_names,
+        exported=exported.ExportedClassifier,
+        set_size=lambda model, size, any_size: None,  # its transform resizes
+        agreement=graphs.agreement,
+        least_agreement=98.0,
+    )
+
+
+@cache
 def _detection_training() -> Training[DetectionRecipe, Detector]:
     from rmt.detection.datamodule import DetectionData
     from rmt.detection.metrics import DetectionMetrics, check_recipe
@@ -303,6 +354,23 @@ def _detection_prediction() -> Prediction:
 
 
 @cache
+def _detection_deployment() -> Deployment:
+    from rmt.detection import exported, graphs, predict
+
+    return Deployment(
+        graphs=graphs.graphs,
+        size_of=graphs.size_of,
+        transforms=graphs.transforms,
+        label_names=predict.label_names,
+        exported=exported.exported,
+        set_size=exported.set_size,
+        agreement=graphs.agreement,
+        multiple=32,
+        any_size=False,
+    )
+
+
+@cache
 def _segmentation_training() -> Training[SegmentationRecipe, Segmenter]:
     from rmt.segmentation.datamodule import SegmentationData
     from rmt.segmentation.metrics import SegmentationMetrics
@@ -336,6 +404,22 @@ def _segmentation_prediction() -> Prediction:
     )
 
 
+@cache
+def _segmentation_deployment() -> Deployment:
+    from rmt.segmentation import exported, graphs, predict
+
+    return Deployment(
+        graphs=graphs.graphs,
+        size_of=graphs.size_of,
+        transforms=graphs.transforms,
+        label_names=predict.label_names,
+        exported=exported.exported,
+        set_size=exported.set_size,
+        agreement=graphs.agreement,
+        sizes_vary=True,
+    )
+
+
 #: Task name -> its contract.
 TASKS: dict[str, Task[Any, Any, Any]] = {
     task.name: task
@@ -354,6 +438,7 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             train_size=lambda recipe: (recipe.data.side,) * 2,
             training=_classification_training,
             prediction=_classification_prediction,
+            deployment=_classification_deployment,
         ),
         Task(
             name=Detector.task,
@@ -375,6 +460,7 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             ),
             training=_detection_training,
             prediction=_detection_prediction,
+            deployment=_detection_deployment,
         ),
         Task(
             name=Segmenter.task,
@@ -390,6 +476,7 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             train_size=lambda recipe: (recipe.data.crop,) * 2,
             training=_segmentation_training,
             prediction=_segmentation_prediction,
+            deployment=_segmentation_deployment,
         ),
     )
 }

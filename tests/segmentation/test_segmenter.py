@@ -11,7 +11,7 @@ from torch import nn
 
 from rmt.segmentation import Segmenter, create_segmenter
 from rmt.segmentation.segmenter import HEADS, SegmenterOptions, pixel_loss
-from rmt.segmentation.upernet import UperNetHead
+from rmt.segmentation.upernet import UperNetHead, average_pool
 
 
 @pytest.fixture(scope="module", params=list(HEADS))
@@ -236,3 +236,13 @@ def test_fused_form_is_exact(model: Segmenter) -> None:
         ours, expected = fused(images), model(images)
     assert (ours - expected).abs().max() <= 1e-12 * expected.abs().max()
     assert len(list(fused.modules())) < len(list(model.modules()))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (3, 5), (13, 2), (1, 1), (6, 12)])
+def test_averages_of_an_exported_graph(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 4, *size)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    for cells in (1, 2, 3, 6):
+        assert torch.allclose(average_pool(x, cells), F.adaptive_avg_pool2d(x, cells), atol=1e-6)

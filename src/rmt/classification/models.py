@@ -7,13 +7,14 @@ from typing import Any
 
 import timm
 
+from rmt.classification.exported import ExportedClassifier
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.timm_model import TimmClassifier
 from rmt.modeling.registry import create_model
 from rmt.modeling.rmt import RMT
 from rmt.variants import VARIANTS
 
-Classifier = RMT | TimmClassifier
+Classifier = RMT | TimmClassifier | ExportedClassifier
 
 
 def new_model(recipe: ClassificationRecipe, classes: Sequence[str]) -> Classifier:

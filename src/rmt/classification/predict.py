@@ -123,11 +123,11 @@ class ClassPredictor(ClassEmbedder):
 
 def eval_transform(model: Classifier) -> Callable[[Image.Image], Tensor]:
     """Return the transform that the weights were evaluated with."""
-    transform: Any = create_transform(**_data_config(model))
+    transform: Any = create_transform(**data_config(model))
     return transform
 
 
-def _data_config(model: Classifier) -> dict[str, Any]:
+def data_config(model: Classifier) -> dict[str, Any]:
     """Return timm's options of the transform; for grey images, means over the colour channels.
 
     Raises:
@@ -159,7 +159,7 @@ def pixels(model: Classifier, image: Image.Image) -> tuple[Tensor, Image.Image]:
     """Return an image as the model sees it: (C, H, W) normalised, and the same as a PIL image."""
     image = image if model.in_chans == 3 else image.convert("L")
     tensor = eval_transform(model)(image)
-    cfg = _data_config(model)
+    cfg = data_config(model)
     mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
     return tensor, to_pil_image((tensor * std + mean).clamp(0, 1))
 

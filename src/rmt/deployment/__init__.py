@@ -1,1 +1,1 @@
-"""Models for other runtimes."""
+"""Models for other runtimes: exported, compared with torch, and used in its place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -64,6 +64,8 @@ class Detector(Pretrained):
     #: Name of a subclass in ``create_detector`` and in saved files.
     architecture: str
     has_masks: bool
+    #: What makes the backbone.
+    backbone_type: ClassVar[type[nn.Module]] = Backbone
     backbone: Backbone
     neck: nn.Module
 
@@ -75,7 +77,8 @@ class Detector(Pretrained):
         self.iou_threshold = 0.5
         self.max_detections = 100
         self.transform = Transform(options.min_size, options.max_size)
-        self.backbone = Backbone(
+        backbone: Any = self.backbone_type
+        self.backbone = backbone(
             options.backbone, drop_path_rate=options.drop_path_rate, **options.backbone_options
         )
 
@@ -161,14 +164,18 @@ class Detector(Pretrained):
         body: Any = self.backbone.body  # RMT and timm's models have this method
         body.set_grad_checkpointing(enable)
 
-    def compiled(self) -> Self:
-        """Compile the backbone in place, for all image sizes, and return this model.
+    def compile(self, *args: object, **options: object) -> None:
+        """Compile the backbone in place, for all image sizes.
 
         The rest runs eagerly: the number of regions differs from batch to batch, so a graph of the
         whole model would be compiled again and again.
         """
         # Without this option, torch 2.14 fails on strides of dynamic sizes (pytorch issue 185510).
         self.backbone.compile(dynamic=True, options={"strict_output_strides": True})
+
+    def compiled(self) -> Self:
+        """Compile the backbone in place, and return this model."""
+        self.compile()
         return self
 
     def _by_canvas(

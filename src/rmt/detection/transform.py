@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rmt.data.resize import keep_ratio, resize_bytes
 
-# ImageNet's mean and standard deviation, on the scale of 0 to 255 as in the release's pipelines.
-_MEAN = (123.675, 116.28, 103.53)
-_STD = (58.395, 57.12, 57.375)
+#: ImageNet's mean and standard deviation, on the scale of 0 to 255 as in the release's pipelines.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
 _DIVISOR = 32
 
 Target = Mapping[str, Tensor]
@@ -48,9 +48,15 @@ class Transform:
         min_size: length of the short side after resizing, in pixels.
         max_size: largest length of the long side; the short side gets smaller if necessary.
 
+    Attributes:
+        canvas: the only canvas (h, w) that a network takes: images are made to fit into it, keeping
+            their ratio, and padded to it. None pads each image to the next multiples of 32.
+
     Raises:
         ValueError: for a size that is not positive, or ``min_size`` above ``max_size``.
     """
+
+    canvas: tuple[int, int] | None = None
 
     def __init__(self, min_size: int, max_size: int) -> None:
         if not 1 <= min_size <= max_size:
@@ -65,11 +71,28 @@ class Transform:
         height, width = image.shape[1:]
         if not resize:
             return height, width
-        return keep_ratio(height, width, min_size=self.min_size, max_size=self.max_size)
+        size = keep_ratio(height, width, min_size=self.min_size, max_size=self.max_size)
+        if self.canvas is None:
+            return size
+        scale = min(self.canvas[0] / height, self.canvas[1] / width)
+        fitting = (max(1, int(side * scale + 0.5)) for side in (height, width))
+        height, width = map(min, size, fitting)  # both keep the ratio: one is the smaller
+        return height, width
 
     def canvas_of(self, image: Tensor, *, resize: bool = True) -> tuple[int, int]:
-        """Return height and width after resizing, rounded up to multiples of 32."""
+        """Return height and width after resizing, rounded up to multiples of 32 or the canvas.
+
+        Raises:
+            ValueError: if an image that is not to be resized is larger than the only canvas.
+        """
         height, width = self.size_of(image, resize=resize)
+        if self.canvas is not None:
+            if height > self.canvas[0] or width > self.canvas[1]:
+                raise ValueError(
+                    f"an image of {height}×{width} is larger than the network's canvas, "
+                    f"{self.canvas[0]}×{self.canvas[1]}"
+                )
+            return self.canvas
         return -(-height // _DIVISOR) * _DIVISOR, -(-width // _DIVISOR) * _DIVISOR
 
     def batch(self, images: Sequence[Tensor], *, like: Tensor, resize: bool = True) -> Batch:
@@ -127,6 +150,6 @@ def normalise(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Return ``image`` (3, h, w), floats in 0..1, resized to ``size``, normalised, float32."""
     levels = (image * 255).round().clamp(0, 255).byte()
     levels = resize_bytes(levels, *size).float()
-    mean = torch.tensor(_MEAN, device=image.device)[:, None, None]
-    std = torch.tensor(_STD, device=image.device)[:, None, None]
+    mean = torch.tensor(MEAN, device=image.device)[:, None, None]
+    std = torch.tensor(STD, device=image.device)[:, None, None]
     return (levels - mean) / std

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,8 @@ def _views(
 ) -> Iterator[tuple[Tensor, list[Size], bool]]:
     """Yield each view's logits (B, K, h, w), the sizes to resize to, and whether it is mirrored."""
     assert not model.training, "a segmenter must be in eval mode, without dropout"
+    if model.window and not options.window:
+        options = replace(options, window=model.window, stride=0, pad=True)
     weight = next(model.parameters())
     for scale in options.scales:
         scaled = resize_photo(images, options, scale=scale)

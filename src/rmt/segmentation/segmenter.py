@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt.messages import did_you_mean
 from rmt.modeling.necks import Backbone, full_precision, without_download
@@ -66,6 +66,10 @@ class Segmenter(Pretrained):
     """
 
     task = "segmentation"
+    #: What makes the backbone.
+    backbone_type: ClassVar[type[nn.Module]] = Backbone
+    #: Side of the square windows through which a network of one size sees others; 0: of any size.
+    window = 0
 
     def __init__(self, head: str, options: SegmenterOptions) -> None:
         super().__init__()
@@ -75,7 +79,8 @@ class Segmenter(Pretrained):
         self.options = options
         self.num_classes = num_classes = options.num_classes
         self.info: dict[str, Any] = {}
-        self.backbone = Backbone(
+        backbone: Any = self.backbone_type
+        self.backbone = backbone(
             options.backbone,
             in_chans=options.in_chans,
             drop_path_rate=options.drop_path_rate,

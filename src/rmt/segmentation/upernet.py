@@ -37,10 +37,32 @@ class PyramidPooling(nn.Module):
                 "images per device, or convert the model to SyncBatchNorm"
             )
         averages = [
-            resize(conv(F.adaptive_avg_pool2d(x, size)), x.shape[2:])
+            resize(conv(average_pool(x, size)), x.shape[2:])
             for size, conv in zip(POOL_SIZES, self.pooled, strict=True)
         ]
         return self.join(torch.cat([x, *averages], dim=1))
+
+
+def average_pool(x: Tensor, cells: int) -> Tensor:
+    """Return the averages of a map (B, C, H, W) over ``cells`` × ``cells`` regions of equal size.
+
+    In a graph that is exported, as weighted sums: ONNX has no pooling into so many regions of a map
+    whose size is not known. A matrix product asks of torch what it cannot prove of such a size.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, cells)
+    rows, columns = (_weights(side, cells, x) for side in x.shape[2:])
+    by_row = (x[:, :, None] * rows[:, :, None]).sum(dim=3)  # (B, C, cells, W)
+    return (by_row[:, :, :, None] * columns).sum(dim=4)
+
+
+def _weights(length: int, cells: int, like: Tensor) -> Tensor:
+    """Return the weight (cells, length) of each position in the average of each region."""
+    at = torch.arange(length, device=like.device)
+    cell = torch.arange(cells, device=like.device)[:, None]
+    first, behind = cell * length // cells, -(-(cell + 1) * length // cells)
+    inside = ((at >= first) & (at < behind)).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 class UperNetHead(nn.Module):

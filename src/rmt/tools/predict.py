@@ -15,13 +15,14 @@ from PIL import Image
 
 from rmt.data.folders import local_path
 from rmt.data.images import decoded, read_image
+from rmt.deployment.load import load_with_engine
 from rmt.messages import did_you_mean, printable
+from rmt.modeling.graphs import Exported
 from rmt.modeling.pretrained import Pretrained
 from rmt.task import BatchPredictor, get_task
 from rmt.tools.outputs import Outputs, check_folders
 from rmt.tools.sources import find_files, open_sources
 from rmt.tools.stream import FAULTS, Outcome, predict_in_order
-from rmt.weights.load import load
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,33 @@ class Predictor:
         return self.task.predictor(self.model, options)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str = "auto", **options: Any) -> Self:
-        """Return the predictor of anything that :func:`rmt.load` reads."""
-        return cls(load(path), device=device, **options)
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        engine: str | None = None,
+        device: str = "auto",
+        **options: Any,
+    ) -> Self:
+        """Return the predictor of anything that :func:`rmt.load` reads, or of an exported file.
+
+        Args:
+            path: a checkpoint, an exported file or a folder of such.
+            engine: what runs the network, see
+                :func:`rmt.deployment.load.load_with_engine`; None takes torch for a checkpoint,
+                and for an exported file the runtime of its format.
+            device: where to run; engines of exported files take the CPU only.
+            **options: of the model's task.
+
+        Raises:
+            ValueError: as the class and ``load_with_engine`` do.
+        """
+        model = load_with_engine(path, engine)
+        if isinstance(model, Exported):
+            if device not in ("auto", "cpu"):
+                raise ValueError(f"device is {device!r}; exported networks run on the CPU here")
+            device = "cpu"
+        return cls(model, device=device, **options)
 
     def __call__(self, image: Picture) -> dict[str, Any]:
         """Predict one image.
@@ -197,6 +222,7 @@ def predict_files(
     out: str | Path | None = None,
     annotations: str | Path | None = None,
     annotations_format: str = "coco",
+    engine: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     **options: Any,
@@ -206,12 +232,13 @@ def predict_files(
     Args:
         sources: files of images and videos, folders and glob patterns of images, ``-`` for an image
             on standard input.
-        checkpoint: what :func:`rmt.load` reads; None takes :data:`DEFAULT_WEIGHTS`, and says so.
+        checkpoint: as ``from_checkpoint`` takes it; None takes :data:`DEFAULT_WEIGHTS`.
         out: folder for the drawn images (and label maps of a segmenter); not one that holds
             images to predict.
         annotations: folder for a data set of the images and a detector's objects, to be corrected
             in an annotation tool.
         annotations_format: of this data set: ``coco``, ``yolo`` or ``voc``.
+        engine: what runs the network, likewise.
         device: where to run.
         batch_size: most images to predict at once; None takes the task's.
         **options: of the model's task, as :class:`Predictor` takes them.
@@ -228,7 +255,9 @@ def predict_files(
     paths = find_files([*sources])
     folder, data_set = (None if own is None else Path(own) for own in (out, annotations))
     check_folders(paths, drawings=folder, annotations=data_set)
-    predictor = Predictor.from_checkpoint(named_weights(checkpoint), device=device, **options)
+    predictor = Predictor.from_checkpoint(
+        named_weights(checkpoint), engine=engine, device=device, **options
+    )
     outcomes = predictor.run(
         open_sources(paths),
         lambda source: source.read(),

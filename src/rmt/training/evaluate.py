@@ -17,9 +17,9 @@ from rmt import recipes
 from rmt.data.classes import check_classes
 from rmt.data.loaders import DataModule, loading_faults_named
 from rmt.data.splits import Samples
+from rmt.deployment.load import engine_of, load_with_engine, main_file
 from rmt.files import digest_of_file, for_people
 from rmt.modeling.pretrained import Pretrained
-from rmt.modeling.saved import find_weights
 from rmt.recipes.schema import Ema, Recipe
 from rmt.task import get_task
 from rmt.training.data_record import DataRecord
@@ -30,7 +30,6 @@ from rmt.training.progress import progress
 from rmt.training.run_folder import DATA, RECIPE, read_recipe
 from rmt.version import __version__
 from rmt.weights.identify import Weights
-from rmt.weights.load import load
 
 
 def evaluate(
@@ -39,6 +38,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     weights: Weights | None = None,
     recipe: Recipe | None = None,
+    engine: str | None = None,
     knn: int = 0,
 ) -> dict[str, Any]:
     """Evaluate weights on the test split of a data set (the validation split if there is no test).
@@ -47,11 +47,13 @@ def evaluate(
     it has seen none of them.
 
     Args:
-        source: a model, or anything :func:`rmt.load` reads.
+        source: a model, anything :func:`rmt.load` reads, or an exported file.
         overrides: ``--data.root DIR`` and other recipe keys.
         weights: ``raw`` or ``ema`` if a file holds both; None for the better ones.
         recipe: how to evaluate; None takes the recipe that was saved with the weights, or the
             task's defaults for a file of the release.
+        engine: what runs the network, see :func:`rmt.deployment.load.load_with_engine`; not for a
+            model that is loaded already.
         knn: if positive, evaluate a classifier's features by this many nearest training images.
 
     Returns:
@@ -61,7 +63,7 @@ def evaluate(
         ValueError: if the classes of data and weights differ, or ``knn`` is given for a detector or
             segmenter.
     """
-    return _evaluate(source, overrides, weights, recipe, knn).metrics
+    return _evaluate(source, overrides, weights, recipe, engine=engine, knn=knn).metrics
 
 
 def record_evaluation(
@@ -69,31 +71,33 @@ def record_evaluation(
     *,
     overrides: Sequence[str] = (),
     weights: Weights | None = None,
+    engine: str | None = None,
     knn: int = 0,
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint as :func:`evaluate` does, and record what was evaluated on what.
 
     Args:
-        source: anything :func:`rmt.load` reads.
+        source: anything :func:`rmt.load` reads, or an exported file.
         overrides: ``--data.root DIR`` and other recipe keys.
         weights: ``raw`` or ``ema`` if a file holds both; None for the better ones.
+        engine: as :func:`evaluate` takes it.
         knn: if positive, the number of nearest neighbours.
         report: folder for plots, a table of the images and a page with both; None writes nothing.
 
     Returns:
         ``checkpoint`` and ``data`` with their SHA-256, ``metrics`` of six digits, ``date`` (UTC),
-        ``machine``, the arguments (``knn``, ``overrides``), the resulting ``recipe``, and
-        ``versions``; an empty dict in all processes but the first. The digest of the checkpoint is
-        that of its file; that of the data covers each image's name, size in bytes and labels.
+        ``machine``, ``engine``, the arguments (``knn``, ``overrides``), the resulting ``recipe``,
+        and ``versions``; an empty dict in all processes but the first. The digest of the checkpoint
+        is that of its file; that of the data covers each image's name, size in bytes and labels.
     """
     if report is not None and knn:
         raise ValueError("--report shows the model's predictions, which --knn does not use")
-    done = _evaluate(source, overrides, weights, None, knn)
+    done = _evaluate(source, overrides, weights, None, engine=engine, knn=knn)
     model, metrics, recipe, samples = done.model, done.metrics, done.recipe, done.samples
     if getattr(rank_zero_only, "rank", 0):  # set by Lightning's launchers, and not declared
         return {}
-    file = digest_of_file(find_weights(source))
+    file = digest_of_file(main_file(source))
     record = {
         "checkpoint": {
             "path": str(source),
@@ -109,6 +113,7 @@ def record_evaluation(
         "metrics": for_people(metrics),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(recipe),
+        "engine": engine_of(model) or engine or "torch",
         "knn": knn,
         "overrides": list(overrides),
         "recipe": recipes.as_dict(recipe),
@@ -169,9 +174,11 @@ def _evaluate(
     overrides: Sequence[str],
     weights: Weights | None,
     recipe: Recipe | None,
+    *,
+    engine: str | None,
     knn: int,
 ) -> _Evaluation:
-    model = source if isinstance(source, Pretrained) else _load(source, weights)
+    model = source if isinstance(source, Pretrained) else _load(source, weights, engine)
     task = get_task(model.task)
     if recipe is None:
         content = model.info.get("recipe") or task.default_recipe(model)
@@ -193,9 +200,9 @@ def _evaluate(
     return _Evaluation(model, evaluate_on(data, model), recipe, data.splits.evaluated, data)
 
 
-def _load(source: str | Path, weights: Weights | None) -> Pretrained:
+def _load(source: str | Path, weights: Weights | None, engine: str | None) -> Pretrained:
     """Load weights; those of a run's folder with the paths that only its recipe.yaml has."""
-    model = load(source, weights=weights)
+    model = load_with_engine(source, engine, weights=weights)
     own = Path(source) / RECIPE
     if own.is_file() and "recipe" in model.info:
         model.info["recipe"] = read_recipe(own)

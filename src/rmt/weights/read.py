@@ -38,6 +38,11 @@ def read_file(path: Path) -> Content:
     if path.suffix == ".safetensors":
         entries, description = read_safetensors(path)
         return Content(entries, description, path)
+    if path.suffix in (".onnx", ".xml", ".pt2"):
+        raise ValueError(
+            f"{path} is an exported network, not weights: rmt.Predictor.from_checkpoint, "
+            "`rmt predict` and `rmt eval` take it; anything else needs the checkpoint behind it"
+        )
     return Content(read_pickle(path), path=path)
 
 
