@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     version = runpy.run_path(str(Path(__file__).with_name("rmt") / "version.py"))["__version__"]
     parser.add_argument("--version", action="version", version=f"rmt {version}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    verbs_ = (
+    adders = (
         _models,
         _train,
         _eval,
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _annotations,
         _demo,
     )
-    for add in verbs_:
+    for add in adders:
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):

@@ -140,12 +140,6 @@ class Field:
             raise self._expected(" or ".join(map(repr, choices)))
         return self.value
 
-    def flag(self) -> bool:
-        """Return the value, which must be true or false."""
-        if not isinstance(self.value, bool):
-            raise self._expected("true or false")
-        return self.value
-
     def number(self) -> float:
         """Return the value, which must be a number."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
