@@ -201,6 +201,10 @@ def test_a_folder_that_cannot_be_read_is_named(
     with pytest.raises(ValueError, match="closed cannot be read: Permission denied"):
         read_image(found[1])
     assert find_images([tmp_path / "closed"]) == [tmp_path / "closed"]
+    for pattern in ("**/*.jpg", "*/*.jpg", "*/../*/[bc].jpg"):
+        found = names(find_images([tmp_path / pattern]), tmp_path)
+        assert {"closed", "open/c.jpg"} <= {os.path.normpath(each) for each in found}, pattern
+    assert find_images([tmp_path / "a*.jpg"]) == [tmp_path / "a.jpg"]
 
 
 def test_folders_that_are_too_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

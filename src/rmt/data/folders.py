@@ -193,7 +193,7 @@ def find_images(sources: Iterable[str | Path], findings: Findings | None = None)
 
     A file is taken whatever its suffix; in a folder only the suffixes of images count, and hidden
     files do not. A name of what is not there stays in the list, for a report in its place; so does
-    a folder that cannot be read.
+    a folder that cannot be read, below a folder or where a pattern leads.
 
     Args:
         sources: files, folders and patterns.
@@ -212,11 +212,12 @@ def find_images(sources: Iterable[str | Path], findings: Findings | None = None)
             if findings:
                 note_animated([path], findings)
         else:
-            matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))
+            matches = [Path(p) for p in glob.glob(str(source), recursive=True)]
             matches = [path for path in matches if os.path.isfile(path)]
+            matches += _closed_folders(str(source))
             if not matches:
                 raise ValueError(f"no file, folder or pattern {str(source)!r} matches a file")
-            found += matches
+            found += sorted(matches)
     if all(map(_is_absent, found)):
         raise ValueError(f"there is no file or folder {str(found[0])!r}" if found else "no image")
     return found
@@ -230,6 +231,19 @@ def _in_folder(folder: Path, findings: Findings | None) -> list[Path]:
         listed = ", ".join(image_suffixes())
         raise ValueError(f"folder {str(folder)!r} holds no image ({listed})")
     return sorted(images + closed)
+
+
+def _closed_folders(pattern: str) -> set[Path]:
+    """Return the folders that a pattern leads into and that cannot be read; glob skips them."""
+    closed: set[Path] = set()
+    while glob.has_magic(pattern := os.path.dirname(pattern)):
+        for folder in glob.iglob(pattern, recursive=True):
+            try:
+                if os.path.isdir(folder):
+                    os.scandir(folder).close()
+            except OSError:
+                closed.add(Path(folder))
+    return closed
 
 
 def _is_absent(path: Path) -> bool:
