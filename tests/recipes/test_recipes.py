@@ -81,6 +81,8 @@ class TestResolving:
             ),
             ({"data": {"key": "x"}}, "unknown recipe key 'data.key'"),
             ({"data": {"balance": None}}, "recipe key 'data.balance' is null; give a value"),
+            ({"data": {"mean": [0, 10**400, 0]}}, "data.mean is too large a number"),
+            ({"ema": {"decay": "1" * 400}}, "ema.decay is too large a number"),
             ({"augment": {"crop": "centre"}}, "augment.crop"),
             ({"trainer": {"compile": "perhaps"}}, "trainer.compile"),
         ],

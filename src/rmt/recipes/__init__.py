@@ -77,6 +77,9 @@ def resolve(kind: type[R], content: Mapping[str, Any], overrides: Sequence[str] 
         return parser.instantiate(parser.parse_object({"recipe": content})).recipe
     except ArgumentError as error:
         raise ValueError(f"wrong value in the recipe: {error}".replace('"recipe.', '"')) from error
+    except OverflowError as error:
+        keys = ", ".join(_too_large(content))
+        raise ValueError(f"wrong value in the recipe: {keys} is too large a number") from error
 
 
 def of_another_model(name: str | Path, content: Mapping[str, Any], recipe: R) -> R:
@@ -130,6 +133,23 @@ def _known_keys(kind: type, content: Mapping[str, Any], prefix: str = "") -> Non
         elif value is None and type(None) not in typing.get_args(fields[key]):
             # jsonargparse takes it for a field that is one of several words.
             raise ValueError(f"recipe key {prefix + key!r} is null; give a value or leave it out")
+
+
+def _too_large(content: Any, path: str = "") -> Iterator[str]:
+    """Yield the keys of whole numbers, also as text, that no float can hold."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _too_large(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _too_large(value, path)
+    else:
+        try:
+            float(int(content))
+        except OverflowError:
+            yield path
+        except (TypeError, ValueError):  # not a whole number
+            pass
 
 
 def _fields(kind: type) -> dict[str, Any]:
