@@ -6,19 +6,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import average_precision_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import rmt
 import rmt_cli
 from rmt.classification.datasets import open_splits
-from rmt.classification.multi_label import MultiLabelLoss, average_precision, positive_weights
+from rmt.classification.multi_label import MultiLabelLoss, MultiLabelMetrics, positive_weights
 from rmt.classification.recipe import ClassificationRecipe, Data
 from rmt.classification.samples import MultiLabelSamples, balanced
 from rmt.classification.teacher import label_folder
@@ -152,14 +152,20 @@ class TestLoss:
                 load_recipe("small/folder", ["--data.multi_label=true", f"--{key}"])
 
 
-def test_average_precision_is_that_of_scikit_learn() -> None:
-    draw = np.random.default_rng(0)
-    for count, ties in ((2, 2), (50, 5), (300, 10_000)):
-        scores = (draw.integers(0, ties, count) / ties).astype(np.float32)
-        positive = draw.random(count) < 0.3
-        positive[0] = True
-        expected = average_precision_score(positive, scores)
-        assert average_precision(scores, positive) == pytest.approx(expected, abs=1e-12)
+@pytest.mark.usefixtures("unchecked_annotations")  # the samples are only their classes
+def test_map_is_the_mean_over_classes_that_an_image_has() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.5], [0.8, 0.2, 0.4], [0.7, 0.3, 0.3]])
+    targets = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 1, 0]])
+    metrics = MultiLabelMetrics(SimpleNamespace(classes=("A", "B", "C")), per_class=True)
+    model = torch.nn.Identity()
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 3)):
+        metrics.update(model, (scores[rows].logit(), targets[rows], None))
+    # A: right at ranks 1 and 3, ½ · 1/1 + ½ · 2/3.
+    ap = {"AP/A": 250 / 3, "AP/B": 100.0}
+    expected = {"mAP": (250 / 3 + 100) / 2, "images": 3.0, **ap}
+    assert metrics.compute() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="none of the images"):
+        metrics.compute()
 
 
 @pytest.fixture(scope="module")

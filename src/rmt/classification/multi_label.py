@@ -108,36 +108,23 @@ class MultiLabelMetrics(nn.Module):
     def compute(self) -> dict[str, float]:
         """Return mAP in percent and the number of images, and reset.
 
-        mAP is the mean of the average precision (AP) of the classes that an image has. Without any
-        it is 0, which never decides on the best weights.
+        mAP is the mean of the average precision (AP, scikit-learn's) of the classes that an image
+        has. Without any it is 0, which never decides on the best weights.
 
         Raises:
             ValueError: if no image could be read.
         """
+        from sklearn.metrics import average_precision_score
+
         seen, self.seen = gathered(self.seen), []
         if not seen:
             raise ValueError("none of the images to evaluate can be read")
         scores, targets = (torch.cat(own).numpy() for own in zip(*seen, strict=True))
         found = {
-            name: 100 * average_precision(scores[:, at], targets[:, at] > 0)
+            name: 100 * average_precision_score(targets[:, at] > 0, scores[:, at])
             for at, name in enumerate(self.classes)
             if targets[:, at].any()
         }
         mean = float(np.mean(list(found.values()))) if found else 0.0
         own = {f"AP/{name}": value for name, value in found.items()} if self.per_class else {}
         return {"mAP": mean, "images": float(len(scores))} | own
-
-
-def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Return Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores, the highest first, as scikit-learn does.
-
-    Args:
-        scores: (N,).
-        positive: (N,), whether each image has the class; one must.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order].astype(np.float64)
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of each run of equal ones
-    hits = np.cumsum(positive[order])[last]
-    gained = np.diff(hits, prepend=0)
-    return float((gained * hits / (last + 1)).sum() / hits[-1])

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from rmt.classification.datamodule import ClassificationData
 from rmt.classification.models import Classifier
-from rmt.classification.multi_label import average_precision
 from rmt.classification.samples import Samples
 from rmt.data.classes import few
 from rmt.data.plots import MOST_CLASSES, class_bars, write_table
@@ -106,6 +105,8 @@ def numbers_of_classes(found: Found) -> dict[str, dict[str, float | int | None]]
 
     Each is None where it is not defined: without an image of the class, or without a prediction.
     """
+    from sklearn.metrics import average_precision_score
+
     rows: dict[str, dict[str, float | int | None]] = {}
     for at, name in enumerate(found.samples.classes):
         scores, own = found.scores[:, at], found.targets[:, at]
@@ -113,7 +114,7 @@ def numbers_of_classes(found: Found) -> dict[str, dict[str, float | int | None]]
         hits = 100 * float((own & (scores >= THRESHOLD)).sum())
         rows[name] = {
             "images": images,
-            "AP": 100 * average_precision(scores, own) if images else None,
+            "AP": 100 * average_precision_score(own, scores) if images else None,
             "recall": hits / images if images else None,
             "precision": hits / guesses if guesses else None,
         }
