@@ -320,7 +320,10 @@ def _options_of_tasks(parser: argparse.ArgumentParser) -> list[str]:
             names.append(name)
         return added
 
-    group("classifiers", top=(int, "K", "number of classes to list (default: 5)"))
+    group(
+        "classifiers (--score, too: the minimum, 0.5 for a model of several labels, else 0)",
+        top=(int, "K", "most classes to list (default: 5; of several labels, all)"),
+    )
     objects = group(
         "detectors",
         score=(float, "SCORE", "minimum score of a detection (default: 0.05)"),

@@ -199,9 +199,11 @@ def test_weights_do_not_say_where_they_were_made(
 # Training.
 
 
-def test_a_finished_run_keeps_everything(case: Case, run: tuple[Path, dict[str, Any]]) -> None:
+def test_a_finished_run_keeps_everything(
+    case: Case, root: Path, run: tuple[Path, dict[str, Any]]
+) -> None:
     out, metrics = run
-    monitor = get_task(case.task).monitor
+    monitor = get_task(case.task).monitor(case.recipe_for(root))
     assert metrics == json.loads((out / "metrics.json").read_text())
     assert metrics["test"]["images"] == IMAGES
     assert monitor in metrics["test"]
@@ -235,9 +237,10 @@ def test_the_best_weights_and_their_score_are_one_fact(
     (tmp_path / "here").rename(tmp_path / "there")
     metrics = fit(recipe, tmp_path / "there", resume=True)
     kept = torch.load(tmp_path / "there" / BEST, weights_only=True)["rmt"]["best"]
-    assert metrics[f"val_{get_task(case.task).monitor}"] == for_people(kept["score"])
+    monitor = get_task(case.task).monitor(recipe)
+    assert metrics[f"val_{monitor}"] == for_people(kept["score"])
     found = evaluate(tmp_path / "there" / BEST)  # there is no test split
-    assert found[get_task(case.task).monitor] == pytest.approx(kept["score"])
+    assert found[monitor] == pytest.approx(kept["score"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -226,7 +226,7 @@ class Task(Generic[R, M, O]):
         from_config: builds the model that a ``config`` describes, randomly initialised.
         new_model: builds the model of a recipe for some classes, randomly initialised.
         default_recipe: content of a recipe to evaluate a model that has none.
-        monitor: metric that decides which weights are best; larger is better.
+        monitor: metric that decides which weights of a recipe are best; larger is better.
         charted: metrics that a run's learning curve shows.
         reference_classes: number of classes of the published data set.
         reference_images: number of its training images.
@@ -243,7 +243,7 @@ class Task(Generic[R, M, O]):
     from_config: Callable[[dict[str, Any]], M]
     new_model: Callable[[R, Sequence[str]], M]
     default_recipe: Callable[[M], dict[str, Any]]
-    monitor: str
+    monitor: Callable[[R], str]
     charted: tuple[str, ...]
     reference_classes: int
     reference_images: int
@@ -260,12 +260,17 @@ def _classification_training() -> Training[ClassificationRecipe, Classifier]:
     from rmt.classification.datasets.imagenet import same_imagenet
     from rmt.classification.knn import evaluate_knn
     from rmt.classification.losses import ClassificationLoss, check_recipe
-    from rmt.classification.metrics import ClassificationMetrics
+    from rmt.classification.metrics import metrics_of
+    from rmt.classification.multi_label import MultiLabelLoss
 
     return Training(
         open_data=ClassificationData,
-        criterion=ClassificationLoss,
-        metrics=lambda recipe, model, samples, per_class: ClassificationMetrics(model, samples),
+        criterion=lambda recipe, model, train: (
+            MultiLabelLoss if recipe.data.multi_label else ClassificationLoss
+        )(recipe, model, train),
+        metrics=lambda recipe, model, samples, per_class: metrics_of(
+            model, samples, per_class=per_class
+        ),
         check=check_recipe,
         knn=evaluate_knn,
         same_classes=same_imagenet,
@@ -278,7 +283,7 @@ def _classification_prediction() -> Prediction:
 
     return Prediction(
         options=predict.Options,
-        default_options=lambda model: predict.Options(),
+        default_options=predict.default_options,
         predictor=predict.ClassPredictor,
         embedder=predict.ClassEmbedder,
         batch_size=16,
@@ -425,12 +430,12 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             from_config=classification.from_config,
             new_model=classification.new_model,
             default_recipe=classification.default_recipe,
-            monitor="top1",
-            charted=("top1",),
+            monitor=lambda recipe: "mAP" if recipe.data.multi_label else "top1",
+            charted=("top1", "mAP"),
             reference_classes=1000,  # ImageNet-1K
             reference_images=1_281_167,
-            countable=lambda model, recipe: (model, (recipe.data.input_size,) * 2),
-            train_size=lambda recipe: (recipe.data.input_size,) * 2,
+            countable=lambda model, recipe: (model, (recipe.data.side,) * 2),
+            train_size=lambda recipe: (recipe.data.side,) * 2,
             training=_classification_training,
             prediction=_classification_prediction,
             deployment=_classification_deployment,
@@ -441,7 +446,7 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             from_config=detection.from_config,
             new_model=detection.new_model,
             default_recipe=detection.default_recipe,
-            monitor="box_AP",
+            monitor=lambda recipe: "box_AP",
             charted=("box_AP", "box_AP50", "mask_AP"),
             reference_classes=80,  # COCO 2017, images with a box
             reference_images=117_266,
@@ -463,7 +468,7 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             from_config=Segmenter.from_config,
             new_model=segmentation.new_model,
             default_recipe=segmentation.default_recipe,
-            monitor="mIoU",
+            monitor=lambda recipe: "mIoU",
             charted=("mIoU", "aAcc"),
             reference_classes=150,  # ADE20K
             reference_images=20_210,

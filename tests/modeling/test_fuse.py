@@ -8,6 +8,7 @@ from torch import nn
 import rmt
 from rmt.detection import create_detector
 from rmt.modeling.fuse import fuse
+from rmt.ops import tables
 from rmt.segmentation import create_segmenter
 
 
@@ -46,6 +47,24 @@ def test_equal_to_the_trained_form(options: dict) -> None:
     torch.testing.assert_close(
         fused.forward_intermediates(images)[1], model.forward_intermediates(images)[1]
     )
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_tables_are_built_once_per_stage(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a traced graph for all blocks of a stage; eager calls of one size share them."""
+    options = {"depths": (2, 2, 3, 2), "full_attention": (False, False, False, True)}
+    model = rmt.create_model("rmt_nano", 7, **options).eval()
+    model = model.fuse() if fused else model
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        graph = torch.export.export(model, (images,)).graph
+        called = [str(node.target) for node in graph.nodes]
+        assert called.count("aten.cos.default") == called.count("aten.sin.default") == 4
+        assert called.count("aten.abs.default") == 8  # distances along rows and along columns
+        tables.clear()
+        expected = model(images)
+        monkeypatch.setattr(torch, "arange", lambda *_, **__: pytest.fail("a table is built again"))
+        assert model(images).equal(expected)
 
 
 def test_the_original_is_untouched_and_float32_stays_close() -> None:

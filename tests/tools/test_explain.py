@@ -36,7 +36,7 @@ def test_weights_are_those_of_the_kernel(decomposed: bool, decay: bool) -> None:
     """Applied to the values, the weights give the result of `manhattan_attention`, per token."""
     module = attention(decomposed=decomposed, decay=decay)
     x = torch.randn(1, HEIGHT, WIDTH, DIM, dtype=torch.float64)
-    q, k = module.queries_and_keys(x)
+    q, k = module.queries_and_keys(x, module.tables(x))
     v = module.heads(module.v(x))
     expected = rmt.manhattan_attention(q, k, v, module.log_decay, decomposed=decomposed)[0]
     for y in range(HEIGHT):

@@ -38,7 +38,7 @@ def test_a_log_file_has_a_line_per_epoch_and_says_why_a_run_stopped(
     )
     monkeypatch.setattr(progress, "STEPS", 1)
     metrics = fit(recipe, tmp_path / "run")
-    monitor = get_task(task).monitor
+    monitor = get_task(task).monitor(recipe)
     history = metrics["history"]
     scores = [record[f"raw/{monitor}"] for record in history]
     best = scores.index(max(scores))

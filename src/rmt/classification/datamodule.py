@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import ClassificationRecipe
@@ -22,13 +24,18 @@ from rmt.data.samplers import TrainBatches
 class ClassificationData(DataModule[ClassificationRecipe, Samples]):
     """The loaders of a recipe: batches of images (B, 3, S, S) and labels (B,).
 
+    Images with several labels come with targets (B, K) of 0 and 1 in place of labels.
+
     Evaluation batches have a third entry, the indices of the images, (B,).
     """
 
     def __init__(
         self, recipe: ClassificationRecipe, *, classes: Sequence[str] | None = None
     ) -> None:
-        super().__init__(recipe, open_splits(recipe.data, classes))
+        splits = open_splits(recipe.data, classes)
+        # Only the data can tell.
+        data = replace(recipe.data, multi_label=splits.val.multi_label)
+        super().__init__(replace(recipe, data=data), splits)
 
     def train_batches(self, samples: Samples, *, rank: int, world: int) -> TrainBatches:
         """Return the order of the training images, with repeated augmentation."""
@@ -69,13 +76,13 @@ class ClassificationData(DataModule[ClassificationRecipe, Samples]):
             none = torch.empty(0, dtype=torch.long)
             return torch.empty(0), none, none
         images, labels, indices = zip(*good, strict=True)
-        return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+        return torch.stack(images), default_collate(list(labels)), torch.tensor(indices)
 
 
 def with_label(
-    image: Image.Image, label: int, *, transform: Callable[[Image.Image], Tensor]
-) -> tuple[Tensor, int]:
-    """Return an augmented training image and its label."""
+    image: Image.Image, label: int | Tensor, *, transform: Callable[[Image.Image], Tensor]
+) -> tuple[Tensor, int | Tensor]:
+    """Return an augmented training image and its label, or its targets."""
     return transform(image), label
 
 
@@ -89,7 +96,7 @@ def with_map(
 
 def with_index(
     index: int, *, samples: Samples, transform: Callable[[Image.Image], Tensor]
-) -> tuple[Tensor, int, int]:
-    """Return a test image, its label and its index."""
+) -> tuple[Tensor, int | Tensor, int]:
+    """Return a test image, its label or targets, and its index."""
     image, label = samples.read(index)
     return transform(image), label, index

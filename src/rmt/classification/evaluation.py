@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import (
     multiclass_precision_recall_curve,
 )
 
+from rmt.classification import multi_label_plots
 from rmt.classification.datamodule import ClassificationData
 from rmt.classification.models import Classifier
 from rmt.classification.samples import Samples
@@ -67,6 +68,8 @@ def draw(model: Classifier, data: ClassificationData, folder: Path) -> dict[str,
         data: whose test images are predicted.
         folder: to write into.
     """
+    if data.recipe.data.multi_label:
+        return multi_label_plots.draw_evaluation(model, data, folder)
     found = evaluated(model, data, data.splits.evaluated)
     classes = data.classes
     error = multiclass_calibration_error(

@@ -42,6 +42,8 @@ def evaluate_knn(
     if count < 1:
         raise ValueError(f"--knn is {count}; it must be at least 1, and 20 is usual")
     data = ClassificationData(recipe)
+    if data.recipe.data.multi_label:
+        raise ValueError("--knn gives each image one class, and these images have several labels")
     with in_use(model, accelerator=recipe.trainer.accelerator):
         return _accuracy(model, data, count), data.splits.evaluated
 

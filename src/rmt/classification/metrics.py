@@ -10,10 +10,36 @@ from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from rmt.classification.models import Classifier
-from rmt.classification.samples import Samples
+from rmt.classification.multi_label import MultiLabelMetrics
+from rmt.classification.samples import MultiLabelSamples, Samples
 
 #: The other accuracy besides top-1, where there are more classes than that.
 TOP = 5
+
+
+def metrics_of(
+    model: Classifier, samples: Samples, *, per_class: bool
+) -> ClassificationMetrics | MultiLabelMetrics:
+    """Return the metrics of a model on some images, whose labels must be of its kind.
+
+    Args:
+        model: the classifier.
+        samples: the images to evaluate.
+        per_class: also return the AP of each class, where images have several labels.
+
+    Raises:
+        ValueError: if the model predicts one class and the images have several labels, or the
+            other way round.
+    """
+    if samples.multi_label != bool(model.info.get("multi_label")):
+        trained, found = ("several labels", "one label")[:: -1 if samples.multi_label else 1]
+        raise ValueError(
+            f"the model was trained on images with {trained} each, and these have {found} each: "
+            "set data.multi_label, or train a model on such data"
+        )
+    if isinstance(samples, MultiLabelSamples):
+        return MultiLabelMetrics(samples, per_class=per_class)
+    return ClassificationMetrics(model, samples)
 
 
 class ClassificationMetrics(nn.Module):

@@ -36,6 +36,8 @@ def new_model(recipe: ClassificationRecipe, classes: Sequence[str]) -> Classifie
     else:
         model = _of_timm(recipe, len(classes))
     model.info["label_names"] = list(classes)
+    if recipe.data.multi_label:
+        model.info["multi_label"] = True
     model.pretrained_cfg |= transforms_of(recipe)
     return model
 
@@ -68,7 +70,7 @@ def _of_timm(recipe: ClassificationRecipe, num_classes: int) -> TimmClassifier:
         num_classes,
         drop_rate=wanted.drop_rate,
         drop_path_rate=wanted.drop_path_rate,
-        img_size=recipe.data.input_size if one_size and one_size.fixed_input_size else None,
+        img_size=recipe.data.side if one_size and one_size.fixed_input_size else None,
     )
 
 
@@ -76,7 +78,7 @@ def transforms_of(recipe: ClassificationRecipe) -> dict[str, object]:
     """Return timm's description of the transforms that the weights are trained with."""
     data = recipe.data
     return {
-        "input_size": (3, data.input_size, data.input_size),
+        "input_size": (3, data.side, data.side),
         "crop_pct": data.crop_pct,
         "interpolation": "bicubic" if data.interpolation == "random" else data.interpolation,
         "mean": tuple(data.mean),

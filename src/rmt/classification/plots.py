@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from rmt.classification import multi_label_plots
 from rmt.classification.datamodule import ClassificationData
 from rmt.classification.evaluation import Evaluated, evaluated
 from rmt.classification.models import Classifier
@@ -25,6 +26,8 @@ MOST_IMAGES = 10_000
 def draw(model: Classifier, recipe: ClassificationRecipe, folder: Path) -> dict[str, str]:
     """Write the plots and the accuracy of each class; return file name -> what it shows."""
     data = ClassificationData(recipe)
+    if data.recipe.data.multi_label:
+        return multi_label_plots.draw(model, data, folder)
     samples, split = data.splits.evaluated, data.splits.evaluated_name
     if len(samples) > MOST_IMAGES:
         samples = samples.take(np.linspace(0, len(samples) - 1, MOST_IMAGES).astype(int).tolist())

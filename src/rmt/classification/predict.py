@@ -23,14 +23,25 @@ class Options:
     """Options of prediction.
 
     Attributes:
-        top: number of classes to list, the most probable first.
+        top: most classes to list, the most probable first.
+        score: classes with a lower one are not listed.
     """
 
     top: int = 5
+    score: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"score is {self.score}; it must be at least 0 and at most 1")
         if self.top < 1:
             raise ValueError(f"top is {self.top}; it must be at least 1")
+
+
+def default_options(model: Classifier) -> Options:
+    """Return the options for a model: of several labels, those that are more likely than not."""
+    if model.info.get("multi_label"):
+        return Options(top=max(1, model.num_classes), score=0.5)
+    return Options()
 
 
 class ClassEmbedder:
@@ -75,9 +86,11 @@ class ClassEmbedder:
 class ClassPredictor(ClassEmbedder):
     """From RGB images to ``{"top": [{"label", "name", "score"}, ...]}``.
 
+    The scores of a model of several labels are a probability of each class by itself.
+
     Args:
         model: in eval mode; its ``pretrained_cfg`` says how to resize and normalise.
-        options: how many classes to list.
+        options: which classes to list.
 
     Raises:
         ValueError: if the model has no classes, or returns unpooled logits.
@@ -93,14 +106,15 @@ class ClassPredictor(ClassEmbedder):
 
     def predict(self, batch: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return the most probable classes of each image, the best first."""
-        best = (
-            self.model(self.batch(batch)).softmax(-1).topk(min(self.options.top, len(self.names)))
-        )
+        logits = self.model(self.batch(batch))
+        scores = logits.sigmoid() if self.model.info.get("multi_label") else logits.softmax(-1)
+        best = scores.topk(min(self.options.top, len(self.names)))
         return [
             {
                 "top": [
                     {"label": label, "name": self.names[label], "score": round(score, 6)}
                     for label, score in zip(labels, scores, strict=True)
+                    if score >= self.options.score
                 ]
             }
             for labels, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -151,13 +165,14 @@ def pixels(model: Classifier, image: Image.Image) -> tuple[Tensor, Image.Image]:
 
 
 def draw(result: dict[str, Any], image: Image.Image) -> Image.Image:
-    """Return the image with its most probable class on a bar above it."""
+    """Return the image with its most probable classes on a bar above it."""
     width = max(image.width, 160)
     sheet = Image.new("RGB", (width, image.height + 18), "white")
     sheet.paste(image, ((width - image.width) // 2, 18))
-    best = result["top"][0]
-    text = f"{best['name'][:40]} {100 * best['score']:.1f} %"
-    ImageDraw.Draw(sheet).text((4, 3), text, fill="black")
+    # Of one label, at most one class is more likely than not.
+    likely = [each for each in result["top"] if each["score"] >= 0.5] or result["top"][:1]
+    text = ", ".join(f"{each['name'][:40]} {100 * each['score']:.1f} %" for each in likely[:3])
+    ImageDraw.Draw(sheet).text((4, 3), text or "none", fill="black")
     return sheet
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
-from rmt.recipes.schema import DataConfig, ModelConfig, Recipe, Section, number
+from rmt.recipes.schema import AUTO, DataConfig, ModelConfig, Recipe, Section, number
+
+#: ``data.input_size auto``: of networks with weights of small images (docs/train.md), of others.
+SIZES, SIZE = {"rmt_nano": 128}, 224
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -13,10 +16,14 @@ class Model(ModelConfig):
     """The network.
 
     Attributes:
-        name: an RMT variant, or any model of timm (``resnet18``).
+        name: an RMT variant, or any model of timm (``resnet18``). ``auto`` takes that of
+            ``checkpoint`` or, without one, ``rmt_t`` on a GPU and ``rmt_nano`` on a CPU; the run
+            stores the name.
         drop_rate: dropout before the classifier.
         token_labels: add the auxiliary head of token labelling (the starred models).
     """
+
+    network: ClassVar[str] = "name"
 
     name: str = "rmt_s"
     drop_rate: float = number(0.0, 0, 1, below=True)
@@ -29,27 +36,46 @@ class Data(DataConfig):
 
     Attributes:
         root: folder, CSV, tar or Parquet file, or the folder of Fashion-MNIST's IDX files.
+        multi_label: images have any number of labels: null where a CSV file has a column
+            ``labels``, true also where its column ``label`` holds several. The run stores it.
         download: let torchvision download Fashion-MNIST into ``root``.
-        input_size: side of the square input in pixels.
+        input_size: side of the square input in pixels. ``auto`` takes what suits the network: 128
+            for ``rmt_nano``, 224 for others; the run stores the number.
         crop_pct: in evaluation, side of the centre crop over the short side of the resized image.
         interpolation: ``bilinear``, ``bicubic`` or, in training only, ``random``.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
         balance: for classes of unequal size: ``loss`` weights the loss of an image by the inverse
-            frequency of its class, ``sampling`` draws images so that all classes come equally often
-            (with replacement; an epoch keeps its length), ``none`` does neither.
+            frequency of its class (of several labels, the loss of each class where an image has it
+            by the number of images without it over those with it), ``sampling`` draws images so
+            that all classes come equally often (with replacement; an epoch keeps its length),
+            ``none`` does neither.
         repeats: repeated augmentation (arXiv 1901.09335): each image is shown this many times,
             spread over the devices; the length of an epoch does not change.
     """
 
+    multi_label: bool | None = None
     download: bool = False
     batch_size: int | Literal["auto"] = number(64, 1)
     balance: Literal["none", "loss", "sampling"] = "none"
-    input_size: int = number(224, 1, 16384)
+    input_size: int | Literal["auto"] = number(224, 1, 16384)
     crop_pct: float = number(0.875, 0.01, 1)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = number((0.229, 0.224, 0.225), 0, above=True)
+
+    @property
+    def side(self) -> int:
+        """``input_size`` as a number.
+
+        Raises:
+            ValueError: if it is still to be chosen.
+        """
+        if isinstance(self.input_size, str):
+            raise ValueError(
+                "data.input_size is 'auto', which a training replaces by a number; here, give one"
+            )
+        return self.input_size
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -129,8 +155,8 @@ class ClassificationRecipe(Recipe):
     """A classification run.
 
     Raises:
-        ValueError: for Mixup or CutMix with a batch size of 1, or a weighted loss with token
-            labels.
+        ValueError: for Mixup or CutMix with a batch size of 1, or a weighted loss or several labels
+            with token labels.
     """
 
     task: str = "classification"
@@ -139,12 +165,28 @@ class ClassificationRecipe(Recipe):
     augment: Augment = field(default_factory=Augment)
     token_labels: TokenLabels = field(default_factory=TokenLabels)
 
+    def with_network(self, name: str, start: str | None) -> Self:
+        """Return this recipe with its network, its start, and the size that suits the network."""
+        recipe = super().with_network(name, start)
+        if self.data.input_size != AUTO:
+            return recipe
+        side = SIZES.get(name.partition(".")[0], SIZE)
+        return replace(recipe, data=replace(recipe.data, input_size=side))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.augment.mixup or self.augment.cutmix) and self.data.batch_size == 1:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but Mixup and CutMix mix pairs of "
                 "images; use at least 2, or set augment.mixup and augment.cutmix to 0"
+            )
+        if self.data.multi_label and (
+            self.model.token_labels or self.token_labels.root or self.token_labels.teacher
+        ):
+            raise ValueError(
+                "the images have several labels each (data.multi_label), and token labelling is "
+                "for one label each: set model.token_labels to false, and token_labels.root and "
+                "token_labels.teacher to nothing"
             )
         if self.data.balance == "loss" and self.model.token_labels:
             raise ValueError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePath
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,20 +67,32 @@ class Samples:
 
     Attributes:
         items: a path, an image within a larger file, or an array (H, W) of 8-bit grey, an image.
-        labels: class index of each.
+        labels: class index of each; of :class:`MultiLabelSamples`, several.
         classes: class names.
         rule: which predictions are right.
     """
 
     items: Sequence[Path | Packed | np.ndarray] | np.ndarray
-    labels: Sequence[int]
+    labels: Sequence[Any]
     classes: tuple[str, ...]
     rule: EvaluationRule = EvaluationRule()
+    #: Whether an image has any number of labels.
+    multi_label: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    @property
+    def present(self) -> set[int]:
+        """The classes that have an image."""
+        return set(self.labels)
+
+    @property
+    def strata(self) -> Sequence[int]:
+        """A class of each image, of each of which a share is held out."""
+        return self.labels
+
+    def read(self, index: int) -> tuple[Image.Image, Any]:
         """Return an image as RGB and its label; raises as :meth:`image`."""
         return self.image(index), self.labels[index]
 
@@ -105,7 +119,12 @@ class Samples:
     def digest(self) -> str:
         """Return the digest of names, sizes and labels (of arrays: their content)."""
         labelled = zip(self.items, self.labels, strict=True)
-        return digest_of_samples((self._identity(item), int(label)) for item, label in labelled)
+        return digest_of_samples(
+            (self._identity(item), self._plain(label)) for item, label in labelled
+        )
+
+    def _plain(self, label: Any) -> object:
+        return int(label)
 
     def _identity(self, item: Path | Packed | np.ndarray) -> object:
         if isinstance(item, np.ndarray):
@@ -120,7 +139,8 @@ class Samples:
 
     def join(self, other: Samples) -> Samples:
         """Return these images and others of the same data set, by its plain rule."""
-        return Samples([*self.items, *other.items], [*self.labels, *other.labels], self.classes)
+        items, labels = [*self.items, *other.items], [*self.labels, *other.labels]
+        return type(self)(items, labels, self.classes)
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Return some of the images, in no groups."""
@@ -132,8 +152,69 @@ class Samples:
         )
 
 
+@dataclass(frozen=True)
+class MultiLabelSamples(Samples):
+    """Images that have any number of labels, also none.
+
+    Attributes:
+        labels: the class indices of each image.
+    """
+
+    multi_label: ClassVar[bool] = True
+
+    @property
+    def present(self) -> set[int]:
+        """The classes that have an image."""
+        return {label for own in self.labels for label in own}
+
+    @property
+    def strata(self) -> Sequence[int]:
+        """The rarest class of each image; those without a label, or alone in theirs, are one."""
+        count = Counter(label for own in self.labels for label in own)
+        rarest = [
+            min(own, key=lambda label: (count[label], label), default=-1) for own in self.labels
+        ]
+        size = Counter(rarest)
+        common = max(size, key=size.__getitem__, default=-1)
+        alone = {stratum for stratum, images in size.items() if images == 1}
+        # One that is alone cannot be divided; nor can the rest if it is a single image.
+        home = -1 if len(alone) > 1 or size[-1] > 1 else common
+        return [home if stratum in alone else stratum for stratum in rarest]
+
+    def read(self, index: int) -> tuple[Image.Image, Tensor]:
+        """Return an image as RGB and its targets, (K,) of 0 and 1; raises as :meth:`image`."""
+        return self.image(index), self.targets([index])[0]
+
+    def targets(self, indices: Sequence[int] | None = None) -> Tensor:
+        """Return 1 for each label of some images, or of all, and else 0: (B, K)."""
+        chosen = range(len(self)) if indices is None else indices
+        targets = torch.zeros(len(chosen), len(self.classes))
+        for row, index in enumerate(chosen):
+            targets[row, list(self.labels[index])] = 1
+        return targets
+
+    def place(self, index: int) -> PurePath:
+        """Raise ``ValueError``: no folder of a class holds the image alone."""
+        raise ValueError(f"{self.name(index)} may have several labels: token labels are for one")
+
+    def label(self, index: int) -> object:
+        """Return the names of an image's classes."""
+        return [self.classes[label] for label in self.labels[index]]
+
+    def _plain(self, label: Any) -> object:
+        return [int(each) for each in label]
+
+
 def balanced(samples: Samples) -> Tensor:
-    """Return a weight for each image, (N,): the inverse frequency of its class, on average 1."""
+    """Return a weight for each image, (N,): the inverse frequency of its class, on average 1.
+
+    Of an image with several labels it is the mean over them; having none is a class of its own.
+    """
+    if isinstance(samples, MultiLabelSamples):
+        targets = samples.targets().double()
+        targets = torch.cat([targets, (targets.sum(1, keepdim=True) == 0).double()], 1)
+        each = (targets / targets.sum(0).clamp(min=1)).sum(1) / targets.sum(1)
+        return each / each.mean()
     labels = torch.tensor(samples.labels)
     counts = torch.bincount(labels, minlength=len(samples.classes)).double()
     return (len(labels) / ((counts > 0).sum() * counts))[labels]

@@ -181,6 +181,8 @@ def label_folder(
     samples = open_splits(Data(root=str(data), format=kind)).train
     if samples is None:
         raise ValueError(f"{data} has no training images to label, only images to evaluate")
+    if samples.multi_label:
+        raise ValueError(f"the images of {data} have several labels each; token labels are for one")
     teacher = Teacher(
         name, len(samples.classes), weights=weights, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )

@@ -19,7 +19,7 @@ def train_transform(data: Data, augment: Augment) -> Callable[[Image.Image], Ten
     """Return the training transform: image to (3, S, S), normalised."""
     if augment.crop == "random":
         return with_posterize(random_crop_transform(data, augment, hflip=augment.flip))
-    size = data.input_size
+    size = data.side
     steps: list[Any] = [T.Resize((size, size), _mode(data.interpolation))]
     if augment.crop == "shift":
         steps.append(T.RandomCrop(size, padding=size // 8))
@@ -50,7 +50,7 @@ def random_crop_transform(
     # None adds no operation, where 0 would add one that takes time and does nothing.
     color_jitter: Any = (0.0 if augment.rand_augment else augment.color_jitter) or None
     return create_transform(
-        data.input_size,
+        data.side,
         is_training=True,
         scale=augment.scale,
         ratio=augment.ratio,
@@ -69,7 +69,7 @@ def random_crop_transform(
 def eval_transform(data: Data) -> Callable[[Image.Image], Tensor]:
     """Return the transform of evaluation and prediction: resize, centre crop, normalise."""
     transform: Any = create_transform(
-        data.input_size,
+        data.side,
         is_training=False,
         crop_pct=data.crop_pct,
         interpolation="bicubic" if data.interpolation == "random" else data.interpolation,

@@ -106,8 +106,12 @@ class Splits(Generic[S]):
         """Name of the split of :attr:`evaluated`."""
         return "val" if self.test is None else "test"
 
-    def describe(self) -> str:
-        """Return one sentence: format, classes, images of each split, what was left out and why."""
+    def describe(self, names: int = 10) -> str:
+        """Return one sentence: format, classes, images of each split, what was left out and why.
+
+        Args:
+            names: most classes that are named.
+        """
         counts = [] if self.train is None else [f"{len(self.train)} train"]
         counts += [f"{len(self.val)} val"] if self.test is not self.val else []
         if self.test is not None:
@@ -118,7 +122,7 @@ class Splits(Generic[S]):
         elif self.held_out:
             shown += " (val held out of train)"
         count = len(self.classes)
-        classes = f"{count} {'class' if count == 1 else 'classes'} ({few(self.classes)})"
+        classes = f"{count} {'class' if count == 1 else 'classes'} ({few(self.classes, names)})"
         told = (self.format, classes, shown, self.findings.describe())
         sentence = ", ".join(each for each in told if each)
         sentence += f"; recognised by {self.sign}" if self.sign else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from rmt.data.classes import check_classes
+from rmt.data.processes import gathered
 from rmt.detection.coco_eval import average_precision, by_class
 from rmt.detection.detector import Detector
 from rmt.detection.recipe import DetectionRecipe
@@ -17,7 +17,6 @@ from rmt.detection.rle import to_rle
 from rmt.detection.samples import Samples
 
 Found = list[dict[str, Any]]
-T = TypeVar("T")
 
 
 def check_recipe(recipe: DetectionRecipe) -> None:
@@ -59,7 +58,7 @@ class DetectionMetrics(nn.Module):
 
         The annotations of images that could not be read are left out.
         """
-        found, seen = _gathered(self.found), set(_gathered(self.seen))
+        found, seen = gathered(self.found), set(gathered(self.seen))
         self.found, self.seen = [], []
         samples = self.samples
         truth = samples.take([i for i, own in enumerate(samples.ids) if own in seen]).only()
@@ -114,12 +113,3 @@ def categories_of(model: Detector, samples: Samples) -> tuple[int, ...]:
         any_order=True,
     )
     return tuple(samples.category_ids[index] for index in order)
-
-
-def _gathered(values: list[T]) -> list[T]:
-    """Return the lists of all processes as one."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return values
-    parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, values)
-    return [value for part in parts for value in part]

@@ -15,6 +15,8 @@ class Model(ModelConfig):
     Attributes:
         head: ``retinanet``, ``mask_rcnn`` or ``cascade_mask_rcnn``.
         backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
+            ``auto`` takes that of ``checkpoint`` or, without one, ``rmt_t`` on a GPU and
+            ``rmt_nano`` on a CPU; the run stores the name.
         min_size: short side of resized images, in pixels.
         max_size: largest long side; the short side gets smaller if necessary.
         roi_samples_per_image: proposals per image that the box and mask heads are trained on, at

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def count(model: nn.Module, size: int | tuple[int, int] = 224) -> Flops:
         size: H and W of the image in pixels, or one number for both.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    channels = getattr(model, "in_chans", 3)
+    channels: Any = getattr(model, "in_chans", 3)
     model = copy.deepcopy(model).to("meta").eval()
     norms = 0
 

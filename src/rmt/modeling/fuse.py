@@ -7,8 +7,9 @@ What is folded (relative difference below 1e-6 in float32):
 * LayerScale into the projection before it, and the scale of the keys into their projection;
 * the projections to q, k and v into one.
 
-The channels of q and k are also permuted from interleaved pairs to halves, so that the rotation
-does not have to shuffle them. Both are permuted in the same way, so their product is unchanged.
+In a traced graph the channels of q and k are also permuted from interleaved pairs to halves, so
+that the rotation, there in real numbers, does not have to shuffle them. Both are permuted in the
+same way, so their product is unchanged.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
@@ -30,14 +32,16 @@ from rmt.modeling.layers import (
     Head,
     ManhattanAttention,
 )
-from rmt.ops import manhattan_attention
-from rmt.ops.geometry import rotate_halves
+from rmt.ops import MapTables, manhattan_attention, map_tables
+from rmt.ops.geometry import rotate, rotate_halves
+from rmt.ops.tables import traced
 
 M = TypeVar("M", bound=nn.Module)
 
 # Leaves of a torch.fx graph, as in rmt.modeling.layers.
 torch.fx.wrap("manhattan_attention")
-torch.fx.wrap("rotate_halves")
+torch.fx.wrap("map_tables")
+torch.fx.wrap("rotate")
 
 
 class FusedAttention(nn.Module):
@@ -48,31 +52,44 @@ class FusedAttention(nn.Module):
         self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
         self.angles, self.log_decay = attn.angles, attn.log_decay
         self.decomposed, self.backend = attn.decomposed, attn.backend
-        dim = attn.q.in_features
-        halves = torch.arange(dim).view(self.num_heads, -1, 2).transpose(1, 2).flatten()
         key_scale = self.head_dim**-0.5
-        weights = (attn.q.weight[halves], attn.k.weight[halves] * key_scale, attn.v.weight)
-        biases = (attn.q.bias[halves], attn.k.bias[halves] * key_scale, attn.v.bias)
+        weights = (attn.q.weight, attn.k.weight * key_scale, attn.v.weight)
+        biases = (attn.q.bias, attn.k.bias * key_scale, attn.v.bias)
         self.qkv = _linear(torch.cat(weights), torch.cat(biases))
         self.lce = attn.lce
         self.proj = _scaled(attn.proj, scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k = rotate_halves(self._heads(q), self._heads(k), self.angles)
+    def forward(self, x: Tensor, tables: MapTables | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); ``tables`` as for :class:`rmt.ManhattanAttention`."""
+        tables = self.tables(x) if tables is None else tables
+        weight, bias, turn = self.qkv.weight, self.qkv.bias, rotate
+        if traced():
+            weight, bias, turn = self._in_halves(weight), self._in_halves(bias), rotate_halves
+        dim = self.qkv.in_features
+        qk, v = F.linear(x, weight, bias).split((2 * dim, dim), dim=-1)
+        qk = turn(qk.unflatten(-1, (2 * self.num_heads, -1)), self.angles, tables.rotation)
+        q, k = qk.chunk(2, dim=3)
         out = manhattan_attention(
             q,
             k,
-            self._heads(v),
+            v.unflatten(-1, (self.num_heads, -1)),
             self.log_decay,
             decomposed=self.decomposed,
             backend=self.backend,
+            bias=tables.bias,
         ).flatten(-2)
         return self.proj(out if self.lce is None else out + self.lce(v))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim))
+    def tables(self, x: Tensor) -> MapTables:
+        """Do what :meth:`rmt.ManhattanAttention.tables` does."""
+        form = {"decomposed": self.decomposed, "backend": self.backend}
+        return map_tables(x, self.angles, self.log_decay, **form)
+
+    def _in_halves(self, parameter: Tensor) -> Tensor:
+        """Permute the channels of q and k in each head from pairs (2j, 2j+1) to (j, j + D/2)."""
+        qk, v = parameter.split((2 * self.qkv.in_features, self.qkv.in_features))
+        pairs = qk.unflatten(0, (2 * self.num_heads, self.head_dim // 2, 2))
+        return torch.cat((pairs.transpose(1, 2).flatten(0, 2), v))
 
 
 class FusedFeedForward(nn.Module):
@@ -96,14 +113,14 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.cpe = nn.Identity() if block.cpe is None else _with_identity(block.cpe)
         self.norm1 = block.norm1
-        self.attn = FusedAttention(block.attn, getattr(block.ls1, "gamma", None))
+        self.attn = FusedAttention(block.attn, _gamma(block.ls1))
         self.norm2 = block.norm2
-        self.mlp = FusedFeedForward(block.mlp, getattr(block.ls2, "gamma", None))
+        self.mlp = FusedFeedForward(block.mlp, _gamma(block.ls2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+    def forward(self, x: Tensor, tables: MapTables | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); ``tables`` as for :class:`rmt.ManhattanAttention`."""
         x = self.cpe(x)
-        x = x + self.attn(self.norm1(x))
+        x = x + self.attn(self.norm1(x), tables)
         return x + self.mlp(self.norm2(x))
 
 
@@ -158,6 +175,10 @@ def _with_identity(conv: DepthwiseConv) -> DepthwiseConv:
     centre = conv.kernel_size[0] // 2
     conv.weight[:, 0, centre, centre] += 1
     return conv
+
+
+def _gamma(scale: nn.Module) -> Tensor | None:
+    return scale.gamma if isinstance(scale, LayerScale) else None
 
 
 def _scaled(layer: nn.Linear, scale: Tensor | None) -> nn.Linear:

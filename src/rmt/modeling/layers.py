@@ -16,6 +16,7 @@ is in :mod:`rmt.modeling.rmt`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from timm.layers import DropPath, LayerScale, trunc_normal_
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from rmt.ops import BACKENDS, manhattan_attention
+from rmt.ops import BACKENDS, MapTables, manhattan_attention, map_tables
 from rmt.ops.geometry import log_decay_rates, rotate, rotation_angles
 from rmt.variants import Variant
 
@@ -33,6 +34,7 @@ NORM_EPS = 1e-6
 # Leaves of a torch.fx graph: they look at sizes, which its trace does not know.
 torch.fx.wrap("check_map")
 torch.fx.wrap("manhattan_attention")
+torch.fx.wrap("map_tables")
 torch.fx.wrap("rotate")
 
 
@@ -151,26 +153,42 @@ class ManhattanAttention(nn.Module):
         self.lce = DepthwiseConv(dim, 5) if lce else None
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tables: MapTables | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C).
+
+        Args:
+            x: the map.
+            tables: :meth:`tables` of a map of this size, if several modules share them.
 
         Raises:
             ValueError: if ``x`` does not have four axes and ``dim`` channels.
         """
         x = check_map(x, self.q.in_features)
-        q, k = self.queries_and_keys(x)
+        tables = self.tables(x) if tables is None else tables
+        q, k = self.queries_and_keys(x, tables)
         v = self.v(x)
         out = manhattan_attention(
-            q, k, self.heads(v), self.log_decay, decomposed=self.decomposed, backend=self.backend
+            q,
+            k,
+            self.heads(v),
+            self.log_decay,
+            decomposed=self.decomposed,
+            backend=self.backend,
+            bias=tables.bias,
         ).flatten(-2)
         if self.lce is not None:
             out = out + self.lce(v)
         return self.proj(out)
 
-    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def tables(self, x: Tensor) -> MapTables:
+        """Return what the attention takes from the size of the map ``x``, (B, H, W, C)."""
+        form = {"decomposed": self.decomposed, "backend": self.backend}
+        return map_tables(x, self.angles, self.log_decay, **form)
+
+    def queries_and_keys(self, x: Tensor, tables: MapTables) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> rotated queries, and scaled and rotated keys, each (B, H, W, N, D)."""
         q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
-        return rotate(q, self.angles), rotate(k, self.angles)
+        return rotate(q, self.angles, tables.rotation), rotate(k, self.angles, tables.rotation)
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, N, D)."""
@@ -238,11 +256,11 @@ class Block(nn.Module):
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+    def forward(self, x: Tensor, tables: MapTables | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); ``tables`` as for :class:`ManhattanAttention`."""
         if self.cpe is not None:
             x = x + self.cpe(x)
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), tables)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -295,11 +313,13 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C'); the first stage keeps size and channels."""
         x = self.downsample(x)
+        first: Any = self.blocks[0]  # a block or its fused form
+        tables = first.attn.tables(x)  # once for all blocks, in traced graphs too
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x)
+                x = checkpoint(block, x, tables)
             else:
-                x = block(x)
+                x = block(x, tables)
         return x
 
 

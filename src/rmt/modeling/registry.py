@@ -182,10 +182,15 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> RMT | Feature
     return model.to(dtype)
 
 
+def shipped_weights(name: str) -> str | None:
+    """Return the name of the weights of a model in this package, None if there are none."""
+    return next((each for each in SHIPPED_DIGESTS if each.partition(".")[0] == name), None)
+
+
 def _is_shipped(name: str, tag: Any) -> bool:
     """Return whether this package has weights of a model, with this tag if it is not None."""
     if tag is None:
-        return any(shipped.partition(".")[0] == name for shipped in SHIPPED_DIGESTS)
+        return shipped_weights(name) is not None
     return f"{name}.{tag}" in SHIPPED_DIGESTS
 
 

@@ -104,6 +104,7 @@ def _check_info(info: Field, classes: int) -> None:
         info.get(name, "").text()
     info.get("recipe", {}).mapping()
     info.get("weights", "raw").one_of("raw", "ema")
+    info.get("multi_label", False).flag()
     names = info.get("label_names", []).items()
     for each in names:
         each.text()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rmt.ops import plain, reference, sdpa, sliced
-from rmt.ops.geometry import wide
-from rmt.ops.layout import Line, attend_lines
-from rmt.ops.tables import LIMIT_ONE
+from rmt.ops.geometry import rotation, wide
+from rmt.ops.layout import Biases, Line, attend_lines, biases
+from rmt.ops.tables import LIMIT_ONE, traced
 
-__all__ = ["BACKENDS", "Backend", "explain", "manhattan_attention"]
+__all__ = ["BACKENDS", "Backend", "MapTables", "explain", "manhattan_attention", "map_tables"]
 
 
 def _runs_always(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool) -> str | None:
@@ -29,22 +30,25 @@ class Backend:
         attend: ``attend(q, k, v, log_decay, *, decomposed)``, on maps (B, H, W, N, D).
         why_not: ``why_not(q, k, v, *, decomposed)``: the reason why it cannot run on these
             tensors, or None.
+        bias_dtype: dtype of the queries -> that of the bias, for kernels that can be given
+            ``attend(..., bias=biases)``, built beforehand.
     """
 
     attend: Callable[..., Tensor]
     why_not: Callable[..., str | None] = _runs_always
+    bias_dtype: Callable[[torch.dtype], torch.dtype] | None = None
+
+
+def _same(dtype: torch.dtype) -> torch.dtype:
+    return dtype
 
 
 def _dense(
-    line: Line, *, wide_bias: bool, why_not: Callable[..., str | None] = _runs_always
+    line: Line,
+    bias_dtype: Callable[[torch.dtype], torch.dtype],
+    why_not: Callable[..., str | None] = _runs_always,
 ) -> Backend:
-    """Return the backend of a kernel that is one function of lines.
-
-    Args:
-        line: the kernel.
-        wide_bias: the bias is in float32 or wider; otherwise in the dtype of the queries.
-        why_not: as in :class:`Backend`.
-    """
+    """Return the backend of a kernel that is one function of lines; arguments as of Backend."""
 
     def attend(
         q: Tensor,
@@ -53,18 +57,21 @@ def _dense(
         log_decay: Sequence[float] | Tensor | None,
         *,
         decomposed: bool,
+        bias: Biases | None = None,
     ) -> Tensor:
-        dtype = wide(q.dtype) if wide_bias else q.dtype
-        return attend_lines(line, q, k, v, log_decay, decomposed=decomposed, bias_dtype=dtype)
+        if bias is None and log_decay is not None:
+            size, dtype = (q.shape[1], q.shape[2]), bias_dtype(q.dtype)
+            bias = biases(*size, log_decay, decomposed, device=q.device, dtype=dtype)
+        return attend_lines(line, q, k, v, bias, decomposed=decomposed)
 
-    return Backend(attend, why_not)
+    return Backend(attend, why_not, bias_dtype)
 
 
 #: Name -> kernel. The dense ones are functions of lines; the two others take the map.
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.attend),
-    "plain": _dense(plain.line, wide_bias=True),
-    "sdpa": _dense(sdpa.line, wide_bias=False, why_not=sdpa.why_not),
+    "plain": _dense(plain.line, wide),
+    "sdpa": _dense(sdpa.line, _same, sdpa.why_not),
     "sliced": Backend(sliced.attend, sliced.why_not),
 }
 #: Line length from which the fused kernel is faster in full precision on the CPU, in tokens.
@@ -78,6 +85,8 @@ def manhattan_attention(
     log_decay: Sequence[float] | Tensor | None,
     decomposed: bool = True,
     backend: str | None = None,
+    *,
+    bias: Biases | None = None,
 ) -> Tensor:
     """Attend over a map with scores that decay with Manhattan distance (paper, eq. 4-6).
 
@@ -96,6 +105,8 @@ def manhattan_attention(
             per token is O(H + W). Otherwise over all pairs of tokens (eq. 5), O(H·W).
         backend: a name in :data:`BACKENDS`; None chooses by device, dtype and form, and in eager
             calls also by size.
+        bias: of :func:`map_tables` for this map, ``log_decay`` and backend, so that it is not built
+            again in a traced graph; backends that do not use it leave it aside.
 
     Returns:
         (B, H, W, N, Dv), in the dtype of ``v``.
@@ -110,7 +121,54 @@ def manhattan_attention(
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     elif reason := BACKENDS[backend].why_not(q, k, v, decomposed=decomposed):
         raise ValueError(f"backend {backend!r} cannot run: {reason}")
-    return BACKENDS[backend].attend(q, k, v, log_decay, decomposed=decomposed)
+    kernel = BACKENDS[backend]
+    given = {} if bias is None or kernel.bias_dtype is None else {"bias": bias}
+    return kernel.attend(q, k, v, log_decay, decomposed=decomposed, **given)
+
+
+class MapTables(NamedTuple):
+    """What attention on a map takes from the map's size, the same for all blocks of a stage.
+
+    Attributes:
+        rotation: :func:`rmt.ops.geometry.rotation`, (H, W, 1, D/2, 2).
+        bias: for :func:`manhattan_attention`; None where the kernel builds its own.
+    """
+
+    rotation: Tensor
+    bias: Biases | None
+
+
+def map_tables(
+    x: Tensor,
+    angles: tuple[float, ...],
+    log_decay: tuple[float, ...] | None,
+    *,
+    decomposed: bool,
+    backend: str | None = None,
+) -> MapTables:
+    """Return the tables of the map ``x``, (B, H, W, C), for attention whose queries come from it.
+
+    Args:
+        x: the map.
+        angles: of :func:`rmt.ops.geometry.rotation_angles`.
+        log_decay: as for :func:`manhattan_attention`.
+        decomposed: as for :func:`manhattan_attention`.
+        backend: as for :func:`manhattan_attention`.
+    """
+    height, width, device = x.shape[1], x.shape[2], x.device
+    # The meta device has no autocast, and says so by an error.
+    known = torch.amp.is_autocast_available(device.type)
+    autocast = known and torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if autocast else x.dtype
+    turns = rotation(height, width, angles, device=device, dtype=dtype)
+    if log_decay is None:
+        return MapTables(turns, None)
+    name = backend or _fastest(device, dtype, height, width, len(log_decay), decomposed)
+    bias_dtype = BACKENDS[name].bias_dtype
+    if bias_dtype is None:
+        return MapTables(turns, None)
+    table = {"device": device, "dtype": bias_dtype(dtype)}
+    return MapTables(turns, biases(height, width, log_decay, decomposed, **table))
 
 
 def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict[str, str]:
@@ -138,6 +196,15 @@ def explain(q: Tensor, k: Tensor, v: Tensor, *, decomposed: bool = True) -> dict
 
 
 def _choose(q: Tensor, k: Tensor, v: Tensor, decomposed: bool) -> str:
+    if sdpa.why_not(q, k, v, decomposed=decomposed):
+        return "plain"
+    _, height, width, heads, _ = q.shape
+    return _fastest(q.device, q.dtype, height, width, heads, decomposed)
+
+
+def _fastest(
+    device: torch.device, dtype: torch.dtype, height: int, width: int, heads: int, decomposed: bool
+) -> str:
     """Choose a backend by properties that do not change in a traced graph.
 
     Measured with benchmarks/attention_backends.py: on the CPU the fused kernel is faster on whole
@@ -145,14 +212,11 @@ def _choose(q: Tensor, k: Tensor, v: Tensor, decomposed: bool) -> str:
     traffic of the scores in both forms. Only eager calls look at sizes: they may be symbolic in a
     traced graph.
     """
-    if sdpa.why_not(q, k, v, decomposed=decomposed):
-        return "plain"
-    eager = not torch.compiler.is_compiling()
-    _, height, width, heads, _ = q.shape
+    eager = not traced()
     if decomposed:
-        fused = eager and max(height, width) >= LONG_LINE and q.dtype == wide(q.dtype)
-        return "sdpa" if fused or q.device.type != "cpu" else "plain"
-    bias_bytes = heads * (height * width) ** 2 * q.element_size()
+        fused = eager and max(height, width) >= LONG_LINE and dtype == wide(dtype)
+        return "sdpa" if fused or device.type != "cpu" else "plain"
+    bias_bytes = heads * (height * width) ** 2 * dtype.itemsize
     return "sliced" if eager and bias_bytes > LIMIT_ONE else "sdpa"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmt.ops.tables import cached
+from rmt.ops.tables import cached, traced
 
 # The release stores log γ in float32 as its authors' CPU rounded it. Two of its values are
 # one float32 step away from the correctly rounded logarithm; parity to 1e-9 needs those.
@@ -79,50 +79,37 @@ def rotation_angles(head_dim: int) -> tuple[float, ...]:
     return tuple(float(f32(1) / f32(10000.0 ** float(t))) for t in grid)
 
 
-def rotate(x: Tensor, angles: tuple[float, ...]) -> Tensor:
+def rotate(x: Tensor, angles: tuple[float, ...], table: Tensor | None = None) -> Tensor:
     """Rotate each pair of channels (2j, 2j+1) of a token by ``angles[j]`` times its position.
 
-    The position is y·W + x, the index in the flattened map. Computed as a product of complex
-    numbers where the dtype has them, which takes one pass over the memory instead of several;
-    half precision and the graph formats of deployment do not have them.
+    The position is y·W + x, the index in the flattened map. Computed in float32 or wider, as a
+    product of complex numbers, which takes one pass over the memory instead of several; the graph
+    formats of deployment do not have them.
 
     Args:
         x: queries or keys (B, H, W, N, D).
         angles: D/2 angles of :func:`rotation_angles`, in radians per position.
+        table: :func:`rotation` of this map; None looks it up.
 
     Returns:
-        (B, H, W, N, D).
+        (B, H, W, N, D), in the dtype of ``x``.
     """
-    _, height, width, _, _ = x.shape
-    if _has_complex(x):
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-        phasors = cached(_build_phasors, height, width, angles, x.device, x.dtype)
-        return torch.view_as_real(pairs * phasors).flatten(-2)
-    cos, sin = rotation(height, width, angles, device=x.device, dtype=x.dtype)
-    swapped = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
-    return x * cos + swapped * sin
+    table = _rotation_of(x, angles) if table is None else table
+    pairs = x.to(table.dtype).unflatten(-1, (-1, 2))
+    if _has_complex(pairs):
+        turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    turned = _turned(pairs[..., 0], pairs[..., 1], table)
+    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
 
 
-def rotate_halves(q: Tensor, k: Tensor, angles: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Do what :func:`rotate` does to queries and keys whose pairs of channels are (j, j + D/2).
-
-    Args:
-        q: queries (B, H, W, N, D).
-        k: keys (B, H, W, N, D).
-        angles: D/2 angles of :func:`rotation_angles`, in radians per position.
-
-    Returns:
-        Both, (B, H, W, N, D).
-    """
-    _, height, width, _, _ = q.shape
-    cos, sin = rotation(height, width, angles, device=q.device, dtype=q.dtype)
-    cos, sin = cos[..., ::2], sin[..., ::2]  # one angle per pair of channels
-    return _turned(q, cos, sin), _turned(k, cos, sin)
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def rotate_halves(x: Tensor, angles: tuple[float, ...], table: Tensor | None = None) -> Tensor:
+    """Do what :func:`rotate` does to channels whose pairs are (j, j + D/2), in real numbers."""
+    table = _rotation_of(x, angles) if table is None else table
+    # Four axes at most: some engines split and join more of them by slow, general code.
+    first, second = x.flatten(1, 2).chunk(2, dim=-1)
+    turned = torch.cat(_turned(first, second, table.flatten(0, 1)), dim=-1)
+    return turned.unflatten(1, (x.shape[1], x.shape[2])).to(x.dtype)
 
 
 def rotation(
@@ -132,14 +119,23 @@ def rotation(
     *,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, each (H, W, 1, D), of position y·W + x times :func:`rotation_angles`.
+) -> Tensor:
+    """Return cos and sin, (H, W, 1, D/2, 2), of position y·W + x times :func:`rotation_angles`.
 
     The position is the index in the flattened map and so depends on the map's width: the
-    release's weights were trained that way. Angles are multiplied in float32 or wider, then cast
-    to ``dtype``.
+    release's weights were trained that way. In float32, or in float64 for that ``dtype``.
     """
-    return cached(_build_rotation, height, width, angles, device, dtype)
+    return cached(_build_rotation, height, width, angles, device, wide(dtype))
+
+
+def _rotation_of(x: Tensor, angles: tuple[float, ...]) -> Tensor:
+    _, height, width, _, _ = x.shape
+    return rotation(height, width, angles, device=x.device, dtype=x.dtype)
+
+
+def _turned(real: Tensor, imaginary: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = table.unbind(-1)
+    return real * cos - imaginary * sin, imaginary * cos + real * sin
 
 
 def line_bias(
@@ -186,12 +182,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _has_complex(x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+def _has_complex(pairs: Tensor) -> bool:
+    """Return whether (..., 2) can be viewed as complex numbers, which must be aligned."""
+    if traced() or pairs.device.type not in ("cpu", "cuda"):
         return False
-    if x.dtype != wide(x.dtype) or x.device.type not in ("cpu", "cuda"):
-        return False
-    return x.is_contiguous() and bool(x.storage_offset() % 2 == 0)
+    *outer, inner = pairs.stride()
+    return inner == 1 and not pairs.storage_offset() % 2 and not any(s % 2 for s in outer)
 
 
 def _hashable(log_decay: Sequence[float] | Tensor) -> tuple[float, ...] | Tensor:
@@ -199,16 +195,9 @@ def _hashable(log_decay: Sequence[float] | Tensor) -> tuple[float, ...] | Tensor
 
 
 def _build_rotation(height, width, angles, device, dtype):
-    position = torch.arange(height * width, device=device, dtype=wide(dtype))
-    angle = torch.tensor(angles, device=device, dtype=wide(dtype))
-    phase = torch.outer(position, angle).repeat_interleave(2, dim=-1)
-    phase = phase.reshape(height, width, 1, 2 * len(angles))
-    return phase.cos().to(dtype), phase.sin().to(dtype)
-
-
-def _build_phasors(height, width, angles, device, dtype):
-    cos, sin = _build_rotation(height, width, angles, device, dtype)
-    return torch.complex(cos[..., ::2], sin[..., ::2])
+    position = torch.arange(height * width, device=device, dtype=dtype)
+    phase = torch.outer(position, torch.tensor(angles, device=device, dtype=dtype))
+    return torch.stack((phase.cos(), phase.sin()), dim=-1).reshape(height, width, 1, -1, 2)
 
 
 def _build_line_bias(length, log_decay, device, dtype):

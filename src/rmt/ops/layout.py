@@ -19,15 +19,29 @@ from rmt.ops.geometry import line_bias, map_bias
 Line = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def attend_lines(
-    line: Line,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Sequence[float] | Tensor | None,
-    *,
+#: The bias of the decomposed form, (N, W, W) along rows and (N, H, H) along columns, or of the full
+#: one, (N, H·W, H·W).
+Biases = tuple[Tensor, ...]
+
+
+def biases(
+    height: int,
+    width: int,
+    log_decay: Sequence[float] | Tensor,
     decomposed: bool,
-    bias_dtype: torch.dtype,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Biases:
+    """Return the biases of a map."""
+    if not decomposed:
+        return (map_bias(height, width, log_decay, device=device, dtype=dtype),)
+    rows = line_bias(width, log_decay, device=device, dtype=dtype)
+    return rows, line_bias(height, log_decay, device=device, dtype=dtype)
+
+
+def attend_lines(
+    line: Line, q: Tensor, k: Tensor, v: Tensor, bias: Biases | None, *, decomposed: bool
 ) -> Tensor:
     """Attend over a map with a function of lines; shapes as in :func:`rmt.ops.manhattan_attention`.
 
@@ -36,24 +50,21 @@ def attend_lines(
         q: (B, H, W, N, D), rotated.
         k: (B, H, W, N, D), rotated and scaled.
         v: (B, H, W, N, Dv).
-        log_decay: log γ of each head, or None for plain softmax attention.
+        bias: of :func:`biases`, or None for plain softmax attention.
         decomposed: along rows, then along the columns of the result; otherwise over all tokens.
-        bias_dtype: dtype of the bias that ``line`` gets.
 
     Returns:
         (B, H, W, N, Dv).
     """
     batch, height, width, _, _ = q.shape
-    table = {"device": q.device, "dtype": bias_dtype}
     if not decomposed:
-        bias = None if log_decay is None else map_bias(height, width, log_decay, **table)
+        (whole,) = bias or (None,)
         q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
-        return line(q, k, v, bias).transpose(1, 2).unflatten(1, (height, width))
-    bias = None if log_decay is None else line_bias(width, log_decay, **table)
-    rows = line(_rows(q), _rows(k), _rows(v), bias)
+        return line(q, k, v, whole).transpose(1, 2).unflatten(1, (height, width))
+    along_rows, along_columns = bias or (None, None)
+    rows = line(_rows(q), _rows(k), _rows(v), along_rows)
     v = rows.transpose(1, 2).unflatten(0, (batch, height))
-    bias = None if log_decay is None else line_bias(height, log_decay, **table)
-    columns = line(_columns(q), _columns(k), _columns(v), bias)
+    columns = line(_columns(q), _columns(k), _columns(v), along_columns)
     return columns.unflatten(0, (batch, width)).permute(0, 3, 1, 2, 4)
 
 

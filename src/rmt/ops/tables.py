@@ -17,17 +17,17 @@ LIMIT_BYTES = 2**28
 #: with the matrix products that it is used in.
 LIMIT_ONE = LIMIT_BYTES // 4
 
-_tables: OrderedDict[tuple, Tensor | tuple[Tensor, ...]] = OrderedDict()
+_tables: OrderedDict[tuple, Tensor] = OrderedDict()
 _lock = threading.Lock()
 
 
-def cached(build: Callable, *key: Any) -> Any:
+def cached(build: Callable[..., Tensor], *key: Any) -> Tensor:
     """Return ``build(*key)``, from the cache if the key consists of plain numbers.
 
     A traced call builds the table in its own graph, so that sizes may stay symbolic. Fake tensors
     and the wrappers of ``torch.func`` are valid in one call only and are never kept.
     """
-    if torch.compiler.is_compiling() or not _plain(key):
+    if traced() or not _plain(key):
         return build(*key)
     key = (build, *key)
     with _lock:
@@ -37,14 +37,9 @@ def cached(build: Callable, *key: Any) -> Any:
     # A table built inside inference_mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         table = build(*key[1:])
-    if size_of(table) <= LIMIT_ONE:
+    if table.nbytes <= LIMIT_ONE:
         _keep(key, table)
     return table
-
-
-def size_of(table: Tensor | tuple[Tensor, ...]) -> int:
-    """Return the bytes of one tensor or of a tuple of them."""
-    return sum(t.nbytes for t in (table if isinstance(table, tuple) else (table,)))
 
 
 def clear() -> None:
@@ -53,10 +48,10 @@ def clear() -> None:
         _tables.clear()
 
 
-def _keep(key: tuple, table: Tensor | tuple[Tensor, ...]) -> None:
+def _keep(key: tuple, table: Tensor) -> None:
     with _lock:
         _tables[key] = table
-        while sum(map(size_of, _tables.values())) > LIMIT_BYTES:
+        while sum(kept.nbytes for kept in _tables.values()) > LIMIT_BYTES:
             _tables.popitem(last=False)
 
 
@@ -64,6 +59,11 @@ def _plain(key: tuple) -> bool:
     if any(isinstance(part, Tensor | torch.SymInt) for part in key) or inside_transform():
         return False
     return type(torch.empty(0, device="cpu")) is Tensor  # not the fake tensor of some mode
+
+
+def traced() -> bool:
+    """Return whether this call becomes a graph: sizes may then be symbolic."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def inside_transform() -> bool:

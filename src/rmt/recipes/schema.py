@@ -1,20 +1,25 @@
 """The sections of a recipe that all tasks share: model, data, optimizer, schedule, EMA, trainer.
 
 Plain records without torch. A recipe file states only what differs from these defaults. Each number
-is checked against the range that is given with its default.
+is checked against the range that is given with its default. The file is long because each key is
+explained where it is declared.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 from rmt.messages import did_you_mean
 
 #: Key of a field's ``Range`` in its metadata.
 RANGE = "range"
+#: Name of a network that the machine chooses.
+AUTO = "auto"
+#: What ``trainer.logger`` may name.
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,9 @@ class ModelConfig(Section):
     Attributes:
         checkpoint: start from these weights (anything ``rmt.load`` reads). Layers whose shape
             depends on the classes are randomly initialised if the classes differ.
+        pretrained: start from weights that come with this package: null where ``auto`` chose a
+            network that has them, true always, false never. The run stores their name as
+            ``checkpoint``.
         num_classes: needed only for ``--dry-run`` without the data; null takes the data's.
         drop_path_rate: stochastic depth at the last block; null takes the variant's.
         freeze: names of modules, such as ``stages.0``, that are not trained. They run in evaluation
@@ -135,11 +143,22 @@ class ModelConfig(Section):
     """
 
     key: ClassVar[str] = "model"
+    #: The key that names the network.
+    network: ClassVar[str] = "backbone"
 
     checkpoint: str | None = None
+    pretrained: bool | None = None
     num_classes: int | None = number(None, 1)
     drop_path_rate: float | None = number(None, 0, 1, below=True)
     freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained and self.checkpoint:
+            raise ValueError(
+                f"model.pretrained is true and model.checkpoint is {self.checkpoint!r}: a run "
+                "starts from one of them; set model.pretrained to false"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -329,6 +348,8 @@ class TrainerConfig(Section):
             in steps; 0 evaluates after each epoch, or ten times in a run of steps. The last step
             is always evaluated.
         log_every: steps between two logged values.
+        logger: where the run is logged: ``csv``, ``tensorboard``, ``wandb`` (Weights & Biases) or
+            ``mlflow``, or a list of several. The CSV file is always written: the report reads it.
     """
 
     key: ClassVar[str] = "trainer"
@@ -351,9 +372,13 @@ class TrainerConfig(Section):
     save_every: int = number(0, 0)
     evaluate_every: int = number(0, 0)
     log_every: int = number(20, 1)
+    logger: tuple[str, ...] | str = "csv"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in (self.logger,) if isinstance(self.logger, str) else self.logger:
+            if name not in LOGGERS:
+                raise ValueError(f"trainer.logger is {name!r}{did_you_mean(name, LOGGERS)}")
         if self.global_batch_size and self.accumulate_grad_batches != 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.accumulate_grad_batches} and "
@@ -389,6 +414,20 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     ema: Ema = field(default_factory=Ema)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def with_network(self, name: str, start: str | None) -> Self:
+        """Return this recipe with the name of its network and its start: nothing is left to choose.
+
+        Args:
+            name: of the network.
+            start: the checkpoint that the run starts from, or None.
+        """
+        changes: dict[str, Any] = {
+            self.model.network: name,
+            "checkpoint": start,
+            "pretrained": None,
+        }
+        return replace(self, model=replace(self.model, **changes))
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

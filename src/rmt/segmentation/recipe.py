@@ -15,6 +15,8 @@ class Model(ModelConfig):
     Attributes:
         head: ``semantic_fpn`` or ``upernet``.
         backbone: a registered variant, or a timm model with maps of stride 4, 8, 16 and 32.
+            ``auto`` takes that of ``checkpoint`` or, without one, ``rmt_t`` on a GPU and
+            ``rmt_nano`` on a CPU; the run stores the name.
         channels: number of channels of the head; null takes the published one.
     """
 

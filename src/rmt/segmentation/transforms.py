@@ -60,14 +60,17 @@ class TrainTransform:
 
     def _crop(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Crop a square with no class above ``cat_max_ratio``, if one is found in ten tries."""
-        side = self.data.crop
-        for _ in range(_CROP_TRIES + 1):  # after the tries, one more is taken in any case
-            top = random.randint(0, max(labels.shape[0] - side, 0))
-            left = random.randint(0, max(labels.shape[1] - side, 0))
-            at = (slice(top, top + side), slice(left, left + side))
-            if self.augment.cat_max_ratio >= 1 or self._is_mixed(labels[at]):
-                break
+        at = self._square(labels)
+        tries = _CROP_TRIES if self.augment.cat_max_ratio < 1 else 0
+        while tries and not self._is_mixed(labels[at]):
+            at, tries = self._square(labels), tries - 1
         return image[:, *at], labels[at]
+
+    def _square(self, labels: Tensor) -> tuple[slice, slice]:
+        side = self.data.crop
+        top = random.randint(0, max(labels.shape[0] - side, 0))
+        left = random.randint(0, max(labels.shape[1] - side, 0))
+        return slice(top, top + side), slice(left, left + side)
 
     def _is_mixed(self, labels: Tensor) -> bool:
         counts = torch.bincount(labels.flatten().int(), minlength=256)[:IGNORED]

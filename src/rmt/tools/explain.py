@@ -14,6 +14,7 @@ from torch import Tensor
 from rmt.modeling.layers import ManhattanAttention
 from rmt.modeling.pretrained import Pretrained
 from rmt.modeling.rmt import RMT
+from rmt.ops import MapTables
 from rmt.ops.geometry import line_bias, map_bias
 from rmt.task import get_task
 from rmt.tools.predict import Picture, as_picture
@@ -50,7 +51,7 @@ def attention_map(attn: ManhattanAttention, features: Tensor, y: int, x: int) ->
     """
     _, height, width, _ = features.shape
     _inside(height, width, y, x)
-    q, k = attn.queries_and_keys(features)
+    q, k = attn.queries_and_keys(features, attn.tables(features))
     q, k = q[0], k[0]  # (H, W, N, D)
     table = {"device": q.device, "dtype": q.dtype}
     decay = attn.log_decay or (0.0,) * attn.num_heads
@@ -87,7 +88,7 @@ def model_attention(
     maps: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable:
-        def hook(attn: ManhattanAttention, inputs: tuple[Tensor]) -> None:
+        def hook(attn: ManhattanAttention, inputs: tuple[Tensor, MapTables]) -> None:
             _, height, width, _ = inputs[0].shape
             y, x = (min(int(s * n), n - 1) for s, n in zip(at, (height, width), strict=True))
             maps[name] = attention_map(attn, inputs[0], y, x)

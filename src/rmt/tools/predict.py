@@ -313,7 +313,7 @@ def _line(record: dict[str, Any]) -> str:
         return f"{name}  {record['features']} features"
     if "top" in record:
         best = "  ".join(f"{top['name']} {100 * top['score']:.1f} %" for top in record["top"])
-        return f"{name}  {best}"
+        return f"{name}  {best or 'none'}"
     if "detections" in record:
         count = Counter(found["name"] for found in record["detections"])
         listed = ", ".join(f"{n} {kind}" for kind, n in count.most_common())

@@ -133,11 +133,12 @@ def output_names(paths: Iterable[Path]) -> list[str]:
     names = []
     for path in paths:
         own = "stdin" if str(path) == STDIN else path.stem
-        for number in count():
-            name = own if number == 0 else f"{own}_{number}"
-            files = {name.casefold(), f"{name}_labels".casefold()}
-            if not files & taken:
-                break
-        taken |= files
+        candidates = (own if number == 0 else f"{own}_{number}" for number in count())
+        name = next(name for name in candidates if not _files_of(name) & taken)
+        taken |= _files_of(name)
         names.append(name)
     return names
+
+
+def _files_of(name: str) -> set[str]:
+    return {name.casefold(), f"{name}_labels".casefold()}

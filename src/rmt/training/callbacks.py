@@ -79,7 +79,7 @@ class StopEarly(Callback):
         step, epoch = (int(history[best.at][key]) for key in ("step", "epoch"))
         pl_module.print(
             f"stopped early after {len(history)} evaluations: the last {len(since)} were not "
-            f"better than val/{pl_module.task.monitor} {best.score:.2f} at step {step:,} "
+            f"better than val/{pl_module.monitor} {best.score:.2f} at step {step:,} "
             f"(epoch {epoch + 1}); the {best.weights} weights of that step are kept"
         )
 

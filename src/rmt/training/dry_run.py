@@ -11,7 +11,6 @@ import torch
 import yaml
 from lightning.pytorch.strategies import StrategyRegistry
 
-from rmt.data.classes import few
 from rmt.data.formats import NoRoot
 from rmt.data.loaders import DataModule
 from rmt.messages import did_you_mean, duration
@@ -21,8 +20,9 @@ from rmt.modeling.saved import find_weights
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe
 from rmt.task import Task, get_task
-from rmt.training import fsdp
+from rmt.training import fsdp, loggers
 from rmt.training.batch_size import memory_of, resolved, with_batch_size
+from rmt.training.chosen_model import with_model
 from rmt.training.fit import load_recipe
 from rmt.training.optim import BatchSize, freeze, learning_rate, parameter_groups, peak_lr
 from rmt.training.trial import measure
@@ -43,7 +43,8 @@ def dry_run(
             each split, and measure the time of a step.
 
     Returns:
-        ``params``; ``macs`` of one image of size ``input``, as :mod:`rmt.modeling.flops` counts
+        ``model``, which network ``auto`` chose and why, empty if the recipe names one; ``params``;
+        ``macs`` of one image of size ``input``, as :mod:`rmt.modeling.flops` counts
         (``macs_of`` says of which part: the cost of a detector's heads depends on the image, so
         only backbone and neck are counted); ``epochs`` and ``lr_per_epoch`` (epoch -> rate of its
         first step) or ``steps`` and ``lr_per_step``; ``batch``, the global batch size, with
@@ -62,6 +63,7 @@ def dry_run(
     recipe.schedule.check_length()
     task, config = get_task(recipe.task), recipe.trainer
     given = recipe
+    recipe, chosen = with_model(recipe)
     devices = (1 if config.devices == "auto" else config.devices) * config.num_nodes
     recipe, opened = _with_data(task, recipe, try_data=try_data)
     batch = BatchSize.of(recipe, devices)
@@ -76,6 +78,7 @@ def dry_run(
     train_size, published = task.train_size(recipe), recipe.published
     return {
         "title": recipe.title,
+        "model": chosen,
         "params": sum(p.numel() for p in model.parameters()),
         "macs": count(measured, size).macs,
         "macs_of": "all" if measured is model else "backbone and neck",
@@ -101,7 +104,7 @@ def _with_data(
     """Return the recipe with its batch size as a number, and its data if they can be opened."""
     opened = _open_data(task, recipe) if try_data else None
     if opened:
-        opened.recipe = resolved(task, recipe, opened)
+        opened.recipe = resolved(task, opened.recipe, opened)
         return opened.recipe, opened
     if recipe.data.batch_size == "auto":
         recipe = with_batch_size(recipe, type(recipe.data)().images_per_batch)
@@ -124,6 +127,7 @@ def show(described: dict[str, Any], *, only_recipe: bool = False) -> str:
     return "\n".join(
         [
             described["title"],
+            *([f"model       {described['model']}"] if described["model"] else []),
             *_data_lines(described),
             f"parameters  {described['params']:,}",
             f"MACs        {described['macs'] / 1e9:.3f} G for one image of {height}x{width} "
@@ -173,7 +177,7 @@ def _try_data(data: DataModule[Any, Any]) -> dict[str, Any]:
     per_epoch = data.check_first_samples() * data.recipe.data.images_per_batch
     splits = data.splits
     return {
-        "description": splits.describe(),
+        "description": splits.describe(MOST_NAMES),
         "classes": list(data.classes),
         "train": 0 if splits.train is None else len(splits.train),
         "per_epoch": per_epoch,
@@ -198,6 +202,7 @@ def _check(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> None
     if recipe.model.checkpoint and not str(recipe.model.checkpoint).startswith("hf-hub:"):
         find_weights(recipe.model.checkpoint)
     task.training().check(recipe)
+    loggers.check(recipe.trainer)
 
 
 def _schedule(recipe: Recipe, peak: float, steps_per_epoch: int) -> dict[str, Any]:
@@ -231,12 +236,10 @@ def _data_lines(described: dict[str, Any]) -> list[str]:
     found = described["data"]
     if found is None:
         return [f"data        not opened; data.root is {described['recipe']['data']['root']!r}"]
-    origin = " (held out of train)" if found["held_out"] else ""
-    test = f"{found['test']:,} test" if found["test"] else "no test: val is evaluated at the end"
+    evaluated = "test" if found["test"] else "val, because there is no test split"
     return [
         f"data        {found['description']}; the first of each split can be loaded",
-        f"splits      {found['train']:,} train, {found['val']:,} val{origin}, {test}",
-        f"classes     {len(found['classes'])}: {few(found['classes'], MOST_NAMES)}",
+        f"evaluated   {evaluated}",
     ]
 
 

@@ -16,6 +16,7 @@ from rmt.data.loaders import loading_faults_named
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
 from rmt.training.batch_size import resolved
+from rmt.training.chosen_model import with_model
 from rmt.training.lightning import LoopData, new_trainer, quiet
 from rmt.training.optim import BatchSize, peak_lr
 from rmt.training.trial import Trial
@@ -55,10 +56,13 @@ def find_lr(recipe: Recipe, *, steps: int = 100) -> Found:
     """
     if steps < 10:
         raise ValueError(f"--find-lr is {steps}; it must be at least 10, and 100 is usual")
+    recipe, chosen = with_model(recipe)
+    if chosen:
+        print(f"model: {chosen}")
     task = get_task(recipe.task)
     task.training().check(recipe)
     data = task.training().open_data(recipe)
-    recipe = data.recipe = resolved(task, recipe, data)
+    recipe = data.recipe = resolved(task, data.recipe, data)
     L.seed_everything(recipe.seed, verbose=False)
     endless = replace(recipe.schedule, steps=0, epochs=10**6, name="constant")
     here = replace(recipe.trainer, devices=1, num_nodes=1, strategy="auto")

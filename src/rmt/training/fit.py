@@ -10,7 +10,6 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rmt import recipes
@@ -19,9 +18,10 @@ from rmt.data.loaders import loading_faults_named
 from rmt.files import for_people, write_json
 from rmt.recipes.schema import Recipe
 from rmt.task import get_task
-from rmt.training import fsdp
-from rmt.training.batch_size import resolved, with_batch_size
+from rmt.training import fsdp, loggers
+from rmt.training.batch_size import resolved
 from rmt.training.callbacks import KeepBest, KeepLast, StopEarly, Throughput
+from rmt.training.chosen_model import as_begun, with_model
 from rmt.training.evaluate import evaluate_on
 from rmt.training.lightning import LoopData, WholeFiles, new_trainer, quiet
 from rmt.training.module import TrainingModule
@@ -50,8 +50,9 @@ def fit(
     """Train the model that a recipe describes, keep the best weights and evaluate them.
 
     ``out`` receives ``recipe.yaml`` (every field), ``checkpoints/{last,previous,best}.ckpt``, the
-    logs (CSV and TensorBoard), ``config.json`` and ``model.safetensors`` of the best weights, and
-    ``metrics.json``. Nothing is written there before recipe, data and state are checked.
+    logs (CSV, and what ``trainer.logger`` names), ``config.json`` and ``model.safetensors`` of the
+    best weights, and ``metrics.json``. Nothing is written there before recipe, data and state are
+    checked.
 
     Args:
         recipe: from :func:`load_recipe`.
@@ -78,15 +79,12 @@ def fit(
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> dict[str, Any]:
     state, kept = _state(folder, resume)
-    if kept is not None:
-        before = kept["description"]["info"]["recipe"]
-        if recipe.data.batch_size == "auto":
-            recipe = with_batch_size(recipe, before["data"]["batch_size"])
-        check_unchanged(recipe, before)
+    recipe = _chosen(recipe, kept and kept["description"]["info"]["recipe"])
     task = get_task(recipe.task)
     task.training().check(recipe)
+    loggers.check(recipe.trainer)
     data = task.training().open_data(recipe)
-    recipe = data.recipe = resolved(task, recipe, data)
+    recipe = data.recipe = resolved(task, data.recipe, data)
     record = folder.same_data(data, resumed=kept is not None)
     rank_zero_only(print)(data.describe())
     _check_num_classes(recipe, data.classes)
@@ -108,6 +106,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
     with quiet(), loading_faults_named():
         trainer = _trainer(recipe, folder)
         folder.commit(recipe, record)
+        loggers.begin(trainer.loggers, recipe, folder.path)
         trainer.fit(module, LoopData(data), ckpt_path=state, weights_only=True)
         if module.best.at < 0:  # they were lost, and no evaluation followed
             trainer.save_checkpoint(folder.best, weights_only=False)
@@ -123,7 +122,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool | Literal["auto"]) -> d
             "task": recipe.task,
             "split": data.splits.evaluated_name,
             "best": module.best.weights,
-            f"val_{task.monitor}": module.best.score if module.best.at >= 0 else None,
+            f"val_{module.monitor}": module.best.score if module.best.at >= 0 else None,
             "seconds": round(seconds, 1),
             "history": module.history,
             "test": test,
@@ -146,6 +145,23 @@ def _state(
     if not resume or (resume == "auto" and not has_state):
         return None, None
     return folder.state_to_resume()
+
+
+def _chosen(recipe: Recipe, before: dict[str, Any] | None) -> Recipe:
+    """Return a recipe with the network that ``auto`` stands for, and say which.
+
+    Args:
+        recipe: of the run.
+        before: the recipe in the state of a resumed run, which stays what it was.
+    """
+    if before is not None:
+        recipe = as_begun(recipe, before)
+    recipe, chosen = with_model(recipe)
+    if chosen:
+        rank_zero_only(print)(f"model: {chosen}")
+    if before is not None:
+        check_unchanged(recipe, before)
+    return recipe
 
 
 def _check_num_classes(recipe: Recipe, classes: Sequence[str]) -> None:
@@ -185,10 +201,7 @@ def _trainer(recipe: Recipe, folder: RunFolder) -> L.Trainer:
         sync_batchnorm=config.sync_batchnorm and on_accelerator,
         num_sanity_val_steps=0,
         log_every_n_steps=config.log_every,
-        logger=[
-            CSVLogger(str(folder.path), name="logs"),
-            TensorBoardLogger(str(folder.path), name="logs", version="tensorboard"),
-        ],
+        logger=loggers.make(config, folder.path),
         callbacks=callbacks,
         plugins=[WholeFiles()],
         **evaluation,

@@ -82,6 +82,7 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.task, self.recipe, self.model = task, recipe, model
+        self.monitor = task.monitor(recipe)
         self.splits = data.splits
         self.ema: ModelEmaV3 | None = None
         self.history: list[dict[str, float]] = []
@@ -230,7 +231,7 @@ class TrainingModule(L.LightningModule):
         self.results = {weights: self._compute(weights) for weights in self.evaluated_weights()}
         if self.trainer.sanity_checking:
             return
-        monitor, values = self.task.monitor, self.results
+        monitor, values = self.monitor, self.results
         better = max(values, key=lambda weights: values[weights][monitor])
         record = {f"{w}/{name}": v for w, found in values.items() for name, v in found.items()}
         self.log_dict(record, sync_dist=False)

@@ -144,7 +144,7 @@ class LogLines(ProgressBar):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print a line with the metric."""
         if self._on and trainer.state.fn == "fit":
-            name = f"val/{cast(TrainingModule, pl_module).task.monitor}"
+            name = f"val/{cast(TrainingModule, pl_module).monitor}"
             value = trainer.callback_metrics[name].item()
             self._line(trainer, pl_module, f"{name} {value:.2f}")
 

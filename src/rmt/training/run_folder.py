@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "title",
     "published",
     "data.root",
+    "data.multi_label",  # the data decide, and may not change
     "data.num_workers",
     "data.cache_gb",
     "data.max_bad_samples",
@@ -46,6 +47,7 @@ MAY_CHANGE = (
     "trainer.save_every",
     "trainer.evaluate_every",
     "trainer.log_every",
+    "trainer.logger",
 )
 
 

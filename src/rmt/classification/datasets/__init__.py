@@ -50,30 +50,38 @@ def open_splits(data: Data, classes: Sequence[str] | None = None) -> Splits[Samp
     Raises:
         ValueError: if there are no images, or of one class only, or an unknown layout.
     """
-    splits = formats.open_splits(FORMATS, data, classes, labels=_labels)
+    splits = formats.open_splits(FORMATS, data, classes, labels=_strata)
+    if data.multi_label and not splits.val.multi_label:
+        raise ValueError(
+            f"data.multi_label is true, but {splits.format} hold one label of each image; several "
+            "come from a CSV file (docs/data.md)"
+        )
     if splits.train is not None:
-        _labels(splits.train)
+        _strata(splits.train)
         _note_absent(splits.train, "training images", splits.findings)
     _note_absent(splits.evaluated, "images to evaluate", splits.findings)
     return splits
 
 
-def _labels(samples: Samples) -> Sequence[int]:
-    """Return the class of each training image; there must be two classes."""
-    present = set(samples.labels)
-    if len(present) < 2:
+def _strata(samples: Samples) -> Sequence[int]:
+    """Return a class of each training image; there must be two, of several labels each one."""
+    present = samples.present
+    if samples.multi_label:
+        if not present:
+            raise ValueError("no training image has a label: is the column labels empty?")
+    elif len(present) < 2:
         name = samples.classes[min(present, default=0)]
         raise ValueError(
             f"the training images are of one class only ({name!r}); a classifier needs two or "
             "more. Is data.root the folder that holds the class folders?"
         )
-    return samples.labels
+    return samples.strata
 
 
 def _note_absent(samples: Samples, what: str, findings: Findings) -> None:
     """Name the classes without images, unless the data set's protocol provides for them."""
     if type(samples.rule) is EvaluationRule:
-        present = set(samples.labels)
+        present = samples.present
         absent = [name for i, name in enumerate(samples.classes) if i not in present]
         findings.note(
             f"class without {what}|classes without {what}", count=len(absent), what=few(absent)
