@@ -92,7 +92,8 @@ def _accuracy(report: BenchmarkReport, rows: Sequence[Row]) -> Figure:
             point = _milliseconds(report, row), top1
             axis.plot(*point, "o")
             label = f"{row.candidate.label}, batch {row.candidate.batch}"
-            axis.annotate(label, point, (4, 4), textcoords="offset points", fontsize=7)
+            about = {"textcoords": "offset points", "fontsize": 7, "rotation": 40}
+            axis.annotate(label, point, (4, 4), **about)
     axis.set(xlabel="milliseconds an image (measured)", ylabel="top-1, % (published)")
     axis.grid(alpha=0.3)
     return figure
