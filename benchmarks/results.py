@@ -41,6 +41,8 @@ def table(rows: list[dict[str, object]]) -> list[str]:
 
 
 def shown(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

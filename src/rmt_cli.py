@@ -13,6 +13,7 @@ import io
 import json
 import os
 import runpy
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _predict,
         _convert,
         _export,
+        _benchmark,
         _explain,
         _label,
         _annotations,
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not getattr(args, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
+    args.words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
@@ -413,6 +416,58 @@ def _export(verbs: Any) -> None:
     _json_option(parser)
 
 
+def _run_benchmark(args: argparse.Namespace) -> int:
+    from rmt.deployment.benchmark import benchmark
+    from rmt.deployment.benchmark_plots import check_plot, write_plot
+    from rmt.deployment.benchmark_tables import markdown, record, write_csv
+
+    names = ("img_size", "batch_size", "precision", "engine", "form", "threads", "rounds", "device")
+    options = {name: getattr(args, name) for name in names}
+    if args.plot:
+        check_plot(args.models, args.img_size)
+    report = benchmark(args.models, **options, tell=lambda line: print(line, file=sys.stderr))
+    print(markdown(report))
+    _write(args.json, record(report, shlex.join(["rmt", *args.words])))
+    if args.csv:
+        write_csv(report, args.csv)
+    if args.plot:
+        write_plot(report, args.plot)
+    return int(bool(report.failed))
+
+
+def _benchmark(verbs: Any) -> None:
+    parser = _verb(
+        verbs, "benchmark", _run_benchmark, "Measure time, memory and size of models, in turns."
+    )
+    text = "name of a model of ours or of timm (randomly initialised), checkpoint or exported file"
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=text)
+
+    def words(name: str, default: Any, metavar: str, text: str, kind: Any = str) -> None:
+        parser.add_argument(
+            f"--{name}", nargs="+", type=kind, default=default, metavar=metavar, help=text
+        )
+
+    text = "sides, or heights and widths such as 800x1280 (default: each model's own)"
+    words("img-size", None, "PIXELS", text, _size)
+    words("batch-size", [1], "N", "numbers of images at once (default: 1)", int)
+    words("precision", ["float32"], "NAME", "float32 (the default) and bf16")
+    text = "torch (the default), compile, onnx, openvino, torch-export and aoti"
+    words("engine", ["torch"], "NAME", text)
+    text = "of RMT: fused (the default), plain (as trained) and reference (as the release computes)"
+    words("form", ["fused"], "NAME", text)
+    text = "CPU threads (default: PyTorch's number); with 1, CPU time is compared"
+    parser.add_argument("--threads", type=int, metavar="N", help=text)
+    text = "times that each variant runs (default: 9)"
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help=text)
+    text = "cpu, cuda, ... or auto (default): a GPU if there is one"
+    parser.add_argument("--device", default="auto", help=text)
+    _json_option(parser)
+    text = "also write the rows to FILE, with the columns of timm's benchmark first"
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=text)
+    text = "draw time and memory against pixels, or accuracy against time, as a PNG"
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=text)
+
+
 def _explain(verbs: Any) -> None:
     def run(args: argparse.Namespace) -> None:
         from rmt.tools.explain import explain
@@ -515,6 +570,16 @@ def _position(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a position; write y,x such as 0.5,0.5"
+        ) from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; write 224, or height and width as 800x1280"
         ) from None
 
 

@@ -14,6 +14,7 @@ from rmt.version import __version__
 
 if TYPE_CHECKING:
     from rmt.allocator import keep_memory
+    from rmt.deployment.benchmark import benchmark
     from rmt.deployment.export import export
     from rmt.detection import create_detector
     from rmt.segmentation import create_segmenter
@@ -27,6 +28,7 @@ __all__ = [
     "ManhattanAttention",
     "Predictor",
     "__version__",
+    "benchmark",
     "convert",
     "create_detector",
     "create_model",
@@ -49,6 +51,8 @@ def __getattr__(name: str) -> Any:
             from rmt.tools.predict import Predictor
 
             value = Predictor
+        case "benchmark":
+            from rmt.deployment.benchmark import benchmark as value
         case "create_detector":
             from rmt.detection import create_detector as value
         case "create_segmenter":

@@ -201,6 +201,7 @@ class Deployment(Generic[M]):
         multiple: both sides of the images must be a multiple of it.
         any_size: whether one graph can take images of all sizes, and several at once.
         sizes_vary: whether the network is given images of many sizes, unless told otherwise.
+        inputs: images (B, C, H, W) -> what a model of the task is called with.
     """
 
     graphs: Callable[[M, tuple[int, int]], dict[str, Graph]]
@@ -214,6 +215,7 @@ class Deployment(Generic[M]):
     multiple: int = 1
     any_size: bool = True
     sizes_vary: bool = False
+    inputs: Callable[[Tensor], Tensor | list[Tensor]] = lambda images: images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +232,8 @@ class Task(Generic[R, M, O]):
         charted: metrics that a run's learning curve shows.
         reference_classes: number of classes of the published data set.
         reference_images: number of its training images.
-        countable: the part of a model whose cost does not depend on the image's content, and the
-            size (h, w) that its cost is counted at: that of the recipe's evaluation.
+        countable: the part of a model whose cost does not depend on the image's content.
+        counted_size: the size (h, w) that its cost is counted at: that of the recipe's evaluation.
         train_size: largest usual size (h, w) of a training image, which decides on the memory.
         training: what training and evaluating need.
         prediction: what predicting needs.
@@ -247,7 +249,8 @@ class Task(Generic[R, M, O]):
     charted: tuple[str, ...]
     reference_classes: int
     reference_images: int
-    countable: Callable[[M, R], tuple[nn.Module, tuple[int, int]]]
+    countable: Callable[[M], nn.Module]
+    counted_size: Callable[[R], tuple[int, int]]
     train_size: Callable[[R], tuple[int, int]]
     training: Callable[[], Training[R, M]]
     prediction: Callable[[], Prediction[R, M, O]]
@@ -367,6 +370,7 @@ def _detection_deployment() -> Deployment:
         agreement=graphs.agreement,
         multiple=32,
         any_size=False,
+        inputs=list,
     )
 
 
@@ -434,7 +438,8 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             charted=("top1", "mAP"),
             reference_classes=1000,  # ImageNet-1K
             reference_images=1_281_167,
-            countable=lambda model, recipe: (model, (recipe.data.side,) * 2),
+            countable=lambda model: model,
+            counted_size=lambda recipe: (recipe.data.side,) * 2,
             train_size=lambda recipe: (recipe.data.side,) * 2,
             training=_classification_training,
             prediction=_classification_prediction,
@@ -451,10 +456,8 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             reference_classes=80,  # COCO 2017, images with a box
             reference_images=117_266,
             # The cost of the heads depends on the image.
-            countable=lambda model, recipe: (
-                nn.Sequential(model.backbone, model.neck),
-                recipe.model.size_of(recipe.model.min_size),
-            ),
+            countable=lambda model: nn.Sequential(model.backbone, model.neck),
+            counted_size=lambda recipe: recipe.model.size_of(recipe.model.min_size),
             train_size=lambda recipe: recipe.model.size_of(
                 max(recipe.augment.min_sizes or (recipe.model.min_size,))
             ),
@@ -472,7 +475,8 @@ TASKS: dict[str, Task[Any, Any, Any]] = {
             charted=("mIoU", "aAcc"),
             reference_classes=150,  # ADE20K
             reference_images=20_210,
-            countable=lambda model, recipe: (model, (recipe.data.crop,) * 2),
+            countable=lambda model: model,
+            counted_size=lambda recipe: (recipe.data.crop,) * 2,
             train_size=lambda recipe: (recipe.data.crop,) * 2,
             training=_segmentation_training,
             prediction=_segmentation_prediction,

@@ -9,7 +9,7 @@ import timm
 
 from rmt.classification.exported import ExportedClassifier
 from rmt.classification.recipe import ClassificationRecipe
-from rmt.classification.timm_model import TimmClassifier
+from rmt.classification.timm_model import TimmClassifier, takes_one_size
 from rmt.modeling.registry import create_model
 from rmt.modeling.rmt import RMT
 from rmt.variants import VARIANTS
@@ -64,13 +64,12 @@ def _of_timm(recipe: ClassificationRecipe, num_classes: int) -> TimmClassifier:
             f"model.token_labels is true, but model.name is {wanted.name!r}: only an RMT has the "
             "auxiliary head of token labelling"
         )
-    one_size = timm.is_model(wanted.name) and timm.get_pretrained_cfg(wanted.name)
     return TimmClassifier(
         wanted.name,
         num_classes,
         drop_rate=wanted.drop_rate,
         drop_path_rate=wanted.drop_path_rate,
-        img_size=recipe.data.side if one_size and one_size.fixed_input_size else None,
+        img_size=recipe.data.side if takes_one_size(wanted.name) else None,
     )
 
 

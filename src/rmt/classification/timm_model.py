@@ -16,6 +16,12 @@ from rmt.modeling.registry import list_models
 _TRANSFORMS = ("input_size", "crop_pct", "interpolation", "mean", "std", "license")
 
 
+def takes_one_size(name: str) -> bool:
+    """Return whether a model of timm is built for images of one size, ``img_size``."""
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return config is not None and config.fixed_input_size
+
+
 class TimmClassifier(Pretrained):
     """A classifier of timm, randomly initialised.
 
@@ -24,7 +30,8 @@ class TimmClassifier(Pretrained):
         num_classes: number of classes.
         drop_rate: dropout before the classifier; 0 leaves the model's own.
         drop_path_rate: stochastic depth; None takes the model's own.
-        img_size: side of the images, for models that are built for one size; None for others.
+        img_size: side (or height and width) of the images, for models that are built for one size;
+            None for others.
 
     Attributes:
         network: timm's model; its parameters are ``network.NAME`` here.
@@ -46,7 +53,7 @@ class TimmClassifier(Pretrained):
         *,
         drop_rate: float = 0.0,
         drop_path_rate: float | None = None,
-        img_size: int | None = None,
+        img_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(name):

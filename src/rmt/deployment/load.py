@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rmt.deployment.engines import (
     FILE_ENGINES,
@@ -54,10 +55,17 @@ def load_with_engine(
     if file is not None:
         if weights is not None:
             raise ValueError(f"an exported file has one set of weights: leave out {weights!r}")
-        return open_exported(file, _engine_for(file, engine))
-    if engine in FILE_ENGINES:
-        return _through_file(source, engine, weights)
+        return open_exported(file, engine_for(file, engine))
     model = load(source, weights=weights)
+    if engine in FILE_ENGINES:
+        log.warning(
+            "exporting %s for the engine %s first; `rmt export` writes a file that is ready at "
+            "once",
+            printable(source),
+            engine,
+        )
+        dynamic = get_task(model.task).deployment().sizes_vary
+        return through_file(model, engine, dynamic=dynamic)
     if engine == "compile":
         model = model.fuse()
         model.compile()
@@ -89,7 +97,7 @@ def engine_of(model: Pretrained) -> str | None:
     return next(engines, None)
 
 
-def _engine_for(file: Path, asked: str | None) -> type[Engine]:
+def engine_for(file: Path, asked: str | None) -> type[Engine]:
     """Return the engine that reads a file.
 
     Raises:
@@ -128,16 +136,14 @@ def open_exported(file: Path, kind: type[Engine]) -> Pretrained:
     return get_task(about.model.task).deployment().exported(about.model, exports).eval()
 
 
-def _through_file(source: str | Path, engine: str, weights: Weights | None) -> Pretrained:
-    """Export a checkpoint to a temporary folder, and open that."""
-    model = load(source, weights=weights)
-    kind = FILE_ENGINES[engine]
-    dynamic = get_task(model.task).deployment().sizes_vary
-    log.warning(
-        "exporting %s for the engine %s first; `rmt export` writes a file that is ready at once",
-        printable(source),
-        engine,
-    )
+def through_file(model: Pretrained, engine: str, **options: Any) -> Pretrained:
+    """Export a model to a temporary folder, and open that.
+
+    Args:
+        model: of any task.
+        engine: of exported files.
+        **options: of :func:`rmt.export`.
+    """
     with tempfile.TemporaryDirectory(prefix="rmt-") as folder:
-        report = export(model, Path(folder) / "model", format=engine, dynamic=dynamic)
-        return open_exported(exported_file(report.path) or report.path, kind)
+        report = export(model, Path(folder) / "model", format=engine, **options)
+        return open_exported(exported_file(report.path) or report.path, FILE_ENGINES[engine])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rmt.data.folders import local_path
 from rmt.data.images import decoded, read_image
+from rmt.deployment.devices import find_device
 from rmt.deployment.load import load_with_engine
 from rmt.messages import did_you_mean, printable
 from rmt.modeling.graphs import Exported
@@ -175,22 +176,6 @@ class Embedder(Predictor):
 
     def _of_task(self, options: Any) -> BatchPredictor:
         return self.task.embedder(self.model, options)
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device by name; ``auto`` is the accelerator if there is one, else the CPU.
-
-    Raises:
-        ValueError: for a name that torch does not know.
-    """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
 
 
 def as_picture(image: Picture) -> Image.Image:

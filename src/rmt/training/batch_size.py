@@ -116,6 +116,6 @@ def _fits_gpu(task: Task[Any, Any, Any], recipe: Recipe, data: DataModule[Any, A
 def _fits_ram(task: Task[Any, Any, Any], recipe: Recipe, data: DataModule[Any, Any]) -> bool:
     with torch.device("meta"):
         model = task.new_model(recipe, data.classes)
-    measured, _ = task.countable(model, recipe)
+    measured = task.countable(model)
     needed = memory_of(recipe, model, measured, task.train_size(recipe))["total"]
     return needed * 2**30 <= SHARE_OF_RAM * available_memory()

@@ -74,7 +74,7 @@ def dry_run(
     with torch.device("meta"):
         model = task.new_model(recipe, classes)
     _check(task, recipe, model)
-    measured, size = task.countable(model, recipe)
+    measured, size = task.countable(model), task.counted_size(recipe)
     train_size, published = task.train_size(recipe), recipe.published
     return {
         "title": recipe.title,
