@@ -128,6 +128,12 @@ class Field:
             raise self._expected("text")
         return self.value
 
+    def flag(self) -> bool:
+        """Return the value, which must be true or false."""
+        if not isinstance(self.value, bool):
+            raise self._expected("true or false")
+        return self.value
+
     def one_of(self, *choices: str) -> str:
         """Return the value, which must be one of some words."""
         if self.value not in choices:
