@@ -10,6 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rmt.modeling.layers import Block
 from rmt.modeling.pretrained import Pretrained
+from rmt.ops import MapTables
 
 _GIB = 2**30
 
@@ -95,7 +96,7 @@ def _activations(model: nn.Module, size: tuple[int, int], *, inputs_of_blocks: b
             alive.append(tensor)
         return tensor
 
-    def count_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def count_input(block: nn.Module, args: tuple[Tensor, MapTables]) -> None:
         nonlocal inputs
         inputs += args[0].numel()
 
