@@ -21,6 +21,13 @@ def test_decoders(decoder: str) -> None:
     assert_all_learn(model, out.square().mean())
 
 
+def test_weights_of_this_package() -> None:
+    model = smp.Unet("tu-rmt_nano", encoder_weights=True, classes=5)
+    shipped = rmt.create_model("rmt_nano", pretrained=True).stages.state_dict()
+    loaded = model.encoder.model.model.stages.state_dict()
+    assert all(loaded[name].equal(value) for name, value in shipped.items())
+
+
 def test_the_table_has_every_decoder() -> None:
     known = {name.lower() for name in (*DILATED, *test_decoders.pytestmark[0].args[1], "DPT")}
     assert known == set(smp.MODEL_ARCHITECTURES_MAPPING)
