@@ -52,4 +52,5 @@ def test_help_of_every_program() -> None:
     texts = json.loads(done.stdout)
     assert len(texts) == len(PROGRAMS) > 15
     for path, text in zip(PROGRAMS, texts, strict=True):
-        assert text.startswith(f"usage: {path.name} ")
+        # Ultralytics says where it keeps its settings when it is first imported.
+        assert f"usage: {path.name} " in text

@@ -21,6 +21,7 @@ from rmt.classification.datasets import open_splits
 from rmt.classification.recipe import Data
 from rmt.data.samplers import EvalBatches, TrainBatches
 from rmt.detection import create_detector
+from rmt.files import for_people
 from rmt.training.evaluate import evaluate
 from rmt.training.run_folder import LAST
 
@@ -254,7 +255,8 @@ def test_one_process_evaluates_as_two_did(head: str, folder: Path) -> None:
     found = metrics(run(folder, "evaluated", "--optimizer.lr=1e-6"))["test"]
     assert found["images"] == 6
     assert found["box_AP50"] > 0
-    assert evaluate(folder / "evaluated", overrides=["--trainer.accelerator=cpu"]) == found
+    again = evaluate(folder / "evaluated", overrides=["--trainer.accelerator=cpu"])
+    assert for_people(again) == found  # as the run has written it
 
 
 @pytest.mark.slow
