@@ -188,7 +188,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("rmt_q", "'rmt_q' is no model of this package or of timm, and no file"),
+        ("rmt_q", "'rmt_q' is not a model of this package or of timm, nor a file"),
         ("rmt_nano --engine onx", "unknown engine 'onx'; did you mean 'onnx'?"),
         ("rmt_nano --form fusd", "unknown form 'fusd'; did you mean 'fused'?"),
         ("rmt_nano --precision fp16", "unknown precision 'fp16'"),

@@ -73,6 +73,11 @@ def test_a_bias_is_distance_times_rate(height: int, width: int, data: st.DataObj
     assert part.equal(bias[:, first * width : last * width])
 
 
+def turned(x: torch.Tensor, angles: tuple[float, ...]) -> torch.Tensor:
+    """Rotate the tokens of a map (B, H, W, N, D)."""
+    return rotate(x, rotation(x.shape[1], x.shape[2], angles, device=x.device, dtype=x.dtype))
+
+
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 8))
 @settings(deadline=None)
 def test_rotation_keeps_lengths_and_depends_on_differences(
@@ -80,10 +85,10 @@ def test_rotation_keeps_lengths_and_depends_on_differences(
 ) -> None:
     angles = rotation_angles(8)
     q, k = torch.randn(2, 8, dtype=torch.float64)
-    rotated = rotate(q.expand(1, height, width, 1, 8), angles)
+    rotated = turned(q.expand(1, height, width, 1, 8), angles)
     assert torch.allclose(rotated.norm(dim=-1), q.norm().expand(1, height, width, 1))
     # The product of a query and a key depends only on the difference of flattened positions.
-    q_line, k_line = (rotate(x.expand(1, 1, 32, 1, 8), angles).view(32, 8) for x in (q, k))
+    q_line, k_line = (turned(x.expand(1, 1, 32, 1, 8), angles).view(32, 8) for x in (q, k))
     products = q_line @ k_line.T
     at = min(shift, 8)
     assert torch.allclose(products.diagonal(at)[:1].expand(32 - at), products.diagonal(at))
@@ -91,14 +96,14 @@ def test_rotation_keeps_lengths_and_depends_on_differences(
 
 class Rotation(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return rotate(x, rotation_angles(x.shape[-1]))
+        return turned(x, rotation_angles(x.shape[-1]))
 
 
 def test_rotation_in_complex_and_in_real_numbers() -> None:
     angles = rotation_angles(8)
     x = torch.randn(2, 3, 5, 4, 8, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn_like(x)
-    eager = rotate(x, angles)
+    eager = turned(x, angles)
     (gradient,) = torch.autograd.grad(eager, x, upstream)
     # A traced graph has real numbers only: deployment formats have no complex ones.
     exported = torch.export.export(Rotation(), (x,))
@@ -107,12 +112,12 @@ def test_rotation_in_complex_and_in_real_numbers() -> None:
     assert torch.allclose(eager, traced(x), rtol=1e-12)
     assert torch.allclose(gradient, torch.autograd.grad(traced(x), x, upstream)[0], rtol=1e-12)
     for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
-        rotated = rotate(x.to(dtype), angles)
+        rotated = turned(x.to(dtype), angles)
         assert rotated.dtype == dtype
         assert torch.allclose(rotated.double(), eager, atol=limit)
     # Complex numbers must be aligned in memory.
     odd = torch.cat([x, x], dim=-1)[..., 1:9]
-    assert torch.allclose(rotate(odd, angles), traced(odd), rtol=1e-12)
+    assert torch.allclose(turned(odd, angles), traced(odd), rtol=1e-12)
 
 
 def test_position_is_the_flattened_index() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from rmt.classification.token_labels import (
     smoothed,
     token_losses,
 )
-from rmt.classification.transforms import eval_transform, train_transform
+from rmt.classification.transforms import eval_transform, mixup_of, train_transform
 from rmt.messages import did_you_mean
 from rmt.modeling.necks import full_precision
 from rmt.modeling.rmt import RMT
@@ -52,15 +51,8 @@ class ClassificationLoss:
         if recipe.data.balance == "loss" and train is not None:
             self.weights = class_weights(train).float()
         augment, classes = recipe.augment, model.num_classes
-        self.mixup: Mixup | None = None
-        if augment.mixup or augment.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=augment.mixup,
-                cutmix_alpha=augment.cutmix,
-                switch_prob=augment.mixup_switch_prob,
-                label_smoothing=augment.label_smoothing,
-                num_classes=classes,
-            )
+        smoothing = augment.label_smoothing
+        self.mixup = mixup_of(augment, label_smoothing=smoothing, num_classes=classes)
         self.teacher = teacher_of(recipe, model)
         self._hard = LabelSmoothingCrossEntropy(augment.label_smoothing)
         self._soft = SoftTargetCrossEntropy()

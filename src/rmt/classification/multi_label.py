@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from rmt.classification.models import Classifier
 from rmt.classification.recipe import ClassificationRecipe
 from rmt.classification.samples import MultiLabelSamples, Samples
+from rmt.classification.transforms import mixup_of
 from rmt.data.processes import gathered
 from rmt.modeling.necks import full_precision
 
@@ -35,14 +35,7 @@ class MultiLabelLoss:
     ) -> None:
         augment = recipe.augment
         self.smoothing = augment.label_smoothing
-        self.mixup: Mixup | None = None
-        if augment.mixup or augment.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=augment.mixup,
-                cutmix_alpha=augment.cutmix,
-                switch_prob=augment.mixup_switch_prob,
-                label_smoothing=0.0,
-            )
+        self.mixup = mixup_of(augment, label_smoothing=0.0)
         weights = None
         if recipe.data.balance == "loss" and isinstance(train, MultiLabelSamples):
             weights = positive_weights(train)

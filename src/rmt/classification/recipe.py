@@ -66,16 +66,8 @@ class Data(DataConfig):
 
     @property
     def side(self) -> int:
-        """``input_size`` as a number.
-
-        Raises:
-            ValueError: if it is still to be chosen.
-        """
-        if isinstance(self.input_size, str):
-            raise ValueError(
-                "data.input_size is 'auto', which a training replaces by a number; here, give one"
-            )
-        return self.input_size
+        """``input_size``; raises as :meth:`chosen_number`."""
+        return self.chosen_number("input_size")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
-from timm.data import auto_augment, create_transform
+from timm.data import Mixup, auto_augment, create_transform
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -63,6 +63,25 @@ def random_crop_transform(
         re_prob=augment.erasing,
         re_mode="pixel",
         separate=separate,
+    )
+
+
+def mixup_of(augment: Augment, *, label_smoothing: float, num_classes: int = 0) -> Mixup | None:
+    """Return timm's Mixup and CutMix of batches, None if the recipe has neither.
+
+    Args:
+        augment: of the recipe.
+        label_smoothing: of the mixed targets.
+        num_classes: of the targets; whoever calls it with others sets it before.
+    """
+    if not (augment.mixup or augment.cutmix):
+        return None
+    return Mixup(
+        mixup_alpha=augment.mixup,
+        cutmix_alpha=augment.cutmix,
+        switch_prob=augment.mixup_switch_prob,
+        label_smoothing=label_smoothing,
+        num_classes=num_classes,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -141,8 +141,31 @@ def benchmark(
     where = _check_words(engines, forms, precisions, device)
     named = [_open(name, engines) for name in _list(models)]
     words = {"engines": engines, "forms": forms, "precisions": precisions}
+    groups = _groups(named, sizes, batches, words)
+    with torch_threads(threads) as count:
+        rows = [
+            row
+            for own in groups
+            for row in _measure(own, rounds, where, clock_of(where, count), tell)
+        ]
+        return BenchmarkReport(
+            rows=rows, clock=clock_of(where, count), threads=count, device=where, rounds=rounds
+        )
+
+
+def _groups(
+    sources: Sequence[Source],
+    sizes: Sequence[Size],
+    batches: Sequence[int],
+    words: Mapping[str, Sequence[str]],
+) -> list[list[Candidate]]:
+    """Return the candidates that take turns: those of one size and batch.
+
+    Raises:
+        ValueError: if there are none.
+    """
     groups: dict[tuple[Size, int], list[Candidate]] = {}
-    for source in named:
+    for source in sources:
         for size, batch in product(sizes or [source.size], batches):
             found = candidates_of(source, size=size, batch=batch, **words)
             groups.setdefault((size, batch), []).extend(found)
@@ -151,16 +174,7 @@ def benchmark(
             "nothing to measure: exported networks are fused and in float32, and the reference "
             "runs with the engine torch"
         )
-    with torch_threads(threads) as count:
-        rows = [
-            row
-            for own in groups.values()
-            if own
-            for row in _measure(own, rounds, where, clock_of(where, count), tell)
-        ]
-        return BenchmarkReport(
-            rows=rows, clock=clock_of(where, count), threads=count, device=where, rounds=rounds
-        )
+    return [own for own in groups.values() if own]
 
 
 def _measure(
@@ -246,7 +260,7 @@ def _open(name: str | Path, engines: Sequence[str]) -> Source:
         return Source.open(name, engines)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{printable(name)!r} is no model of this package or of timm, and no file: {error}"
+            f"{printable(name)!r} is not a model of this package or of timm, nor a file: {error}"
         ) from error
 
 

@@ -215,7 +215,8 @@ def candidates_of(
     engines: Sequence[str],
     forms: Sequence[str],
     precisions: Sequence[str],
-    **images: Any,
+    size: Size,
+    batch: int,
 ) -> list[Candidate]:
     """Return a model's candidates for images of one size and batch, in the order asked for.
 
@@ -226,8 +227,10 @@ def candidates_of(
         engines: that run it; an exported file has its own.
         forms: of networks that have several.
         precisions: names of them.
-        **images: ``size`` and ``batch``.
+        size: height and width of the images.
+        batch: number of images at once.
     """
+    images: dict[str, Any] = {"size": size, "batch": batch}
     if source.engine is not None:
         own = {"engine": source.engine, "form": "fused", "precision": source.precision}
         return [Candidate(source=source, **own, **images)]

@@ -67,7 +67,7 @@ class FusedAttention(nn.Module):
             weight, bias, turn = self._in_halves(weight), self._in_halves(bias), rotate_halves
         dim = self.qkv.in_features
         qk, v = F.linear(x, weight, bias).split((2 * dim, dim), dim=-1)
-        qk = turn(qk.unflatten(-1, (2 * self.num_heads, -1)), self.angles, tables.rotation)
+        qk = turn(qk.unflatten(-1, (2 * self.num_heads, -1)), tables.rotation)
         q, k = qk.chunk(2, dim=3)
         out = manhattan_attention(
             q,

@@ -188,7 +188,7 @@ class ManhattanAttention(nn.Module):
     def queries_and_keys(self, x: Tensor, tables: MapTables) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> rotated queries, and scaled and rotated keys, each (B, H, W, N, D)."""
         q, k = self.heads(self.q(x)), self.heads(self.k(x) * self.head_dim**-0.5)
-        return rotate(q, self.angles, tables.rotation), rotate(k, self.angles, tables.rotation)
+        return rotate(q, tables.rotation), rotate(k, tables.rotation)
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, N, D)."""

@@ -79,22 +79,19 @@ def rotation_angles(head_dim: int) -> tuple[float, ...]:
     return tuple(float(f32(1) / f32(10000.0 ** float(t))) for t in grid)
 
 
-def rotate(x: Tensor, angles: tuple[float, ...], table: Tensor | None = None) -> Tensor:
-    """Rotate each pair of channels (2j, 2j+1) of a token by ``angles[j]`` times its position.
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate each pair of channels (2j, 2j+1) of a token by the angle of its position.
 
-    The position is y·W + x, the index in the flattened map. Computed in float32 or wider, as a
-    product of complex numbers, which takes one pass over the memory instead of several; the graph
-    formats of deployment do not have them.
+    Computed in float32 or wider, as a product of complex numbers, which takes one pass over the
+    memory instead of several; the graph formats of deployment do not have them.
 
     Args:
         x: queries or keys (B, H, W, N, D).
-        angles: D/2 angles of :func:`rotation_angles`, in radians per position.
-        table: :func:`rotation` of this map; None looks it up.
+        table: :func:`rotation` of this map.
 
     Returns:
         (B, H, W, N, D), in the dtype of ``x``.
     """
-    table = _rotation_of(x, angles) if table is None else table
     pairs = x.to(table.dtype).unflatten(-1, (-1, 2))
     if _has_complex(pairs):
         turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)
@@ -103,9 +100,8 @@ def rotate(x: Tensor, angles: tuple[float, ...], table: Tensor | None = None) ->
     return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
 
 
-def rotate_halves(x: Tensor, angles: tuple[float, ...], table: Tensor | None = None) -> Tensor:
+def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
     """Do what :func:`rotate` does to channels whose pairs are (j, j + D/2), in real numbers."""
-    table = _rotation_of(x, angles) if table is None else table
     # Four axes at most: some engines split and join more of them by slow, general code.
     first, second = x.flatten(1, 2).chunk(2, dim=-1)
     turned = torch.cat(_turned(first, second, table.flatten(0, 1)), dim=-1)
@@ -126,11 +122,6 @@ def rotation(
     release's weights were trained that way. In float32, or in float64 for that ``dtype``.
     """
     return cached(_build_rotation, height, width, angles, device, wide(dtype))
-
-
-def _rotation_of(x: Tensor, angles: tuple[float, ...]) -> Tensor:
-    _, height, width, _, _ = x.shape
-    return rotation(height, width, angles, device=x.device, dtype=x.dtype)
 
 
 def _turned(real: Tensor, imaginary: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:

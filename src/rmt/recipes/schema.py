@@ -97,6 +97,20 @@ class Section:
                 f"{self.key}.{name} is {low}, {high}; give the smallest value, then the largest"
             )
 
+    def chosen_number(self, name: str) -> int:
+        """Return a field as a number that may also be ``auto``.
+
+        Raises:
+            ValueError: if it is still to be chosen.
+        """
+        value = getattr(self, name)
+        if isinstance(value, str):
+            raise ValueError(
+                f"{self.key}.{name} is {value!r}, which a training replaces by a number; here, "
+                "give one"
+            )
+        return value
+
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Raise ``ValueError`` unless a text field is one of ``choices``; the nearest is named."""
         value = getattr(self, name)
@@ -214,16 +228,8 @@ class DataConfig(Section):
 
     @property
     def images_per_batch(self) -> int:
-        """The batch size as a number.
-
-        Raises:
-            ValueError: if it is still to be found.
-        """
-        if isinstance(self.batch_size, str):
-            raise ValueError(
-                "data.batch_size is 'auto', which a training replaces by a number; here, give one"
-            )
-        return self.batch_size
+        """The batch size; raises as :meth:`chosen_number`."""
+        return self.chosen_number("batch_size")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -46,13 +46,8 @@ def embed_files(
     arrow, parquet = _library()
     paths = find_files([*sources])
     embedder = Embedder.from_checkpoint(named_weights(checkpoint), device=device, **options)
-    schema = arrow.schema(
-        [
-            ("image", arrow.string()),
-            ("frame", arrow.int64()),
-            ("embedding", arrow.list_(arrow.float32())),
-        ]
-    )
+    columns = {"image": arrow.string(), "frame": arrow.int64()}
+    schema = arrow.schema(columns | {"embedding": arrow.list_(arrow.float32())})
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with parquet.ParquetWriter(file, schema) as writer:

@@ -249,9 +249,8 @@ def predict_files(
         batch_size=batch_size,
         keep_images=folder is not None,
     )
-    with Outputs(
-        predictor.model, drawings=folder, annotations=data_set, to=annotations_format
-    ) as outputs:
+    model = predictor.model
+    with Outputs(model, drawings=folder, annotations=data_set, to=annotations_format) as outputs:
         for outcome in outcomes:
             source, error = outcome.item, outcome.error
             record = {"image": str(source.path)} | source.about

@@ -74,27 +74,35 @@ def dry_run(
     with torch.device("meta"):
         model = task.new_model(recipe, classes)
     _check(task, recipe, model)
-    measured, size = task.countable(model), task.counted_size(recipe)
-    train_size, published = task.train_size(recipe), recipe.published
+    published = recipe.published
     return {
         "title": recipe.title,
         "model": chosen,
-        "params": sum(p.numel() for p in model.parameters()),
-        "macs": count(measured, size).macs,
-        "macs_of": "all" if measured is model else "backbone and neck",
-        "input": list(size),
+        **_cost(task, recipe, model),
         "batch": batch.total,
         "devices": devices,
         "accumulation": batch.accumulation,
         "peak_lr": peak,
         **_schedule(recipe, peak, max(1, images // batch.total)),
-        "train_size": list(train_size),
-        "memory_gib": memory_of(recipe, model, measured, train_size),
         "data": data,
         "time": measure(task, recipe, opened, devices).as_dict() if opened else None,
         "assumed": _assumptions(task, given, known=data is not None),
         "published": {"source": published.source, "numbers": dict(published.numbers)},
         "recipe": as_dict(given),
+    }
+
+
+def _cost(task: Task[Any, Any, Any], recipe: Recipe, model: Pretrained) -> dict[str, Any]:
+    """Return the size of a model, what an image costs, and the memory of training."""
+    measured, size = task.countable(model), task.counted_size(recipe)
+    train_size = task.train_size(recipe)
+    return {
+        "params": sum(p.numel() for p in model.parameters()),
+        "macs": count(measured, size).macs,
+        "macs_of": "all" if measured is model else "backbone and neck",
+        "input": list(size),
+        "train_size": list(train_size),
+        "memory_gib": memory_of(recipe, model, measured, train_size),
     }
 
 

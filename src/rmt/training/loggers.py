@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from rmt.files import write_json
 from rmt.modeling.saved import without_paths
 from rmt.recipes import as_dict
 from rmt.recipes.schema import Recipe, TrainerConfig
+from rmt.untrusted import Field, read_json_file
 
 #: Folder of all logs in that of a run, and what a service calls the run, to continue it.
 LOGS, IDS = "logs", "ids.json"
@@ -108,7 +108,10 @@ def _besides_csv(config: TrainerConfig) -> list[str]:
 
 def _ids(run: Path) -> dict[str, str]:
     path = run / LOGS / IDS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    content = Field.of(read_json_file(path), str(path))
+    return {name: content[name].text() for name in content.mapping()}
 
 
 def _wandb(run: Path, known: str | None) -> Logger:
